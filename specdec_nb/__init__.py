@@ -16,7 +16,7 @@ _HOME = {  # name on the face -> (module, name there)
     "Drafter": ("decode", "Drafter"), "Step": ("decode", "Step"), "Stop": ("decode", "Stop"),
     "Trace": ("decode", "Trace"), "decode": ("decode", "decode"),
     "load_default": ("target.hub", "load_default"),
-    "HFTarget": ("target.hf", "HFTarget"), "generate": ("target.hf", "generate"),
+    "HFTarget": ("target.hf", "HFTarget"), "generate": ("target.generate", "generate"),
 }
 DRAFTERS = {"none": "specdec_nb.decode", "lookup": "specdec_nb.drafters.lookup"}  # name -> the module that registers it
 __all__ = [*_HOME]
