@@ -14,7 +14,7 @@ _HOME = {  # name on the face -> (module, name there)
     "Verdict": ("verify", "Verdict"), "verify_walk": ("verify", "verify_walk"),
     "verify_rejection": ("verify", "verify_rejection"),
     "Drafter": ("decode", "Drafter"), "Step": ("decode", "Step"), "Stop": ("decode", "Stop"),
-    "Trace": ("decode", "Trace"), "decode": ("decode", "decode"),
+    "Trace": ("decode", "Trace"),
     "load_default": ("target.hub", "load_default"),
     "HFTarget": ("target.hf", "HFTarget"), "generate": ("target.generate", "generate"),
 }

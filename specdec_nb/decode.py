@@ -79,6 +79,7 @@ class Drafter:
     def bind(self, target): "Told the target before the first request; raise ValueError if it does not fit"
     def begin(self, ctx:Context, state): return self
     def propose(self, ctx:Context, rng) -> Draft:
+        "Guesses below the last token of `ctx.tokens`; the positions of `rng` count from the next one"
         raise NotImplementedError(f"{type(self).__name__} must define propose(ctx, rng) -> Draft")
     def observe(self, step): "Told what came of the proposal"
 
@@ -121,7 +122,8 @@ class Stop:
     criteria: tuple = () # functions of the text so far (a list of token ids, the prompt included) -> bool
 
     def __post_init__(self):
-        if self.limit < 1: raise ValueError(f"the number of new tokens must be at least 1, got {self.limit}")
+        if not isinstance(self.limit, int) or self.limit < 1:
+            raise ValueError(f"the number of new tokens must be a whole number of at least 1, got {self.limit}")
         object.__setattr__(self, "eos", frozenset(self.eos))
 
     def take(self,

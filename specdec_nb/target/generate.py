@@ -69,13 +69,14 @@ def stop_of(criteria, prompt, visible:int, window:int=None) -> Stop:
 def _refuse(input_ids, config, inputs):
     "Raise ValueError for whatever speculative decoding does not honour, naming it"
     flags = dict(num_beams=1, num_return_sequences=1, output_scores=False, output_logits=False, output_attentions=False, output_hidden_states=False,
-                 use_cache=True, cache_implementation=None, prompt_lookup_num_tokens=None, guidance_scale=None, watermarking_config=None,
+                 cache_implementation=None, prompt_lookup_num_tokens=None, guidance_scale=None, watermarking_config=None,
                  assistant_early_exit=None, penalty_alpha=None, dola_layers=None)
     for name, fine in flags.items():
         given = getattr(config, name, None)
         if given not in (None, fine) and not (name == "guidance_scale" and given == 1):
             raise ValueError(f"{name}={given!r} is not supported by speculative decoding here" +
                              ("; use drafter='lookup', k=..." if name == "prompt_lookup_num_tokens" else "; use model.generate for it"))
+    if config.use_cache is False: warnings.warn("use_cache=False: speculative decoding keeps a cache all the same; the text does not depend on it")
     if input_ids.shape[0] != 1: raise ValueError(f"batches are not supported yet: got {input_ids.shape[0]} rows, give one at a time")
     if getattr(inputs.get("past_key_values"), "_is_user_defined", False): raise ValueError("past_key_values is not supported: give the whole prompt as input_ids")
     known = {"attention_mask", "position_ids", "past_key_values", "use_cache", "logits_to_keep", "cache_position"}
