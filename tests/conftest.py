@@ -1,0 +1,52 @@
+"""What all tests share: one thread a process, no network, and turns with the cells that time something."""
+import os, shutil, subprocess, sys
+from pathlib import Path
+
+import pytest
+from nbrun import ENV, turn
+
+os.environ |= {k: v for k, v in ENV.items() if k != "PYTHONPATH"}
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def pytest_addoption(parser):
+    parser.addoption("--slow", action="store_true", help="run the tests marked slow, too")
+
+
+def pytest_collection_modifyitems(config, items):
+    marked = {kind: [i for i in items if i.get_closest_marker(kind)] for kind in ("slow", "gpu")}
+    if not config.getoption("--slow"):
+        for i in marked["slow"]: i.add_marker(pytest.mark.skip(reason="slow: run with --slow"))
+    if marked["gpu"] and not __import__("torch").cuda.is_available():
+        for i in marked["gpu"]: i.add_marker(pytest.mark.skip(reason="gpu: torch sees no CUDA device"))
+
+
+@pytest.fixture(autouse=True)
+def _turn(request):
+    "While a cell tagged `timing` runs, no test does; notebooks take their turns cell by cell"
+    if request.module.__name__ == "test_notebooks": yield
+    else:
+        with turn(): yield
+
+
+@pytest.fixture
+def copy(tmp_path):
+    "A copy of the checkout, without what git ignores"
+    files = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, text=True, check=True,
+                           capture_output=True).stdout.splitlines()
+    for f in files:
+        if not (ROOT/f).is_file(): continue
+        (tmp_path/f).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT/f, tmp_path/f)
+    return tmp_path
+
+
+@pytest.fixture
+def tool():
+    "Run a command of this Python's environment in a folder; its completed process"
+    def run(*command, cwd):
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        env = {**os.environ, "PATH": path}
+        return subprocess.run(command, cwd=cwd, text=True, capture_output=True, env=env)
+    return run

@@ -1,0 +1,210 @@
+"""Text = notebooks = package = README; clean, small, without errors or traces of a machine."""
+import re, subprocess, tomllib
+
+import jupytext, nbformat, nbrun, nbsync, pytest, readme
+from conftest import ROOT
+
+
+def files():
+    "What is, or could be, committed"
+    names = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, text=True, check=True,
+                           capture_output=True).stdout.splitlines()
+    return [ROOT/n for n in names if (ROOT/n).is_file()]
+
+
+def python(folder): return {p.relative_to(folder).as_posix(): p.read_text() for p in folder.rglob("*.py")}
+
+
+# -- the checkout --------------------------------------------------------------------------------------
+
+def test_text_is_notebooks():
+    assert not nbsync.check(), "\n".join(nbsync.check())
+
+
+def test_notebooks_are_clean(copy, tool):
+    before = {k: p.read_text() for k, p in nbsync.notebooks(copy).items()}
+    assert tool("nbdev_clean", cwd=copy).returncode == 0
+    changed = [k for k, p in nbsync.notebooks(copy).items() if p.read_text() != before[k]]
+    assert before and not changed, f"store outputs with tools/nbrun.py --write, or run nbdev_clean: {changed}"
+
+
+def test_notebooks_are_package(copy, tool):
+    package = python(ROOT/"specdec_nb")
+    for p in (copy/"specdec_nb").rglob("*.py"):
+        if p != copy/"specdec_nb/__init__.py": p.unlink()
+    done = tool("nbdev_export", cwd=copy)
+    assert done.returncode == 0, done.stderr
+    fresh = python(copy/"specdec_nb")
+    assert sorted(package) == sorted(fresh), "a module without a chapter, or a chapter that was not exported"
+    assert not [f for f in package if package[f] != fresh[f]], "run nbdev_export"
+
+
+def test_index_lists_every_chapter():
+    index = nbsync.texts()["index"].read_text()
+    assert not [k for k in nbsync.notebooks() if k != "index" and f"]({k}.ipynb)" not in index]
+
+
+def test_readme_is_index():
+    assert not readme.stale(), "run tools/readme.py"
+
+
+def test_no_stored_errors():
+    cells = [(k, c) for k, p in nbsync.notebooks().items() for c in nbformat.read(p, 4).cells]
+    assert not [(k, c.id) for k, c in cells if "raises-exception" not in c.metadata.get("tags", [])
+                and any(o.output_type == "error" for o in c.get("outputs", []))]
+
+
+def test_ruff(tool):
+    done = tool("ruff", "check", "--no-cache", ".", cwd=ROOT)
+    assert done.returncode == 0, done.stdout
+
+
+def test_small_files():
+    big = {str(p.relative_to(ROOT)): p.stat().st_size for p in files() if "weights" not in p.parts}
+    assert not {p: size for p, size in big.items() if size > 1_000_000}
+
+
+def test_no_machine_paths():
+    machine = re.compile(r"/(?:home|root|Users|tmp)/\w")
+    bad = [str(p.relative_to(ROOT)) for p in files()
+           if p.suffix in {".py", ".md", ".ipynb", ".toml", ".ini", ".txt", ".yml", ""}
+           and machine.search(p.read_text(errors="ignore"))]
+    assert not bad
+
+
+def test_pins():
+    pins = (ROOT/"constraints.txt").read_text()
+    names = [re.sub(r"[-_.]+", "-", n).lower() for n in re.findall(r"^([\w.-]+)==[\w.]+$", pins, re.M)]
+    lines = [line for line in pins.splitlines() if not line.startswith("#")]
+    assert len(names) == len(lines), "every line is name==version, without a local version or an address"
+    project = tomllib.loads((ROOT/"pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *sum(project["optional-dependencies"].values(), [])]
+    missing = {n for w in wanted if (n := re.match(r"[\w-]+", w)[0].lower().replace("_", "-")) not in names}
+    assert not missing, f"not pinned in constraints.txt: {missing}"
+
+
+# -- the tools -----------------------------------------------------------------------------------------
+
+TEXT = """\
+---
+jupytext:
+  text_representation:
+    extension: .md
+    format_name: myst
+kernelspec:
+  display_name: python3
+  language: python
+  name: python3
+---
+
+# Sample
+
+```{code-cell}
+print(1 + 1)
+object()
+```
+
+```{code-cell}
+:tags: [timing]
+
+import time; time.time_ns()
+```
+
+```{code-cell}
+#| eval: false
+raise ValueError
+```
+
+```{code-cell}
+print(2 * 3)
+```
+"""
+
+
+@pytest.fixture
+def sample(tmp_path):
+    "A book of one chapter: its root, text and notebook"
+    (tmp_path/"nbs/_src/1_part").mkdir(parents=True)
+    for f in ("settings.ini", "jupytext.toml"): (tmp_path/f).write_text((ROOT/f).read_text())
+    text, nb = tmp_path/"nbs/_src/1_part/01_sample.md", tmp_path/"nbs/1_part/01_sample.ipynb"
+    text.write_text(TEXT)
+    nbsync.to_notebook("1_part/01_sample", text, nb, tmp_path)
+    return tmp_path, text, nb
+
+
+def test_nbsync_sees_every_difference(sample):
+    root, text, nb = sample
+    assert nbsync.check(root=root) == []
+    for old, new in [("1 + 1", "1 + 2"), ("[timing]", "[slow]"), ("# Sample", "# Simple"),
+                     ("```{code-cell}\n#|", "```\n#|")]:
+        text.write_text(TEXT.replace(old, new))
+        assert "01_sample" in nbsync.check(root=root)[0], (old, new)
+    nb.unlink()
+    assert "no notebook" in nbsync.check(root=root)[0]
+
+
+def test_nbsync_keeps_ids_and_drops_stale_outputs(sample):
+    root, text, path = sample
+    nb = nbformat.read(path, 4)
+    for c in nb.cells:
+        if c.cell_type == "code": c.outputs = [nbformat.v4.new_output("stream", text="kept\n")]
+    nbsync.save(nb, path, root)
+    edited = TEXT.replace("2 * 3", "2 * 4").replace("# Sample", "# Sample\n\nMore.\n\n+++\n\nAnd more.")
+    text.write_text(edited)
+    nbsync.to_notebook("1_part/01_sample", text, path, root)
+    new = nbformat.read(path, 4)
+    was, now = ([c for c in n.cells if c.cell_type == "code"] for n in (nb, new))
+    assert [c.id for c in was] == [c.id for c in now]
+    assert [len(c.outputs) for c in now] == [1, 1, 1, 0]
+    assert len({c.id for c in new.cells}) == len(new.cells) == len(nb.cells) + 1
+
+
+def test_nbsync_back_to_text(sample):
+    root, text, path = sample
+    nb = nbformat.read(path, 4)
+    nb.cells[-1].source = "print(2 * 5)"
+    nbsync.save(nb, path, root)
+    nbsync.to_text(path, text, root)
+    assert nbsync.check(root=root) == [] and text.read_text() == TEXT.replace("2 * 3", "2 * 5")
+
+
+def test_nbrun_compares_outputs(sample):
+    path = sample[2]
+    fresh = nbrun.execute(path)
+    nbrun.store(fresh, path)
+    assert nbrun.run(path)[0] == "", "a fresh run equals itself, addresses and timing cells excepted"
+    first, timing, unrun, last = (c for c in nbformat.read(path, 4).cells if c.cell_type == "code")
+    assert first.outputs[0].text == "2\n" and timing.outputs and not unrun.outputs and last.outputs
+    for doctor in (lambda c: c.outputs.pop(), lambda c: c.outputs[0].update(text="3\n"),
+                   lambda c: c.outputs.clear()):
+        stored = nbformat.read(path, 4)
+        doctor(stored.cells[1])
+        [problem] = nbrun.compare(stored, fresh)
+        assert "code cell 1" in problem
+    stored.cells[1].source += "\n1/0"
+    nbsync.save(stored, path, sample[0])
+    assert "ZeroDivisionError" in nbrun.run(path)[0]
+
+
+def test_nbrun_drawings():
+    def svg(x):
+        drawing = f"<svg><path id='p{hash(x) % 10**10:010}' d='M {x} 2'/></svg>"
+        return [nbformat.v4.new_output("display_data", {"image/svg+xml": drawing})]
+    assert nbrun.difference(svg("10.0001"), svg("10.0002")) == ""
+    assert nbrun.difference(svg("10.0001"), svg("11.0001")) != ""
+
+
+def test_nbrun_time_limit(sample):
+    root, text, path = sample
+    text.write_text(TEXT.replace("print(1 + 1)", "import time; time.sleep(30)"))
+    nbsync.to_notebook("1_part/01_sample", text, path, root)
+    assert "CellTimeoutError" in nbrun.run(path, cell_timeout=1)[0]
+
+
+def test_readme_writes_plain_markdown():
+    text = TEXT.replace("# Sample", "See [one](1_part/01_sample.ipynb), {doc}`notation`.")
+    nb = jupytext.reads(text, fmt="md:myst")
+    nb.cells[1].outputs = [nbformat.v4.new_output("stream", text="2\n")]
+    text, images = readme.readme(nb)
+    assert "[one](nbs/1_part/01_sample.ipynb), notation." in text and "```text\n2\n```" in text
+    assert not images

@@ -1,0 +1,110 @@
+"""A chapter's number is its layer: it imports only lower ones. One name, one birthplace. A light face."""
+import ast, importlib, re, subprocess, sys
+from collections import defaultdict
+
+import nbformat, nbsync, pytest, specdec_nb
+from conftest import ROOT
+from nbrun import directives
+
+NAME = re.compile(r"(?:\w+/)?(\d\d)_(\w+)$")
+
+
+def chapters():
+    "`{module: (number, notebook)}`: every chapter that exports"
+    found = {}
+    for key, path in nbsync.notebooks().items():
+        sources = [c.source for c in nbformat.read(path, 4).cells if c.cell_type == "code"]
+        module = next((d["default_exp"] for s in sources if "default_exp" in (d := directives(s))), None)
+        if module: found[f"specdec_nb.{module}"] = int(NAME.match(key)[1]), path
+    return found
+
+
+def imported(source, module, face):
+    "The modules of specdec_nb that `source`, in `module`, imports; a name of the face counts as its home"
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import): names = [a.name for a in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(module.split(".")[:-node.level]) if node.level else ""
+            base = ".".join(filter(None, [base, node.module]))
+            names = [face.get(a.name, f"{base}.{a.name}") if base == "specdec_nb" else base
+                     for a in node.names]
+        else: continue
+        yield from (n for n in names if n.startswith("specdec_nb."))
+
+
+def upward(source, module, numbers, face={}):
+    "Imports from `source` that do not go to a lower chapter"
+    found = imported(source, module, face)
+    return [m for m in found if m != module and numbers.get(m, 99) >= numbers[module]]
+
+
+def code(path):
+    "The Python of a notebook, without IPython's magics"
+    cells = [c.source for c in nbformat.read(path, 4).cells if c.cell_type == "code"]
+    return "\n\n".join(re.sub(r"^(\s*)[%!].*$", r"\1pass", s, flags=re.M) for s in cells if s[:2] != "%%")
+
+
+CHAPTERS = chapters()
+NUMBERS = {module: number for module, (number, _) in CHAPTERS.items()}
+SOURCES = {module: (ROOT/module.replace(".", "/")).with_suffix(".py") for module in CHAPTERS}
+FACE = {name: f"specdec_nb.{home[0]}" for name, home in specdec_nb._HOME.items()}
+
+
+def test_numbers_are_unique():
+    keys = [k for k in nbsync.notebooks() if k != "index"]
+    assert all(NAME.match(k) for k in keys), f"a chapter is called <part>/<two digits>_<module>: {keys}"
+    numbers = [NAME.match(k)[1] for k in keys]
+    assert len(set(numbers)) == len(numbers) and numbers == sorted(numbers), "numbers rise through the parts"
+    unlike = [m for m, (_, p) in CHAPTERS.items() if m.split(".")[-1] != NAME.match(p.stem)[2]]
+    assert not unlike, "a chapter and its module have one name"
+
+
+@pytest.mark.parametrize("module", CHAPTERS)
+def test_imports_go_down(module):
+    number, path = CHAPTERS[module]
+    assert not upward(SOURCES[module].read_text(), module, NUMBERS, FACE), f"{module} is chapter {number}"
+    assert not upward(code(path), module, NUMBERS, FACE), f"a cell of chapter {number}"
+
+
+def test_an_upward_import_is_seen():
+    numbers = {"specdec_nb.lm": 1, "specdec_nb.draft": 5, "specdec_nb.target.hf": 14}
+    face = {"generate": "specdec_nb.target.hf"}
+    for source in ("from specdec_nb.draft import Draft", "import specdec_nb.draft",
+                   "from .draft import Draft", "from specdec_nb import generate",
+                   "def f():\n    from specdec_nb.target.hf import generate",
+                   "from specdec_nb.nowhere import x"):
+        assert upward(source, "specdec_nb.lm", numbers, face), source
+    for source in ("from ..draft import Draft", "from specdec_nb.lm import TableLM", "import numpy"):
+        assert not upward(source, "specdec_nb.target.hf", numbers, face), source
+
+
+def test_one_birthplace():
+    homes = defaultdict(list)
+    for module in CHAPTERS:
+        for name in importlib.import_module(module).__all__: homes[name].append(module)
+    assert not {n: m for n, m in homes.items() if len(m) > 1}
+
+
+def test_no_star_imports():
+    assert not [m for m, p in SOURCES.items() if re.search(r"^from .* import \*", p.read_text(), re.M)]
+
+
+@pytest.mark.parametrize("name", specdec_nb.__all__)
+def test_face(name):
+    "What the face offers is what its home defines, also once that home has been imported"
+    home, there = specdec_nb._HOME[name]
+    module = importlib.import_module(f"specdec_nb.{home}")
+    offered = getattr(specdec_nb, name)
+    assert offered is getattr(module, there), f"specdec_nb.{name} is {offered!r}"
+
+
+def test_face_refuses_unknown_names():
+    with pytest.raises(AttributeError, match="nonsense"): specdec_nb.nonsense
+
+
+def test_import_is_instant():
+    program = ("import time, sys; t = time.perf_counter(); import specdec_nb; t = time.perf_counter() - t\n"
+               "print(t, sum(m in sys.modules for m in ('torch', 'transformers', 'numpy')))")
+    def once(): return subprocess.check_output([sys.executable, "-c", program], cwd=ROOT, text=True).split()
+    runs = [once() for _ in range(5)]
+    assert min(float(t) for t, _ in runs) <= .3 and {heavy for _, heavy in runs} == {"0"}
