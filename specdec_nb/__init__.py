@@ -15,7 +15,8 @@ _HOME = {  # name on the face -> (module, name there)
     "verify_rejection": ("verify", "verify_rejection"),
     "Drafter": ("decode", "Drafter"), "Step": ("decode", "Step"), "Stop": ("decode", "Stop"),
     "Trace": ("decode", "Trace"),
-    "load_default": ("target.hub", "load_default"),
+    "load": ("target.kvcache", "load"), "load_default": ("target.kvcache", "load_default"),
+    "Llama": ("target.llama", "Llama"),
     "HFTarget": ("target.hf", "HFTarget"), "generate": ("target.generate", "generate"),
 }
 DRAFTERS = {"none": "specdec_nb.decode", "lookup": "specdec_nb.drafters.lookup"}  # name -> the module that registers it

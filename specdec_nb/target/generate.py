@@ -10,13 +10,14 @@ from dataclasses import dataclass
 import copy
 import warnings
 import torch
-from transformers import PreTrainedModel, StoppingCriteriaList
+from transformers import AutoModelForCausalLM, Cache, PreTrainedModel, StoppingCriteriaList
 from transformers.generation import (EosTokenCriteria, GenerateDecoderOnlyOutput, MaxLengthCriteria, MinPLogitsWarper,
                                      StopStringCriteria, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper)
 from ..chance import Dice, Keyed
 from ..sampling import Law
 from ..verify import make_rule
-from ..decode import Stop, Stream, Trace, make_drafter
+from ..decode import Stop, Stream, Trace, as_target, make_drafter
+from .llama import Llama
 from .hf import HFTarget
 
 # %% ../../nbs/2_target/14_generate.ipynb #ded4f63b
@@ -99,7 +100,7 @@ class SpeculativeOutput(GenerateDecoderOnlyOutput):
 def _run(model, input_ids, *, logits_processor, stopping_criteria, generation_config, drafter, k, rule, seed, streamer, synced_gpus=False, **inputs):
     "The second half: everything is prepared"
     _refuse(input_ids, generation_config, inputs)
-    target, drafter = HFTarget(model), make_drafter(drafter, k=k)
+    target, drafter = as_target(model), make_drafter(drafter, k=k)
     seen, sampling = _visible(input_ids, inputs.get("attention_mask"), inputs.get("position_ids")), generation_config.do_sample
     rng = Keyed(seed) if seed is not None else Dice(int(torch.randint(2**62, ())) if sampling else 0)
     law = law_of(logits_processor, sampling, input_ids, len(seen))
@@ -115,11 +116,12 @@ def _run(model, input_ids, *, logits_processor, stopping_criteria, generation_co
     if streamer is not None: streamer.end()
     ids = torch.cat([input_ids, torch.tensor([trace.tokens], dtype=input_ids.dtype, device=input_ids.device)], 1)
     if not generation_config.return_dict_in_generate: return ids
-    return SpeculativeOutput(sequences=ids, past_key_values=stream.state.cache, trace=trace)
+    cache = stream.state.cache
+    return SpeculativeOutput(sequences=ids, past_key_values=cache if isinstance(cache, Cache) else None, trace=trace)
 
 # %% ../../nbs/2_target/14_generate.ipynb #f6390a21
 def generate(
-    model:PreTrainedModel, # any decoder-only model, in eval mode
+    model, # any decoder-only Hugging Face model in eval mode, or a `Llama`
     input_ids=None, # `[1, L]` token ids
     *,
     drafter="lookup", # a drafter's name, or an object with `begin`, `propose`, `observe`
@@ -138,13 +140,14 @@ def generate(
     if hasattr(kwargs.get("generation_config"), "_eos_token_tensor"): return _run(model, input_ids, **ours, **kwargs)   # called back
     _refuse_call(model, input_ids, ours, kwargs)
     _build_stop_strings(kwargs)
-    def second_half(model, input_ids, **prepared): return _run(model, input_ids, **ours, **prepared)
-    return model.generate(input_ids, custom_generate=second_half, **kwargs)
+    def second_half(shell, input_ids, **prepared): return _run(model, input_ids, **ours, **prepared)
+    return _shell(model).generate(input_ids, custom_generate=second_half, **kwargs)
 
 def _refuse_call(model, input_ids, ours, kwargs):
     "What transformers would swallow before it calls back"
-    if not isinstance(model, PreTrainedModel): raise TypeError(f"expected a transformers model, got {type(model).__name__}")
-    HFTarget(model)
+    if not isinstance(model, (PreTrainedModel, Llama)):
+        raise TypeError(f"expected a transformers model or a Llama, got {type(model).__name__}")
+    if isinstance(model, PreTrainedModel): HFTarget(model)
     for name in ("assistant_model", "assistant_tokenizer", "negative_prompt_ids", "custom_generate", "past_key_values", "inputs_embeds"):
         if kwargs.get(name) is not None: raise ValueError(f"{name}= is not supported by speculative decoding here")
     if input_ids is not None and input_ids.numel() == 0: raise ValueError("the prompt is empty: give at least one token (the BOS token, for instance)")
@@ -154,6 +157,14 @@ def _refuse_call(model, input_ids, ours, kwargs):
     if kwargs.get("do_sample") and kwargs.get("temperature") == 0: raise ValueError("temperature=0 is greedy decoding: ask for it with do_sample=False")
     make_rule(ours["rule"], None)
     if not isinstance(ours["drafter"], str): make_drafter(ours["drafter"])
+
+def _shell(model):
+    "Who prepares the call: the model itself; for a `Llama`, a Hugging Face model of its configuration, without weights"
+    if isinstance(model, PreTrainedModel): return model
+    if not hasattr(model, "shell"):
+        with torch.device("meta"): model.shell = AutoModelForCausalLM.from_config(model.config)
+        model.shell.generation_config = model.generation_config
+    return model.shell
 
 def _build_stop_strings(kwargs):
     "Stop strings as a criterion: transformers does not hand the tokenizer on"

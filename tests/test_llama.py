@@ -1,0 +1,107 @@
+"""Our own runtime against the Hugging Face implementation, and against itself: rows, windows, chunks, the context's edges."""
+import warnings
+
+import pytest
+import torch
+import transformers as hf
+
+from drafters import Oracle, Wild
+from specdec_nb import Draft, Llama, generate, load_default
+from specdec_nb.decode import as_target
+from specdec_nb.target.hub import INSTALL, chat, default_gguf, load_hf
+
+SIZES = dict(vocab_size=48, hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64,
+             initializer_range=.5, bos_token_id=None, eos_token_id=None, pad_token_id=None)
+LLAMA3 = dict(rope_type="llama3", rope_theta=1e4, factor=4., low_freq_factor=1., high_freq_factor=4., original_max_position_embeddings=16)
+CLAIMED = {
+    "llama": ("LlamaConfig", {}), "llama tied": ("LlamaConfig", dict(tie_word_embeddings=True)), "llama3 rope": ("LlamaConfig", dict(rope_parameters=LLAMA3)),
+    "linear rope": ("LlamaConfig", dict(rope_parameters=dict(rope_type="linear", rope_theta=1e4, factor=2.))), "head dim": ("LlamaConfig", dict(head_dim=12)),
+    "biases": ("LlamaConfig", dict(attention_bias=True, mlp_bias=True)), "one kv head": ("LlamaConfig", dict(num_key_value_heads=1)),
+    "mistral": ("MistralConfig", dict(sliding_window=None)), "mistral, window 5": ("MistralConfig", dict(sliding_window=5)), "mistral, window 1": ("MistralConfig", dict(sliding_window=1)),
+    "qwen2": ("Qwen2Config", {}), "qwen2, mixed": ("Qwen2Config", dict(use_sliding_window=True, sliding_window=5, max_window_layers=1)),
+    "qwen3": ("Qwen3Config", dict(head_dim=8)), "qwen3, mixed": ("Qwen3Config", dict(head_dim=8, use_sliding_window=True, sliding_window=4, max_window_layers=2)),
+}
+
+
+def build(name, dtype=torch.float32):
+    config, changes = CLAIMED[name]
+    torch.manual_seed(0)
+    model = hf.AutoModelForCausalLM.from_config(getattr(hf, config)(**{**SIZES, **changes})).eval()
+    with torch.no_grad():
+        for w in model.parameters():
+            if w.dim() == 1: w.add_(torch.randn_like(w) * .2)                # biases and norms that are not 0 and 1
+    return model.to(dtype)
+
+
+@pytest.mark.parametrize("name", CLAIMED)
+@pytest.mark.parametrize("length", [1, 2, 5, 6, 40, 64])
+def test_logits_equal_the_original(name, length):
+    model = build(name)
+    tokens = torch.arange(length) * 7 % 48
+    with torch.no_grad(): ref = model(tokens[None]).logits[0]
+    target = as_target(Llama.from_hf(model))
+    rows = target.score([(target.open(tokens[:1].tolist()), Draft.chain(tokens[1:].tolist()))])[0].rows
+    assert (rows - ref).abs().max() < 1e-4 * max(1., float(ref.abs().max()))
+    assert torch.equal(rows.argmax(-1), ref.argmax(-1))
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral, window 5", "qwen3, mixed"])
+def test_tree_rows_equal_their_paths_and_chunks_equal_the_whole(name):
+    llama = Llama.from_hf(build(name, torch.float64))
+    target, tokens = as_target(llama), [x * 7 % 48 for x in range(23)]
+    draft = Draft.merge([[4, 5, 6, 7], [4, 5, 8], [9, 5], [9, 6, 4]])[0]
+    rows = target.score([(target.open(tokens), draft)])[0].rows
+    chunked = as_target(llama)
+    chunked.chunk = 4
+    assert (chunked.score([(chunked.open(tokens), draft)])[0].rows - rows).abs().max() < 1e-10
+    for i in range(-1, len(draft)):
+        path = [draft.tokens[j] for j in draft.path(i)]
+        alone = target.score([(target.open(tokens + path), Draft())])[0].rows[0]
+        assert (rows[i + 1] - alone).abs().max() < 1e-10
+
+
+@pytest.mark.parametrize("name", [n for n in CLAIMED if n != "mistral, window 1"])   # transformers' own sliding cache keeps all rows at window 1
+def test_generate_equals_the_original(name):
+    model = build(name, torch.float64)
+    llama = Llama.from_hf(model)
+    prompt = torch.tensor([[3, 14, 15, 9, 26, 5, 7, 33]])
+    for options in ({}, dict(repetition_penalty=1.3), dict(eos_token_id=[5, 9])):
+        plain = model.generate(prompt, max_new_tokens=24, do_sample=False, **options)
+        for drafter in ("none", "lookup", Wild(0, plain[0].tolist()), Oracle(plain[0].tolist())):
+            assert torch.equal(generate(llama, prompt, drafter=drafter, max_new_tokens=24, do_sample=False, **options), plain), (options, drafter)
+    texts = [generate(llama, prompt, drafter=d, max_new_tokens=24, do_sample=True, seed=5) for d in ("none", "lookup", Wild(2))]
+    assert torch.equal(texts[0], texts[1]) and torch.equal(texts[0], texts[2])
+
+
+def test_the_context_s_edges():
+    model = build("llama", torch.float64)
+    llama = Llama.from_hf(model)
+    for length in (1, 2, 63, 64):
+        ids = torch.arange(length)[None] * 7 % 48
+        plain = model.generate(ids, max_new_tokens=65 - length, do_sample=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            assert torch.equal(generate(llama, ids, drafter=Wild(0, plain[0].tolist()), max_new_tokens=100, do_sample=False), plain)
+    with pytest.warns(UserWarning, match="window of 64"): generate(llama, ids, max_new_tokens=2, do_sample=False)
+    with pytest.raises(ValueError, match="65 tokens.*64"): generate(llama, torch.arange(65)[None] % 48, max_new_tokens=2)
+
+
+@pytest.mark.parametrize("config,says", [(dict(model_type="gpt2"), "gpt2"), (dict(hidden_act="gelu"), "gelu"),
+                                         (dict(rope_parameters=dict(rope_type="dynamic", factor=2., rope_theta=1e4)), "dynamic")])
+def test_what_it_does_not_claim_is_pointed_elsewhere(config, says):
+    kind = hf.GPT2Config if config.get("model_type") == "gpt2" else hf.LlamaConfig
+    sizes = dict(vocab_size=48, n_embd=32, n_layer=1, n_head=4) if kind is hf.GPT2Config else {**SIZES, **config}
+    model = hf.AutoModelForCausalLM.from_config(kind(**sizes))
+    with pytest.raises(ValueError, match=f"{says}.*HFTarget"): Llama.from_hf(model)
+
+
+@pytest.mark.skipif(default_gguf() is None, reason=f"the default model is not installed: {INSTALL}")
+def test_smollm2_in_fp32_equals_the_original():
+    model, tokenizer = load_hf()
+    llama, _ = load_default()
+    ids = chat(tokenizer, "Name three colours, then repeat the three colours in reverse order.")
+    plain = model.generate(ids, max_new_tokens=40, do_sample=False)
+    for drafter in ("none", "lookup", Wild(0, plain[0].tolist()), Oracle(plain[0].tolist())):
+        out = generate(llama, ids, drafter=drafter, max_new_tokens=40, do_sample=False, return_dict_in_generate=True)
+        assert torch.equal(out.sequences, plain), drafter
+    assert out.trace.calls <= 7
