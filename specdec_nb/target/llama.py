@@ -75,7 +75,11 @@ class Llama:
             x = x + b.down(F.silu(gate) * up)
         return self.head(self._rms(x, self.norm)) if logits else None
 
-    def _rms(self, x, weight): return F.rms_norm(x, (x.shape[-1],), weight, self.eps)
+    def _rms(self, x, weight):
+        "Normalised by the root of the mean square; half precision is squared in single"
+        wide = x if x.dtype.itemsize >= 4 else x.float()
+        scale = (wide * wide).sum(-1, keepdim=True).mul_(1 / x.shape[-1]).add_(self.eps).rsqrt_()
+        return (wide * scale).to(x.dtype) * weight
 
     def _turn(self, positions, dtype):
         "The rotation of queries and keys: a function on `[n, heads, head_dim]`"

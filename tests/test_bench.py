@@ -1,0 +1,272 @@
+"""The benchmark: what it reads, how it adds up, that it resumes, and that it can say no."""
+import json, time
+from pathlib import Path
+
+import pytest, torch
+from conftest import ROOT
+from specdec_nb.bench.bench import (GROUPS, Question, Setting, bench, by_depth, divergence, methods_of,
+                                    read_questions, rows_of, schedule, timed)
+from specdec_nb.cli import Ledger
+from specdec_nb.decode import Drafter, as_target
+from specdec_nb.draft import Draft
+from specdec_nb.lm import TableLM
+from specdec_nb.verify import Verdict
+
+CIRCLE = TableLM({(): [1, 0, 0], (0,): [0, 1, 0], (1,): [0, 0, 1], (2,): [1, 0, 0]})
+
+
+class Letters:
+    "A tokenizer: one letter a token"
+    chat_template = None
+    def __init__(self): self.asked = []
+    def __call__(self, text, return_tensors=None):
+        self.asked.append(text)
+        ids = torch.tensor([[ord(c) % 32 - 1 for c in text if c.isalpha()]])
+        return type("Ids", (), {"input_ids": ids})
+    def decode(self, tokens, skip_special_tokens=True): return "".join(chr(97 + int(t)) for t in tokens)
+
+
+class Parrot(Drafter):
+    "Drafts the end of the last answer it saw"
+    learns = True
+    def __init__(self): self.memory = []
+    def propose(self, ctx, rng): return Draft.chain(self.memory[-3:])
+    def observe(self, step): self.memory += step.verdict.tokens
+
+
+class Wild(Drafter):
+    def propose(self, ctx, rng): return Draft.merge([[1, 2], [1, 0], [2]])[0]
+
+
+def accept_all(draft, p, rng):
+    return Verdict.of(draft, range(len(draft)), rng.at(len(draft), "target").categorical(p[len(draft)]))
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    from transformers import AutoModelForCausalLM, LlamaConfig
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(LlamaConfig(
+        vocab_size=26, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=128, initializer_range=.6, bos_token_id=None,
+        eos_token_id=None, pad_token_id=None)).double().eval()
+
+
+ROUNDS = [Question(f"q:{i}", "rounds" if i < 3 else "others", ("abcab", "ca")) for i in range(5)]
+SMALL = Setting(max_new_tokens=7)
+
+
+# -- questions -----------------------------------------------------------------------------------------
+
+def write(path, *rows):
+    path.write_text("\n".join(r if isinstance(r, str) else json.dumps(r) for r in rows), encoding="utf-8")
+    return path
+
+
+def test_formats(tmp_path):
+    path = write(tmp_path/"ref.jsonl", {"category": "qa", "turns": ["one", "two"], "question_id": 1}, "",
+                 {"prompt": "def f():\n", "task_id": "x"},
+                 {"query": "Who?", "docs": ["A.", "B."], "result": {}},
+                 {"query": "Summarize: A.", "docs": ["A."]})
+    spec, code, copying, quoted = read_questions(path)
+    assert (spec.category, spec.turns, spec.chat, spec.id) == ("qa", ("one", "two"), True, "ref.jsonl:1")
+    assert (code.category, code.turns, code.chat) == ("humaneval", ("def f():\n",), False)
+    assert (copying.category, copying.turns, copying.chat) == ("ref", ("A.\n\nB.\n\nWho?",), True)
+    assert quoted.turns == ("Summarize: A.",), "documents that the query quotes are not given twice"
+
+
+def test_a_line_separator_inside_a_string_is_no_new_line(tmp_path):
+    path = write(tmp_path/"q.jsonl", '{"prompt": "a\u2028b"}')
+    assert read_questions(path)[0].turns == ("a\u2028b",)
+
+
+@pytest.mark.parametrize("rows, message", [
+    ([{"prompt": "x"}, {"question": "y", "answer": "z"}],
+     r"q\.jsonl:2 .*'answer', 'question'.*Spec-Bench.*HumanEval.*reference"),
+    ([{"prompt": "x"}, '{"prompt": '], r"q\.jsonl:2 is not JSON"), ([], "no questions"),
+    (["[1]"], r"q\.jsonl:1"),
+    ([{"category": "qa", "turns": []}], r"q\.jsonl:1"), ([{"category": "qa", "turns": [3]}], r"q\.jsonl:1"),
+    ([{"query": "x", "docs": 3}], r"q\.jsonl:1"), ([{"prompt": " "}], r"q\.jsonl:1")])
+def test_bad_files_are_named(tmp_path, rows, message):
+    with pytest.raises(ValueError, match=message): read_questions(write(tmp_path/"q.jsonl", *rows))
+
+
+def test_categories_and_n(tmp_path):
+    rows = [{"category": c, "turns": [f"{c} {i}"]} for c in ("writing", "math", "qa") for i in range(3)]
+    path = write(tmp_path/"q.jsonl", *rows)
+    def texts(*given): return [q.turns[0] for q in read_questions(path, *given)]
+    assert texts(None, 2) == ["writing 0", "writing 1", "math 0", "math 1", "qa 0", "qa 1"]
+    assert texts(["qa"], 1) == ["qa 0"] and texts(["multi-turn"], 3) == ["writing 0", "writing 1", "math 0"]
+    assert {q.category for q in read_questions(path, ["multi-turn"])} == {"multi-turn"}
+    with pytest.raises(ValueError, match="'poetry'.*writing, math, qa"): read_questions(path, ["poetry"])
+    with pytest.raises(ValueError, match="at least 1"): read_questions(path, n=0)
+    assert len(read_questions([path, path])) == 9, "a file given twice counts once"
+
+
+def test_shared_data():
+    data = ROOT/"../shared/data"
+    if not data.exists(): pytest.skip("the evaluation questions (../shared/data) are not on this machine")
+    sizes = {"spec_bench_dev": 240, "humaneval_dev": 82, "llma_rag_dev": 50, "llma_cnndm_dev": 50}
+    files = [data/f"{name}.jsonl" for name in sizes]
+    assert {f.stem: len(read_questions(f)) for f in files} == sizes
+    assert len(read_questions(files)) == sum(sizes.values())
+    assert len(read_questions(files[0], GROUPS)) == 40
+    assert len(read_questions(files[0], ["multi-turn", "qa"], 8)) == 16
+
+
+# -- adding up -----------------------------------------------------------------------------------------
+
+def record(question, drafter, tokens, seconds, text=None, **more):
+    default = dict(question=question, category="ab"[question % 2], drafter=drafter, warm=False, tokens=tokens,
+                   calls=tokens, nodes=0, seconds=seconds, prefill=1., forward=seconds / 2, lossy=False,
+                   judged=[], accepted=[], texts=[text or [0] * tokens])
+    return {**default, **more}
+
+
+def test_speedup_is_a_ratio_of_totals():
+    records = [record(0, "none", 100, 10.), record(1, "none", 20, 2.),
+               record(0, "x", 100, 8., calls=50, judged=[10, 4], accepted=[4, 1]),
+               record(1, "x", 20, .25, calls=10, judged=[10], accepted=[6])]
+    rows = {(r["drafter"], r["category"]): r for r in rows_of(records)}
+    row = rows["x", "all"]
+    assert (row["speedup"], row["speedup_median"]) == (12 / 8.25, (1.25 + 8) / 2)
+    assert (row["n"], row["tokens"], row["calls"], row["tau"]) == (2, 120, 60, 2.)
+    assert row["acceptance"] == [.5, .25]
+    assert (row["seconds"], row["seconds_plain"], row["prefill"], row["overhead"]) == (8.25, 12., 2., .5)
+    assert row["identical"] is True
+    assert rows["x", "a"]["speedup"] == 1.25 and rows["none", "all"]["speedup"] == 1
+    assert list(rows) == [(d, c) for d in ("none", "x") for c in ("a", "b", "all")]
+
+
+def test_writing_less_is_no_speedup():
+    row = rows_of([record(0, "none", 100, 10.), record(0, "x", 50, 5.)])[-1]
+    assert row["speedup"] == 1 and row["identical"] is False and row["n_identical"] == 0
+
+
+def test_every_method_once_a_question_and_who_is_first_rotates():
+    plan = schedule(range(6), list("abc"))
+    assert [i for i, _, _ in plan] == [i for i in range(6) for _ in range(3)]
+    assert [m for _, _, m in plan[::3]] == list("abcabc") and len(set((i, m) for i, _, m in plan)) == 18
+
+
+# -- measuring -----------------------------------------------------------------------------------------
+
+def test_what_is_timed():
+    class Slow(Parrot):
+        def __init__(self): super().__init__(); time.sleep(.2)
+        def begin(self, ctx, state): time.sleep(.1)
+    trace, seconds = timed(as_target(CIRCLE), Slow(), [0], SMALL, show=lambda step: time.sleep(.1))
+    assert .1 <= seconds < .19, "a drafter's beginning counts; its construction, and showing, do not"
+    assert len(trace.tokens) == 7
+
+
+def test_nothing_after_the_end_counts():
+    class Beyond(Wild):
+        def propose(self, ctx, rng): return Draft.chain([2, 0, 1, 2, 0, 1])
+    for drafter, calls in ((Wild(), 2), (Beyond(), 1)):
+        trace, _ = timed(as_target(CIRCLE), drafter, [0, 1], Setting(max_new_tokens=9, eos=(1,)))
+        assert (trace.tokens, trace.calls) == ([2, 0, 1], calls)
+
+
+def test_counts_are_those_of_the_trace():
+    trace, _ = timed(as_target(CIRCLE), Wild(), [0], SMALL)
+    judged, accepted = by_depth(trace)
+    assert [a / j for a, j in zip(accepted, judged)] == trace.acceptance != []
+
+
+def test_turns_have_the_answers_as_history():
+    tokenizer = Letters()
+    bench(CIRCLE, tokenizer, ROUNDS[:1], [], Setting(max_new_tokens=3, turns=2))
+    assert tokenizer.asked[-2:] == ["abcab", "abcab\n\ncab\n\nca"]
+
+
+def test_window_and_settings_are_checked_first(tiny):
+    long = Question("q:9", "long", ("a" * 129,))
+    with pytest.raises(ValueError, match="q:9: .*129 tokens.*128"):
+        bench(tiny, Letters(), [ROUNDS[0], long], setting=SMALL)
+    for name, wrong in dict(max_new_tokens=0, turns=0, k=-1, temperature=-1, rule="trust").items():
+        with pytest.raises(ValueError, match=f"{name}.*{wrong}"): Setting(**{name: wrong})
+    with pytest.raises(ValueError, match="telepathy.*known"): bench(CIRCLE, Letters(), ROUNDS, ["telepathy"])
+    with pytest.raises(ValueError, match="no questions"): bench(CIRCLE, Letters(), [])
+    with pytest.raises(ValueError, match="temperature 0"):
+        methods_of(tiny, [], Setting(temperature=1), hf=True)
+    near = bench(tiny, Letters(), [Question("q:8", "long", ("a" * 126,))], ["lookup"], SMALL)
+    assert {r["tokens"] for r in near} == {3}, "an answer ends with the model's window"
+
+
+@pytest.mark.parametrize("setting", [SMALL, Setting(max_new_tokens=20, temperature=1, seed=3)])
+def test_identical(tiny, setting):
+    rows = rows_of(bench(tiny, Letters(), ROUNDS, {"wild": Wild, "parrot": Parrot}, setting))
+    assert all(r["identical"] and r["n_identical"] == r["n"] and not r["divergences"] for r in rows)
+    assert [(r["drafter"], r["warm"]) for r in rows if r["category"] == "all"] == [
+        ("none", False), ("wild", False), ("parrot", False), ("parrot", True)]
+
+
+def test_a_lossy_rule_is_not_identical(tiny):
+    records = bench(tiny, Letters(), ROUNDS, {"wild": Wild}, Setting(max_new_tokens=7, rule=accept_all))
+    [row] = [r for r in rows_of(records) if (r["drafter"], r["category"]) == ("wild", "all")]
+    assert row["identical"] is False and row["n_identical"] == 0 and len(row["divergences"]) == 5
+    assert all(d["position"] == 0 and d["margin"] > 1e-6 for d in row["divergences"])
+
+
+def test_divergence_is_found_where_it_is(tiny):
+    texts = [[int(t) for t in timed(as_target(tiny), Wild(), [0, 1, 2, 0, 1], SMALL)[0].tokens]]
+    other = [texts[0][:4] + [(texts[0][4] + 1) % 26] + texts[0][5:]]
+    found = divergence(as_target(tiny), Letters(), ROUNDS[0], SMALL, 0, texts, other)
+    with torch.no_grad(): row = tiny(torch.tensor([[0, 1, 2, 0, 1, *texts[0][:4]]])).logits[0, -1]
+    first, second = row.topk(2).values.tolist()
+    assert (found["turn"], found["position"]) == (0, 4) and abs(found["margin"] - (first - second)) < 1e-9
+
+
+def test_stock_generate_has_rows(tiny):
+    rows = rows_of(bench(tiny, Letters(), ROUNDS[:2], ["lookup"], SMALL, hf=True))
+    assert list(dict.fromkeys(r["drafter"] for r in rows)) == ["none", "lookup", "hf-plain", "hf-lookup"]
+    plain = next(r for r in rows if r["drafter"] == "hf-plain")
+    assert plain["identical"] and plain["calls"] == plain["tokens"] == 14 and plain["prefill"] > 0
+
+
+# -- interrupted ---------------------------------------------------------------------------------------
+
+def exact(records):
+    "What does not depend on the clock"
+    kept = ("question", "drafter", "warm", "calls", "judged", "accepted", "texts")
+    return [{k: r[k] for k in kept} for r in records]
+
+
+class Two(Drafter):
+    def propose(self, ctx, rng): return Draft.chain([2, 0])
+
+
+@pytest.mark.parametrize("at", [0, 1, 6, 11, 14])
+def test_resume(tmp_path, at):
+    "Killed after `at` records, in the middle of a line: nothing lost, nothing doubled, warm memory included"
+    drafters = {"parrot": Parrot, "two": Two}
+    whole, header = bench(CIRCLE, Letters(), ROUNDS, drafters, SMALL), {"setting": SMALL.as_dict()}
+    ledger = Ledger(tmp_path/"out.json", header)
+    def killed(todo):
+        for item in todo:
+            if len(ledger.records) == at: raise KeyboardInterrupt
+            yield item
+    with pytest.raises(KeyboardInterrupt):
+        bench(CIRCLE, Letters(), ROUNDS, drafters, SMALL, log=ledger, progress=killed)
+    with open(ledger.path, "a") as f: f.write('{"question": 3, "id": "q')
+    before = exact(ledger.records)
+    resumed = Ledger(tmp_path/"out.json", header, resume=True)
+    assert exact(resumed.records) == before and len(before) == at
+    assert exact(bench(CIRCLE, Letters(), ROUNDS, drafters, SMALL, log=resumed)) == exact(whole)
+    assert len(resumed.path.read_text().splitlines()) == 1 + len(whole) == 21
+    resumed.close({"rows": []})
+    assert [p.name for p in tmp_path.iterdir()] == ["out.json"]
+
+
+def test_a_run_is_not_resumed_with_other_settings(tmp_path):
+    Ledger(tmp_path/"out.json", {"seed": 1}).add({"question": 0})
+    with pytest.raises(ValueError, match="seed = 1, now it is 2"):
+        Ledger(tmp_path/"out.json", {"seed": 2}, resume=True)
+    with pytest.raises(ValueError, match="--resume"): Ledger(tmp_path/"out.json", {"seed": 1})
+    assert len(Ledger(tmp_path/"out.json", {"seed": 1}, resume=True).records) == 1
+
+
+def test_what_cannot_be_written(tmp_path):
+    for out in (tmp_path, tmp_path/"no/out.json", Path("/dev/null/out.json")):
+        with pytest.raises(OSError, match="cannot write"): Ledger(out, {})
