@@ -18,6 +18,7 @@ _HOME = {  # name on the face -> (module, name there)
     "load": ("target.kvcache", "load"), "load_default": ("target.kvcache", "load_default"),
     "Llama": ("target.llama", "Llama"),
     "HFTarget": ("target.hf", "HFTarget"), "generate": ("target.generate", "generate"),
+    "race": ("bench.race", "race"),
 }
 DRAFTERS = {"none": "specdec_nb.decode", "lookup": "specdec_nb.drafters.lookup"}  # name -> the module that registers it
 __all__ = [*_HOME]

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest, torch
 from conftest import ROOT
-from specdec_nb.bench.bench import (GROUPS, Question, Setting, bench, by_depth, divergence, methods_of,
-                                    read_questions, rows_of, schedule, timed)
+from specdec_nb.bench.questions import GROUPS, Question, read_questions
+from specdec_nb.bench.bench import Setting, bench, by_depth, divergence, methods_of, rows_of, schedule, timed
 from specdec_nb.cli import Ledger
 from specdec_nb.decode import Drafter, as_target
 from specdec_nb.draft import Draft
@@ -189,7 +189,7 @@ def test_window_and_settings_are_checked_first(tiny):
     with pytest.raises(ValueError, match="telepathy.*known"): bench(CIRCLE, Letters(), ROUNDS, ["telepathy"])
     with pytest.raises(ValueError, match="no questions"): bench(CIRCLE, Letters(), [])
     with pytest.raises(ValueError, match="temperature 0"):
-        methods_of(tiny, [], Setting(temperature=1), hf=True)
+        methods_of(tiny, [], Setting(temperature=1), hf=tiny)
     near = bench(tiny, Letters(), [Question("q:8", "long", ("a" * 126,))], ["lookup"], SMALL)
     assert {r["tokens"] for r in near} == {3}, "an answer ends with the model's window"
 
@@ -219,7 +219,7 @@ def test_divergence_is_found_where_it_is(tiny):
 
 
 def test_stock_generate_has_rows(tiny):
-    rows = rows_of(bench(tiny, Letters(), ROUNDS[:2], ["lookup"], SMALL, hf=True))
+    rows = rows_of(bench(tiny, Letters(), ROUNDS[:2], ["lookup"], SMALL, hf=tiny))
     assert list(dict.fromkeys(r["drafter"] for r in rows)) == ["none", "lookup", "hf-plain", "hf-lookup"]
     plain = next(r for r in rows if r["drafter"] == "hf-plain")
     assert plain["identical"] and plain["calls"] == plain["tokens"] == 14 and plain["prefill"] > 0

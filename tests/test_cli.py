@@ -17,9 +17,9 @@ def shell(*argv, cwd=None):
 @pytest.fixture(scope="module", autouse=True)
 def one_model():
     "The model is loaded once for the calls of `main` in this process"
-    from specdec_nb.target import hub
+    from specdec_nb.target import kvcache
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hub, "load_default", lru_cache(hub.load_default))
+        patch.setattr(kvcache, "load", lru_cache(kvcache.load))
         yield
 
 
@@ -126,8 +126,8 @@ def test_bench_is_killed_and_resumes(tmp_path):
               "speedup", "identical", "warm"}
     assert wanted <= rows["lookup", "all"].keys()
     source = report["provenance"]
-    assert source["questions"]["files"].keys() == {"q.jsonl"} and source["model"]["name"]
+    assert source["questions"]["files"].keys() == {"q.jsonl"} and source["model"].startswith("SmolLM2")
     assert source["command"].startswith("specdec bench")
-    assert {"device", "cpu", "threads", "dtype", "torch", "transformers", "python", "specdec_nb", "date",
+    assert {"device", "cpu", "threads", "dtype", "runtime", "fingerprint", "torch", "transformers", "python", "specdec_nb", "date",
             "commit", "seed"} <= source.keys()
     assert not list(tmp_path.glob("*.partial*"))
