@@ -22,20 +22,22 @@ class PromptLookup(Drafter):
         shortest:int=2, # the shortest
     ):
         if k < 0 or not 1 <= shortest <= longest:
-            raise ValueError(f"need k >= 0 and 1 <= shortest <= longest, got k={k}, shortest={shortest}, longest={longest}")
+            raise ValueError("need k >= 0 and 1 <= shortest <= longest, "
+                             f"got k={k}, shortest={shortest}, longest={longest}")
         self.k, self.lengths = k, range(longest, shortest - 1, -1)
 
     def begin(self, ctx, state): return _Lookup(self)
 
 class _Lookup:
     "One request's tables: for each length, where an n-gram's continuation last began"
-    def __init__(self, drafter): self.drafter, self.tables, self.read = drafter, {n: {} for n in drafter.lengths}, 0
+    def __init__(self, drafter):
+        self.drafter, self.tables, self.read = drafter, {n: {} for n in drafter.lengths}, 0
 
     def propose(self, ctx, rng):
         text, end = ctx.tokens, len(ctx.tokens)
-        fresh = text[max(0, self.read - max(self.tables)):end]      # the part of the text that entries are still due for
+        fresh = text[max(0, self.read - max(self.tables)):end]      # what entries are still due for
         offset = end - len(fresh)
-        for at in range(max(self.read, 1), end):                    # tokens before `at` are an n-gram, token `at` continues it
+        for at in range(max(self.read, 1), end):                    # token `at` continues the n-gram before it
             for n, table in self.tables.items():
                 if at >= n: table[tuple(fresh[at - n - offset:at - offset])] = at
         self.read = end
