@@ -18,6 +18,7 @@ suppress_warnings = ["mystnb.unknown_mime_type"]
 nb_execution_mode = "off"
 nb_render_markdown_format = "myst"
 nb_merge_streams = True
+nb_code_prompt_show, nb_code_prompt_hide = "Show the code", "Hide the code"
 myst_enable_extensions = ["amsmath", "dollarmath", "colon_fence", "deflist", "attrs_inline", "attrs_block"]
 myst_dmath_double_inline = True
 myst_heading_anchors = 3
@@ -30,6 +31,7 @@ mathjax3_config = {"tex": {"tags": "none"}, "svg": {"fontCache": "global"}}
 
 # -- numbered things
 numfig = True
+numfig_format = {"figure": "Figure %s"}
 math_number_all = False
 bibtex_bibfiles = ["refs.bib"]
 bibtex_reference_style = "author_year"
@@ -50,7 +52,8 @@ html_context = {"default_mode": "auto"}
 html_favicon = "_static/icon.svg"
 html_static_path = ["_static"]
 html_copy_source = html_show_sourcelink = False
-html_theme_options = {"show_toc_level": 2, "home_page_in_toc": True, "navbar_persistent": [],
+html_theme_options = {"logo": {"text": project, "image_light": "_static/icon.svg", "image_dark": "_static/icon.svg"},
+                      "show_toc_level": 2, "home_page_in_toc": True, "navbar_persistent": [],
                       "use_download_button": False, "use_fullscreen_button": False, "path_to_docs": "nbs"}
 if "GITHUB_REPOSITORY" in os.environ:
     html_theme_options |= {"repository_url": f"https://github.com/{os.environ['GITHUB_REPOSITORY']}",

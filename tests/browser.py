@@ -25,6 +25,71 @@ LOOK = """(async () => {
           raw: copy.textContent.match(/\\$\\$|\\\\\\(|\\\\begin\\{/g) || []};
 })()"""
 
+# elements of the page's own width that reach out of the window; what scrolls in a box of its own does not
+WIDE = """(() => {
+  const root = document.documentElement, inside = e => {
+    for (e = e.parentElement; e && e !== document.body; e = e.parentElement)
+      if (/auto|scroll/.test(getComputedStyle(e).overflowX) && e.clientWidth <= root.clientWidth) return true;
+    return false;
+  };
+  const out = [...document.querySelectorAll('article *, footer *, .bd-header-article *')].filter(e => {
+    const r = e.getBoundingClientRect();
+    return r.width > 1 && r.height > 1 && r.right > root.clientWidth + 1 && !inside(e);
+  });
+  return {page: root.scrollWidth - root.clientWidth,
+          out: out.slice(0, 5).map(e => e.outerHTML.slice(0, 120)), window: root.clientWidth};
+})()"""
+# the contrast (WCAG's ratio) of every visible text and formula with what is painted behind it; the poorest first
+CONTRAST = """(async () => {
+  const dark = matchMedia('(prefers-color-scheme: dark)').matches, theme = document.documentElement.dataset;
+  for (let i = 0; i < 50 && theme.theme && theme.theme !== (dark ? 'dark' : 'light'); i++)
+    await new Promise(r => setTimeout(r, 20));            // the theme follows the system after a moment
+  document.head.insertAdjacentHTML('beforeend', '<style>* { transition: none !important; }</style>');
+  const canvas = document.createElement('canvas').getContext('2d', {willReadFrequently: true}), known = {};
+  const rgba = c => known[c] ||= (canvas.clearRect(0, 0, 1, 1), canvas.fillStyle = '#000', canvas.fillStyle = c,
+    canvas.fillRect(0, 0, 1, 1), [...canvas.getImageData(0, 0, 1, 1).data].map(v => v / 255));
+  const over = (top, below) => [0, 1, 2].map(i => top[i]*top[3] + below[i]*(1 - top[3]));
+  const light = c => c.map(v => v <= .03928 ? v/12.92 : ((v + .055)/1.055)**2.4)
+                      .reduce((s, v, i) => s + v*[.2126, .7152, .0722][i], 0);
+  const behind = new Map();
+  const paper = e => {
+    if (!e) return [1, 1, 1];
+    if (!behind.has(e)) behind.set(e, over(rgba(getComputedStyle(e).backgroundColor), paper(e.parentElement)));
+    return behind.get(e);
+  };
+  const shapes = (e, below) => {           // in a drawing: the filled shapes below the text's middle
+    const m = e.getBoundingClientRect(), x = (m.left + m.right)/2, y = (m.top + m.bottom)/2;
+    for (const s of e.ownerSVGElement.querySelectorAll('rect, circle, ellipse, polygon')) {
+      const r = s.getBoundingClientRect(), style = getComputedStyle(s);
+      if (!(s.compareDocumentPosition(e) & 4) || style.fill === 'none') continue;
+      if (x < r.left || x > r.right || y < r.top || y > r.bottom) continue;
+      const fill = rgba(style.fill).slice();
+      fill[3] *= style.fillOpacity*style.opacity;
+      below = over(fill, below);
+    }
+    return below;
+  };
+  const root = document.querySelector('main') || document.body, found = new Map();
+  const walker = document.createTreeWalker(root, NodeFilter.SHOW_TEXT);
+  for (let n; n = walker.nextNode();) {
+    const e = n.parentElement;
+    if (n.data.trim() && !e.closest('mjx-container, script, style')) found.set(e, n.data.trim());
+  }
+  for (const e of root.querySelectorAll('mjx-container')) found.set(e, 'formula');
+  const all = [...found].filter(([e]) => e.checkVisibility({visibilityProperty: true}) && e.getClientRects().length)
+    .map(([e, text]) => {
+      const style = getComputedStyle(e), drawn = e.ownerSVGElement && style.fill !== 'none';
+      let below = paper(drawn ? e.ownerSVGElement.parentElement : e);
+      if (drawn) below = shapes(e, below);
+      const ink = rgba(drawn ? style.fill : style.color).slice();
+      for (let a = e; a; a = a.parentElement) ink[3] *= getComputedStyle(a).opacity;
+      const [a, b] = [light(over(ink, below)), light(below)].sort((x, y) => y - x);
+      return [Math.round(100*(a + .05)/(b + .05))/100, text.slice(0, 40), e.tagName + '.' + e.className];
+    }).sort((x, y) => x[0] - y[0]);
+  return {theme: document.documentElement.dataset.theme, paper: light(paper(document.body)), texts: all.length,
+          poorest: all.slice(0, 5)};
+})()"""
+
 
 @contextmanager
 def served(folder):
@@ -38,7 +103,8 @@ def served(folder):
 
 
 class Browser:
-    "One tab. `visit(url)` says what is on a page, what went wrong there, and what it requested"
+    """One tab. `visit(url)` says what is on a page, what went wrong there, and what it requested;
+    `screen` changes the window and the theme, `ask` evaluates JavaScript, for instance `WIDE` and `CONTRAST`."""
     def __init__(self, profile):
         self.process = subprocess.Popen([CHROMIUM, *FLAGS, f"--user-data-dir={profile}", "about:blank"],
                                         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -65,12 +131,24 @@ class Browser:
         if "error" in m: raise RuntimeError(f"{method}: {m['error']}")
         return m["result"]
 
+    def ask(self, expression):
+        "The value of a JavaScript expression on the page"
+        found = self.call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
+        if "exceptionDetails" in found: raise RuntimeError(str(found["exceptionDetails"]))
+        return found["result"].get("value")
+
+    def screen(self, width=1300, height=1000, dark=False):
+        "Be a window of this size, for somebody who likes it light or dark"
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1,
+                  mobile=width < 600)
+        theme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self.call("Emulation.setEmulatedMedia", features=[theme])
+
     def visit(self, url):
         self.events.clear()
         self.call("Page.navigate", url=url)
         while not any(method == "Page.loadEventFired" for method, _ in self.events): self.receive()
-        how = dict(awaitPromise=True, returnByValue=True)
-        page = self.call("Runtime.evaluate", expression=LOOK, **how)["result"]["value"]
+        page = self.ask(LOOK)
         def problems():
             for method, p in self.events:
                 if method == "Runtime.exceptionThrown": yield p["exceptionDetails"]["text"]

@@ -1,10 +1,15 @@
-"""The site builds without a warning; in a browser formulas are drawn, and nothing fails or leaves."""
-import fcntl, importlib, os, re
+"""The site builds without a warning, its links lead somewhere and its boxes are numbered; in a browser formulas
+are drawn, search finds, nothing fails or leaves, a phone shows it all and the dark theme can be read."""
+import ast, fcntl, importlib, json, os, re, sys
 from html.parser import HTMLParser
 from urllib.parse import unquote, urlsplit
 
-import browser, nbformat, nbsync, pytest, sitebuild
+import browser, nbformat, nbrun, nbsync, pytest, readme, sitebuild
+from conftest import ROOT
 from nbrun import turn
+
+sys.path.append(str(ROOT/"docs/_ext"))
+import nbdev_sphinx
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -83,10 +88,29 @@ def test_pages_load_nothing_from_elsewhere(pages):
     assert not {u for page in pages.values() for u in page.loads if urlsplit(u).netloc}
 
 
+def weight(path, page):
+    "Bytes of a page and its pictures; what all pages share (themes, MathJax) is not counted"
+    pictures = {(path.parent/unquote(u)).resolve() for u in page.loads if "_images/" in u}
+    return path.stat().st_size + sum(p.stat().st_size for p in pictures)
+
+
+def test_pages_are_small(pages, tmp_path):
+    assert not {p.name: w for p, page in pages.items() if (w := weight(p, page)) > 1_500_000}
+    (tmp_path/"_images").mkdir()
+    (tmp_path/"_images/x.png").write_bytes(bytes(1_500_000))
+    (tmp_path/"big.html").write_text('<img src="_images/x.png">')
+    assert weight(tmp_path/"big.html", Page((tmp_path/"big.html").read_text())) > 1_500_000
+
+
+# -- names, boxes, figures, works: none is lost on the way ---------------------------------------------
+
 def exported():
     "`{name in its module: full name}`: functions, classes, public methods and constants"
     index = importlib.import_module("specdec_nb._modidx").d["syms"]
-    full = {m: {*s, *(f"{m}.{n}" for n in importlib.import_module(m).__all__)} for m, s in index.items()}
+    def public(m):                                           # read, not imported: some modules import torch
+        source = (ROOT/f"{m.replace('.', '/')}.py").read_text()
+        return ast.literal_eval(re.search(r"^__all__ = (\[.*?\])", source, re.M | re.S)[1])
+    full = {m: {*s, *(f"{m}.{n}" for n in public(m))} for m, s in index.items()}
     return {n.removeprefix(f"{m}."): n for m, names in full.items() for n in names if not re.search(r"\._", n)}
 
 
@@ -106,6 +130,121 @@ def test_back_ticked_names_link(site, pages):
     assert not missing
 
 
+def chapters():
+    "`{part/chapter: its cells}`"
+    return {k: nbformat.read(p, 4).cells for k, p in nbsync.notebooks().items() if "/" in k}
+
+
+def prose(cells): return "\n\n".join(c.source for c in cells if c.cell_type == "markdown")
+
+
+def exercises(text):
+    "The numbers of the exercises in a chapter's text"
+    return re.findall(r"^\*\*(\d+)\.\*\* ", text.partition("## Exercises")[2].partition("\n## ")[0], re.M)
+
+
+def test_exercises_are_boxes_with_folded_solutions(site, pages):
+    for key, cells in chapters().items():
+        page, n = (site/f"{key}.html").read_text(), int(key.split("/")[1][:2])
+        said = exercises(prose(cells))
+        assert said == [str(i) for i, _ in enumerate(said, 1)], f"{key}: exercises are numbered from 1"
+        assert not [i for i in said if f"ex-{n:02}-{i}" not in pages[site/f"{key}.html"].ids], key
+        titles = re.findall(r'caption-number">Exercise ([\d.]+)', page)
+        assert titles == [f"{n}.{i}" for i in said], key
+        solutions = [c for c in cells if "code-summary: \"Solution\"" in c.source]
+        folded = re.findall(r'<details class="admonition hide above-input">\s*<summary[^>]*>\s*<p class="collapsed '
+                            r'admonition-title">Solution</p>', page)
+        assert len(folded) == len(solutions), key
+
+
+def test_exercise_boxes_open_and_close():
+    walk = nbdev_sphinx.Exercises("07")
+    assert walk.text("**1.** no exercise") == "**1.** no exercise"
+    one, two = walk.text("## Exercises\n\n**1.** One"), walk.text("**2.** Two\n\n## References\n\n**3.** no")
+    assert one.endswith("::::{exercise-start}\n:label: ex-07-1\n::::\n\nOne")
+    assert two.count("{exercise-end}") == 2 and two.index("ex-07-2") < two.rindex("{exercise-end}") < two.index("## Ref")
+    assert "**3.** no" in two and walk.close() == "", "nothing is open after the heading"
+
+
+def test_figures_and_theorems_are_numbered_by_chapter(site):
+    for key, cells in chapters().items():
+        page, n = (site/f"{key}.html").read_text(), int(key.split("/")[1][:2])
+        captions = [c for c in cells if c.cell_type == "code" and "fig-cap" in nbrun.directives(c.source)]
+        found = re.findall(r"<figcaption>.*?caption-number\">Figure ([\d.]+)", page, re.S)
+        assert found == [f"{n}.{i}" for i, _ in enumerate(captions, 1)], key
+        boxes = re.findall(r"^> \*\*(?:Theorem|Lemma|Corollary|Proposition|Definition)\b", prose(cells), re.M | re.I)
+        found = re.findall(r'caption-number">(?:Theorem|Lemma|Corollary|Proposition|Definition) ([\d.]+)', page)
+        assert found == [f"{n}.{i}" for i, _ in enumerate(boxes, 1)], key
+
+
+def test_works_lead_to_the_references(site, pages):
+    known = nbdev_sphinx.works()
+    for key, cells in chapters().items():
+        said = set(nbdev_sphinx.ARXIV.findall(prose(cells)))
+        assert not said - known.keys(), f"{key} names what docs/refs.bib has not: {said - known.keys()}"
+        links = [u for u in pages[site/f"{key}.html"].links if "references.html#" in u]
+        assert len(links) >= len(said), key
+    linked = nbdev_sphinx.link_works("## References\nOne (1999), arXiv 2211.17192. Two et al. (2023), arXiv 0000.00000.", known)
+    assert linked.count("{work}") == 1 and "{work}`arXiv 2211.17192 <leviathan2023>`" in linked
+
+
+# -- the front pages -----------------------------------------------------------------------------------
+
+def test_every_chapter_can_be_opened_in_jupyterlab(site, pages):
+    for key in chapters():
+        [lab] = [u for u in pages[site/f"{key}.html"].links if u.startswith(nbdev_sphinx.LAB)]
+        assert (ROOT/"nbs"/lab.removeprefix(f"{nbdev_sphinx.LAB}/")).exists(), lab
+    with open(ROOT/"Makefile") as f: assert "jupyter lab" in f.read(), "make lab serves the root, so paths begin with nbs/"
+
+
+def test_how_to_read(site):
+    "The table has every chapter and its running time, and both paths are the index's"
+    text, index = (ROOT/"nbs/how_to_read.md").read_text(), nbsync.texts()["index"].read_text()
+    table = (site/"how_to_read.html").read_text().partition("<table")[2].partition("</table>")[0]
+    rows = [re.sub(r"<[^>]*>", " ", row).split() for row in table.split("<tr")[1:]]
+    rows = {row[1]: " ".join(row[2:]) for row in rows if len(row) > 1 and re.fullmatch(r"\d\d", row[1])}
+    assert sorted(rows) == sorted(k.split("/")[1][:2] for k in chapters())
+    times = json.loads(nbrun.TIMES.read_text())["seconds"]
+    untimed = [k for k in chapters() if k not in times]
+    assert not untimed, f"no time in docs/times.json: python tools/nbrun.py --write nbs/{untimed[0]}.ipynb"
+    assert not [n for n, row in rows.items() if not re.search(r" \d+ s\b| [\d.]+ min\b", row)]
+    for path in ("Theory", "Systems"):
+        here, there = (re.search(rf"\*{path}\*: ([\d, to]+)", t)[1] for t in (text, index))
+        assert here == there
+        assert {*nbdev_sphinx.numbers(here)} & {*map(int, rows)}, f"the {path} path has a chapter"
+    assert [*nbdev_sphinx.numbers("05, 07 to 09, 40")] == [5, 7, 8, 9, 40]
+
+
+def test_running_times_change_only_when_they_do(tmp_path):
+    file = tmp_path/"times.json"
+    def note(seconds, known="abc"):
+        nbrun.note_times(seconds, file, [*known])
+        return json.loads(file.read_text())["seconds"]
+    assert note({"a": 3.2, "b": 40.4, "z": 1}) == {"a": 3, "b": 40}
+    assert note({"a": 4.9, "b": 47.0}) == {"a": 3, "b": 40}, "noise is not news"
+    assert note({"a": 9.1, "c": .1}) == {"a": 9, "b": 40, "c": 1}
+    assert note({}, "ac") == {"a": 9, "c": 1}, "a chapter that is gone is forgotten"
+
+
+def test_landing_page_shows_a_race(site):
+    page = (site/"index.html").read_text()
+    assert "drafted, accepted" in page and "identical to plain decoding" in page
+
+
+def test_readme_draws_without_styles():
+    "GitHub drops styles: the first colour of the legend turns bold, the table turns Markdown"
+    green, grey = ('<span style="background:{}">{{}}</span>'.format(c).format for c in ("green", "grey"))
+    text = readme.Drawing(f'<div>{green("a &lt; b")}{green(" c")}{grey(" d")}</div><p><small>{green("drafted")} '
+                          f'{grey("own")}</small></p><table><tr><td></td><td>x</td></tr><tr><td>n</td><td>1|2</td></tr>'
+                          '</table>').markdown()
+    assert "<pre><b>a &lt; b c</b> d</pre>" in text and "Bold: drafted. Plain: own." in text
+    assert "|  | x |\n|--|--|\n| n | 1\\|2 |" in text
+    readme_md = (ROOT/"README.md").read_text()
+    assert "<span" not in readme_md and "style=" not in readme_md and "| identical to plain decoding |" in readme_md
+
+
+# -- in a browser --------------------------------------------------------------------------------------
+
 @pytest.fixture(scope="session")
 def tab(tmp_path_factory):
     if not browser.CHROMIUM: pytest.skip("Chromium is not installed")
@@ -114,18 +253,71 @@ def tab(tmp_path_factory):
     tab.close()
 
 
-def test_in_a_browser(site, pages, tab):
+@pytest.fixture
+def address(site):
     if not sitebuild.mathjax(): pytest.skip("npm: MathJax could not be fetched, so pages need a CDN")
-    drawn = 0
-    with browser.served(site) as address:
-        for path in sorted(p for p in pages if "_modules" not in p.parts):
-            seen = tab.visit(f"{address}/{path.relative_to(site)}")
-            assert not seen["problems"] and not seen["failed"] and not seen["raw"], (path.name, seen)
-            away = [u for u in seen["requests"] if not u.startswith((address, "data:"))]
-            assert not away, (path.name, away)
-            assert seen["formulas"] >= bool(seen["marked"]), (path.name, seen)
-            drawn += seen["formulas"]
+    with browser.served(site) as address: yield address
+
+
+READABLE = 4.5           # WCAG's ratio for text of normal size
+
+
+@pytest.mark.parametrize("half", (0, 1))                 # one for each of two workers
+def test_in_a_browser(site, pages, tab, address, half):
+    "Each page at once: formulas and requests on a desktop, then its width on a phone, then its colours in the dark"
+    drawn, wide, poor = 0, {}, {}
+    for path in sorted(p for p in pages if "_modules" not in p.parts)[half::2]:
+        tab.screen()
+        seen = tab.visit(f"{address}/{path.relative_to(site)}")
+        assert not seen["problems"] and not seen["failed"] and not seen["raw"], (path.name, seen)
+        away = [u for u in seen["requests"] if not u.startswith((address, "data:"))]
+        assert not away, (path.name, away)
+        assert seen["formulas"] >= bool(seen["marked"]), (path.name, seen)
+        drawn += seen["formulas"]
+        tab.screen(390, 844, dark=True)
+        width = tab.ask(browser.WIDE)
+        assert width["window"] == 390
+        if width["page"] > 0 or width["out"]: wide[path.name] = width
+        colours = tab.ask(browser.CONTRAST)
+        assert colours["theme"] == "dark" and colours["paper"] < .1 and colours["texts"], (path.name, colours)
+        poor |= {(path.name, *p): r for r, *p in colours["poorest"] if r < READABLE}
     assert drawn > 0
+    assert not wide, f"wider than a phone: {wide}"
+    assert not poor, f"hard to read in the dark: {poor}"
+
+
+def test_code_has_room(site, tab, address):
+    "A line of 96 columns fits at 1300 pixels, and one of 130 does not, or this would not measure anything"
+    tab.screen()
+    tab.visit(f"{address}/1_exactness/07_decode.html")
+    fits = """n => { const pre = document.querySelector('div.cell_input pre');
+      pre.textContent = 'x'.repeat(n); return pre.scrollWidth <= pre.clientWidth; }"""
+    assert tab.ask(f"({fits})(96)") and not tab.ask(f"({fits})(130)")
+
+
+def search(tab, address, word):
+    "The pages that the search page finds, after its last word"
+    tab.visit(f"{address}/search.html?q={word}")
+    return tab.ask("""(async () => {
+      const done = () => /finished|did not match/.test(document.getElementById('search-results').textContent);
+      for (let i = 0; i < 100 && !done(); i++) await new Promise(r => setTimeout(r, 100));
+      return [...document.querySelectorAll('#search-results li a')].map(a => a.getAttribute('href'));
+    })()""")
+
+
+def test_search_finds(tab, address):
+    found = search(tab, address, "residual")
+    assert {"glossary.html", "1_exactness/04_rejection.html"} <= {u.split("#")[0].split("?")[0] for u in found}
+    assert any("api.html#specdec_nb.rejection.residual" in u for u in found)
+    assert search(tab, address, "zyzzyva") == []
+
+
+def test_solutions_unfold(tab, address):
+    tab.visit(f"{address}/1_exactness/04_rejection.html")
+    shown = "document.querySelector('.exercise details pre').checkVisibility()"
+    assert not tab.ask(shown)
+    tab.ask("document.querySelector('.exercise details summary').click()")
+    assert tab.ask(shown)
 
 
 def test_the_browser_sees_trouble(tmp_path, tab):
@@ -134,3 +326,19 @@ def test_the_browser_sees_trouble(tmp_path, tab):
     with browser.served(tmp_path) as address: seen = tab.visit(f"{address}/bad.html")
     assert len(seen["problems"]) >= 3 and seen["raw"] == ["$$", "$$"]
     assert any("nowhere.invalid" in u for u in seen["requests"])
+
+
+def test_the_browser_sees_what_is_wide_or_dim(tmp_path, tab):
+    page = ("<html style='background:#111; color:#eee'><meta name=viewport content='width=device-width'><article>"
+            "<p>plain</p><p style='color:#333'>dim</p>{}<div style='overflow:auto'><p style='width:900px'>x</p></div>"
+            "<svg><rect width=90 height=30 fill='#eee'/><text x=5 y=20 fill='#eee'>hidden</text></svg></article></html>")
+    (tmp_path/"wide.html").write_text(page.format("<p style='width:500px'>wide</p>"))
+    (tmp_path/"good.html").write_text(page.format(""))
+    tab.screen(390, 844, dark=True)
+    with browser.served(tmp_path) as address:
+        tab.visit(f"{address}/good.html")
+        assert not tab.ask(browser.WIDE)["out"] and tab.ask(browser.WIDE)["page"] <= 0
+        tab.visit(f"{address}/wide.html")
+        assert [e for e in tab.ask(browser.WIDE)["out"] if "wide" in e] and tab.ask(browser.WIDE)["page"] > 0
+        poor = {text for ratio, text, _ in tab.ask(browser.CONTRAST)["poorest"] if ratio < READABLE}
+    assert poor == {"dim", "hidden"}

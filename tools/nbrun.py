@@ -6,8 +6,9 @@
 Every text output (streams, text, HTML, SVG) must equal the stored one, except in cells tagged `timing`,
 which run while no other notebook or test does. Images count by presence. `#| eval: false` and cells that
 carry a flag of settings.ini's `tst_flags` (`#| slow`, `#| gpu`) are skipped; `--flags slow` runs them.
+`--write` also notes in docs/times.json how long a notebook took; the site's table of chapters shows it.
 """
-import argparse, contextlib, difflib, fcntl, os, re, sys, tempfile, time
+import argparse, contextlib, difflib, fcntl, json, os, re, sys, tempfile, time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
@@ -69,12 +70,13 @@ def turn(alone=False):
 
 class Client(nbclient.NotebookClient):
     "Runs the cells that are to be run, each within its own limit and all within `deadline`"
-    flags, cell_timeout, deadline = (), 120, 0.0
+    flags, cell_timeout, deadline, waited = (), 120, 0.0, 0.0
 
     async def async_execute_cell(self, cell, cell_index, **kw):
         if skipped(cell, self.flags): return cell
         asked = time.monotonic()
         with turn(alone=timing(cell)):
+            self.waited += time.monotonic() - asked
             self.deadline += time.monotonic() - asked
             left = self.deadline - time.monotonic()
             if left <= 0: raise TimeoutError(f"the notebook was over its time limit before cell {cell_index}")
@@ -83,8 +85,8 @@ class Client(nbclient.NotebookClient):
 
 
 def execute(path, flags=(), cell_timeout=120, nb_timeout=600):
-    "The notebook at `path` with fresh outputs; raises what its cells raise"
-    nb = nbformat.read(path, 4)
+    "The notebook at `path` with fresh outputs, and in its metadata the `seconds`; raises what its cells raise"
+    nb, begun = nbformat.read(path, 4), time.monotonic()
     with tempfile.TemporaryDirectory(prefix="nbk") as sockets:           # ipc: no ports, no warnings
         cfg = Config({"KernelManager": {"transport": "ipc", "ip": f"{sockets}/k"}})
         client = Client(nb, kernel_name="python3", record_timing=False, config=cfg,
@@ -92,6 +94,7 @@ def execute(path, flags=(), cell_timeout=120, nb_timeout=600):
         client.flags, client.cell_timeout = flags, cell_timeout
         client.deadline = time.monotonic() + nb_timeout
         client.execute(env={**os.environ, **ENV})
+    nb.metadata.seconds = time.monotonic() - begun - client.waited       # the kernel's start included
     return nb
 
 
@@ -158,6 +161,20 @@ def store(fresh, path):
     save(nb, path)
 
 
+TIMES = ROOT/"docs/times.json"
+
+
+def note_times(seconds, file=TIMES, known=None):
+    "Note how long notebooks took, `{part/chapter: seconds}`; a time that hardly changed stays as it is"
+    known = notebooks() if known is None else known
+    old = json.loads(file.read_text())["seconds"] if file.exists() else {}
+    def settled(k): return k in old and abs(seconds.get(k, old[k]) - old[k]) <= max(2, .25*old[k])
+    new = {k: old[k] if settled(k) else max(1, round(seconds[k])) for k in known if k in old or k in seconds}
+    if new == old: return
+    note = "seconds a notebook takes on two cores, one thread a kernel; written by tools/nbrun.py --write"
+    file.write_text(json.dumps({"what": note, "seconds": new}, indent=1) + "\n")
+
+
 def run(path, write=False, flags=(), cell_timeout=120, nb_timeout=600):
     "`(problem or '', seconds)`: run one notebook, and compare its outputs or `write` them"
     t = time.monotonic()
@@ -166,7 +183,7 @@ def run(path, write=False, flags=(), cell_timeout=120, nb_timeout=600):
     if write: store(fresh, path)
     found = [] if write else compare(nbformat.read(path, 4), fresh, flags)
     advice = [f"If the fresh outputs are right: python tools/nbrun.py --write {os.path.relpath(path, ROOT)}"]
-    return "\n".join(found + advice if found else []), time.monotonic() - t
+    return "\n".join(found + advice if found else []), fresh.metadata.seconds
 
 
 def main(argv=None):
@@ -179,15 +196,17 @@ def main(argv=None):
     a.add_argument("--nb-timeout", type=int, default=600)
     a.add_argument("--flags", default="", help="run cells with these flags too, e.g. 'slow gpu'")
     o = a.parse_args(argv)
-    todo, bad = o.notebooks or list(notebooks().values()), 0
+    todo, bad, times = o.notebooks or list(notebooks().values()), 0, {}
     with ProcessPoolExecutor(o.workers) as pool:
         how = o.write, o.flags.split(), o.cell_timeout, o.nb_timeout
         jobs = {pool.submit(run, str(n), *how): os.path.relpath(n, ROOT) for n in todo}
         for job in as_completed(jobs):
             problem, seconds = job.result()
             bad += bool(problem)
+            if not problem: times[os.path.relpath(ROOT/jobs[job], ROOT/"nbs").removesuffix(".ipynb")] = seconds
             print(f"{'FAIL' if problem else 'ok  '} {jobs[job]} {seconds:.1f} s", flush=True)
             if problem: print(problem, flush=True)
+    if o.write and not o.flags: note_times(times)
     print(f"{len(todo)-bad} passed, {bad} failed")
     return bool(bad)
 

@@ -3,6 +3,8 @@
     python tools/readme.py [--check]
 """
 import base64, re, sys
+from html import escape
+from html.parser import HTMLParser
 from pathlib import Path
 
 import nbformat
@@ -20,6 +22,45 @@ def prose(source):
     return re.sub(r"(?<=\]\()(?![a-z]+:|#|/|\.\.)([^)\s]+)", r"nbs/\1", source).replace("](../", "](")
 
 
+class Drawing(HTMLParser):
+    """What HTML becomes where styles are dropped, as GitHub drops them: a paragraph or a block of text stays,
+    coloured pieces turn bold where the colour is the first that its legend (`<small>`) names, tables turn Markdown."""
+    def __init__(self, html):
+        super().__init__()
+        self.blocks, self.rows, self.style, self.legend = [[]], [], "", []
+        self.small = self.cell = False
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        if tag == "span": self.style = dict(attrs).get("style", "")
+        if tag == "small": self.small = True
+        if tag in ("div", "p"): self.blocks.append([])
+        if tag == "tr": self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+            self.cell = True
+
+    def handle_endtag(self, tag):
+        if tag == "span": self.style = ""
+        if tag == "small": self.small = False
+        if tag in ("td", "th"): self.cell = False
+
+    def handle_data(self, data):
+        if self.cell: self.rows[-1][-1] += data
+        elif self.small: self.legend += [(data.strip(), self.style)] if data.strip() else []
+        else: self.blocks[-1].append((data, self.style))
+
+    def markdown(self):
+        bold = self.legend[0][1] if self.legend else None
+        def piece(text, style): return f"<b>{escape(text, False)}</b>" if bold and style == bold else escape(text, False)
+        texts = ["".join(piece(*p) for p in block).replace("</b><b>", "") for block in self.blocks]
+        out = [f"<pre>{t}</pre>" for t in texts if t.strip()]
+        if self.legend: out.append(f"Bold: {self.legend[0][0]}. Plain: {', '.join(t for t, _ in self.legend[1:])}.")
+        rows = [f"| {' | '.join(c.strip().replace('|', chr(92)+'|') for c in row)} |" for row in self.rows]
+        if rows: out.append("\n".join([rows[0], "|--" * len(self.rows[0]) + "|", *rows[1:]]))
+        return "\n\n".join(out)
+
+
 def code(cell, n):
     "A code cell and its outputs, as Markdown; and the images it needs, `{path: bytes}`"
     d = directives(cell.source)
@@ -33,6 +74,7 @@ def code(cell, n):
             images[path] = "".join(data[kind]).encode() if "svg" in kind else base64.b64decode(data[kind])
             out.append(f"![{d.get('fig-alt') or d.get('fig-cap') or 'figure'}]({path})")
         elif "text/markdown" in data: out.append("".join(data["text/markdown"]))
+        elif "text/html" in data: out.append(Drawing("".join(data["text/html"])).markdown())
         elif text := "".join(data.get("text/plain") or o.get("text", "")).rstrip():
             out.append(f"```text\n{text}\n```")
     return "\n\n".join(out), images

@@ -1,4 +1,5 @@
-"""nbdev's habits, for Sphinx: directives, docments, links from back-ticked names; theorems in blockquotes.
+"""nbdev's habits, for Sphinx: directives, docments, links from back-ticked names; theorems in blockquotes,
+exercises under their heading, works by their arXiv number.
 
 Reads nbs/**/*.ipynb as they are, with their stored outputs; nothing is copied and nothing is executed.
 The API page lists every module of specdec_nb/_modidx.py, so no exported name can be missing from it.
@@ -8,11 +9,13 @@ from pathlib import Path
 
 from docutils import nodes
 from sphinx import addnodes
+from sphinx.transforms import SphinxTransform
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT/"tools"))
-from nbrun import directives
+from nbrun import TIMES, directives
 
+LAB = "http://localhost:8888/lab/tree/nbs"      # where `make lab` serves the book, unless the port was taken
 LIB = "specdec_nb"
 PARTS = {"1_exactness": "I Exactness", "2_target": "II A real target",
          "3_drafting": "III Drafting without training", "4_learning": "IV Learning to draft",
@@ -42,10 +45,81 @@ def box(m):
                       *([":nonumber:"] if kind in ("remark", "example") else []), "", body, "::::", ""])
 
 
+# -- exercises: a bold number under "Exercises" in JupyterLab, a numbered box here ----------------------
+
+PLACES = re.compile(r"^(?=\*\*\d+\.\*\* |## )", re.M)        # where an exercise, or a section, begins
+EXERCISE = re.compile(r"\*\*(\d+)\.\*\* ")
+
+
+class Exercises:
+    "Walks through a chapter's cells, and puts each exercise with the code cells that follow it into a box"
+    def __init__(self, number): self.number, self.here, self.open = number, False, False
+
+    def close(self):
+        "What ends the open box, if one is"
+        was, self.open = self.open, False
+        return "\n\n::::{exercise-end}\n::::\n\n" if was else ""
+
+    def text(self, source):
+        "A Markdown cell, with boxes opened and closed"
+        out = ""
+        for part in PLACES.split(source):
+            if part.startswith("## "): out, self.here = out + self.close(), part.split("\n")[0] == "## Exercises"
+            elif self.here and (m := EXERCISE.match(part)):
+                out, part = out + self.close(), part[m.end():]
+                out += f"::::{{exercise-start}}\n:label: ex-{self.number}-{m[1]}\n::::\n\n"
+                self.open = True
+            out += part
+        return out
+
+
+# -- works: an arXiv number, or a year under "References", leads to the list of references ---------------
+
+def works():
+    "`{arXiv number or (first author, year): key}` of docs/refs.bib; what would be ambiguous is left out"
+    found = {}
+    for entry in re.split(r"^@", (ROOT/"docs/refs.bib").read_text(), flags=re.M)[1:]:
+        key = re.match(r"\w+\{(\w+),", entry)[1]
+        if m := re.search(r"\b(\d{4}\.\d{4,5})\b", entry): found[m[1]] = key
+        by = re.match(r"([a-z]+)(\d{4})", key).groups()
+        found[by] = None if by in found else key
+    return {name: key for name, key in found.items() if key}
+
+
+ARXIV = re.compile(r"arXiv[: ](\d{4}\.\d{4,5})")
+BY = re.compile(r"\b([A-Z]\w+)([^().;]{,40}?(?: et al\.)? \(?)(\d{4})(?=[),])(?![^;]{,160}?\{work\})")
+
+
+def link_works(source, known):
+    "Link what a cell says of works that the book lists"
+    def arxiv(m): return f"{{work}}`{m[0]} <{known[m[1]]}>`" if m[1] in known else m[0]
+    def by(m):
+        key = known.get((m[1].lower(), m[3]))
+        return f"{m[1]}{m[2]}{{work}}`{m[3]} <{key}>`" if key else m[0]
+    before, heading, after = ARXIV.sub(arxiv, source).partition("## References")
+    return before + heading + BY.sub(by, after)
+
+
+def work(name, rawtext, text, lineno, inliner, options=None, content=()):
+    "The role of a link to a work: ``{work}`text <key>` ``"
+    said, key = re.fullmatch(r"(.*) <(\w+)>", text, re.S).groups()
+    return [nodes.inline(rawtext, said, work=key)], []
+
+
+def resolve_works(app, doctree, docname):
+    "Lead each such link to the work's place in the list, which is known only now"
+    found = {c.key: c for c in app.env.get_domain("cite").citations}
+    for node in list(doctree.findall(lambda n: isinstance(n, nodes.inline) and "work" in n)):
+        cited = found[node["work"]]
+        uri = f"{app.builder.get_relative_uri(docname, cited.bibliography_key.docname)}#{cited.citation_id}"
+        title = re.sub(r"[{}]", "", cited.entry.fields["title"])
+        node.replace_self(nodes.reference("", "", *node.children, internal=True, refuri=uri, reftitle=title))
+
+
 # -- notebooks -----------------------------------------------------------------------------------------
 
-def code_cell(cell):
-    "Obey the directives of a code cell; None if it is not shown"
+def code_cell(cell, exercise=False):
+    "Obey the directives of a code cell, which may stand in an `exercise`; None if it is not shown"
     source = "".join(cell["source"])
     ds, lines = directives(source), source.splitlines()
     while lines and (not lines[0].strip() or re.match(r"\s*#\s*\|", lines[0])): lines.pop(0)
@@ -54,30 +128,78 @@ def code_cell(cell):
     tags = md.setdefault("tags", [])
     tags += [tag for tag, on in {"remove-input": ds.get("echo") == "false" or "hide_input" in ds,
                                  "remove-output": ds.get("output") == "false" or "hide_output" in ds,
-                                 "hide-input": "code-fold" in ds and ds["code-fold"] != "false",
+                                 "hide-cell" if exercise else "hide-input": ds.get("code-fold", "false") != "false",
                                  "flag-slow": "slow" in ds, "flag-gpu": "gpu" in ds}.items() if on]
-    if "fig-cap" in ds:
-        myst = md.setdefault("mystnb", {})
+    myst = md.setdefault("mystnb", {})
+    if "code-summary" in ds: myst["code_prompt_show"] = myst["code_prompt_hide"] = ds["code-summary"]
+    if "fig-cap" in ds and not drawn(cell):
         myst["figure"] = {"caption": ds["fig-cap"], **({"name": ds["label"]} if "label" in ds else {})}
         if "fig-alt" in ds: myst["image"] = {"alt": ds["fig-alt"]}
     cell["source"] = "\n".join(lines)
     return cell
 
 
-def chapter(nb):
+def drawn(cell):
+    "Does this cell draw in HTML? Then its caption comes after it, see `Captions`"
+    kinds = {kind for o in cell["outputs"] for kind in o.get("data", ())}
+    return "text/html" in kinds and not any(k.startswith("image/") for k in kinds)
+
+
+class Captions(SphinxTransform):
+    "A drawing in HTML, and the caption after it, become a figure: Sphinx numbers these, MyST-NB makes only images so"
+    default_priority = 205                                               # figures get their ids at 210
+
+    def apply(self):
+        for box in list(self.document.findall(lambda n: "figcaption" in n.get("classes", ())
+                                              if isinstance(n, nodes.Element) else False)):
+            cell = box.parent[box.parent.index(box) - 1]
+            output = next(n for n in cell.findall(nodes.container) if n.get("nb_element") == "cell_code_output")
+            figure = nodes.figure("", *output.children, nodes.caption("", "", *box[0].children),
+                                  ids=box["ids"], names=box["names"])
+            for i in box["ids"]: self.document.ids[i] = figure
+            output.children = []
+            output += figure
+            box.parent.remove(box)
+
+
+def chapter(nb, doc):
     "A notebook as Sphinx should see it"
-    module, cells = None, []
+    module, cells, known = None, [], works()
+    walk = Exercises(doc.split("/")[-1][:2])
     for cell in nb["cells"]:
         if cell["cell_type"] == "markdown":
-            cell["source"] = LINK.sub(r"{prf:ref}`\1 <\2>`", BOX.sub(box, "".join(cell["source"])))
+            source = LINK.sub(r"{prf:ref}`\1 <\2>`", BOX.sub(box, "".join(cell["source"])))
+            cell["source"] = walk.text(link_works(source, known))
         if cell["cell_type"] == "code":
             ds = directives("".join(cell["source"]))
             module = ds.get("default_exp", module)
-            if code_cell(cell) is None: continue
+            if code_cell(cell, walk.open) is None: continue
             badge = f":::{{div}} exported\n{{py:mod}}`{LIB}.{module}`\n:::"
             if "export" in ds: cells.append(markdown(badge, cell["id"]))
+            if "fig-cap" in ds and drawn(cell):
+                name = f":name: {ds['label']}\n" if "label" in ds else ""
+                cells.append(cell)
+                cell = markdown(f":::{{container}} figcaption\n{name}\n{ds['fig-cap']}\n:::", cell["id"])
         cells.append(cell)
+    cells.append(markdown(walk.close(), "end"))
+    if "/" in doc: cells[0]["source"] = TITLE.sub(lambda m: f"{m[0]}\n\n{line(doc, module)}\n\n", cells[0]["source"])
     return {**nb, "cells": cells}
+
+
+TITLE = re.compile(r"\A# .*(?:\n\n(?:>.*\n?)+)?")
+
+
+def seconds(doc):
+    "How long a chapter runs, in words; nothing before that was measured"
+    s = json.loads(TIMES.read_text())["seconds"].get(doc)
+    return s and (f"{s} s" if s < 90 else f"{s/60:.1f} min")
+
+
+def line(doc, module):
+    "What stands below a chapter's title"
+    lab = f"[Open in JupyterLab]({LAB}/{doc}.ipynb) (after `make lab`)"
+    facts = [lab, f"runs in {s}" if (s := seconds(doc)) else "", f"makes {{py:mod}}`{LIB}.{module}`" if module else ""]
+    return ":::{div} chapter-line\n" + " · ".join(filter(None, facts)) + "\n:::"
 
 
 def markdown(source, near):
@@ -85,11 +207,34 @@ def markdown(source, near):
     return dict(cell_type="markdown", metadata={}, id=f"{near}-md", source=source)
 
 
+def opening(doc):
+    "A chapter's title and its question"
+    cells = json.loads((ROOT/f"nbs/{doc}.ipynb").read_text())["cells"]
+    text = "".join("".join(c["source"]) for c in cells[:1])
+    return re.search(r"^# (.*)", text, re.M)[1], " ".join(re.findall(r"^> ?(.*)", text, re.M))
+
+
 def entry(doc):
     "A chapter in the table of contents: its number and title"
-    cells = json.loads((ROOT/f"nbs/{doc}.ipynb").read_text())["cells"]
-    title = re.search(r"^# (.*)", "".join("".join(c["source"]) for c in cells[:1]), re.M)[1].replace("`", "")
-    return f"{doc.split('/')[1][:2]}  {title} <{doc}>"
+    return f"{doc.split('/')[1][:2]}  {opening(doc)[0].replace('`', '')} <{doc}>"
+
+
+def numbers(said):
+    "The chapters that `05, 07 to 09` means"
+    for a, b in re.findall(r"(\d\d)(?: to (\d\d))?", said): yield from range(int(a), int(b or a) + 1)
+
+
+def table(docs, text):
+    "The table of chapters: running times, and who is on the paths that `text` describes (`* *Theory*: 01, …`)"
+    paths = {m[1]: {*numbers(m[2])} for m in re.finditer(r"^\* \*(\w+)\*: ([\d, to]+)", text, re.M)}
+    rows = ["| | chapter | runs in | " + " | ".join(p.lower() for p in paths) + " |", "|--|--|--:|" + ":-:|"*len(paths)]
+    for part, name in PARTS.items():
+        chapters = sorted(d for d in docs if d.startswith(f"{part}/"))
+        if chapters: rows.append("| **{}** | **{}** | |".format(*name.split(" ", 1)) + " |"*len(paths))
+        for d in chapters:
+            n, on = d.split("/")[1][:2], ["●" if int(d.split("/")[1][:2]) in p else "" for p in paths.values()]
+            rows.append(" | ".join([f"| {n}", f"[{opening(d)[0]}](/{d}.ipynb)", seconds(d) or "", *on]) + " |")
+    return "\n".join(rows)
 
 
 def contents(docs):
@@ -106,8 +251,9 @@ def contents(docs):
 def source_read(app, docname, content):
     "Sphinx's hook: change the source of a page before it is parsed"
     if docname == "api": content[0] += api_page()
+    content[0] = content[0].replace("<!-- chapters -->", table(app.env.found_docs, content[0]))
     if not str(app.env.doc2path(docname)).endswith(".ipynb"): return
-    nb = chapter(json.loads(content[0]))
+    nb = chapter(json.loads(content[0]), docname)
     if docname == app.config.root_doc: nb["cells"].append(markdown(contents(app.env.found_docs), "toc"))
     content[0] = json.dumps(nb)
 
@@ -199,11 +345,24 @@ def docstring(app, what, name, obj, options, lines):
     lines += ["", *(f":returns: {d}" if k == "return" else f":param {k}: {d}" for k, d in said.items()), ""]
 
 
+def number(app, env):
+    "Number by chapter: figure 8.2 is the second of chapter 8, and exercise 8.2 the one that its text calls 2"
+    for doc, kinds in env.toc_fignumbers.items():
+        if not (m := re.search(r"/(\d\d)_", doc)): continue
+        for kind, ids in kinds.items(): kinds[kind] = {i: (int(m[1]), n) for n, i in enumerate(ids, 1)}
+    return []
+
+
 def setup(app):
     app.connect("builder-inited", lambda app: setattr(app, "nbdev_names", names()))
-    app.connect("env-get-outdated", lambda app, *_: ["api", app.config.root_doc])     # made from all others
+    app.connect("env-get-outdated", lambda app, *_: ["api", "how_to_read", app.config.root_doc])    # made from all
+    app.connect("env-get-updated", number, priority=900)                 # after Sphinx has numbered
+    app.connect("doctree-resolved", resolve_works)
+    app.add_role("work", work)
+    app.add_transform(Captions)
     app.connect("source-read", source_read)
     app.connect("doctree-read", doclinks)
     app.connect("autodoc-process-docstring", docstring)
     app.add_css_file("book.css")
+    app.add_js_file("book.js")
     return {"parallel_read_safe": True, "parallel_write_safe": True, "version": "1"}
