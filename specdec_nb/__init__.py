@@ -21,6 +21,7 @@ _HOME = {  # name on the face -> (module, name there)
     "race": ("bench.race", "race"),
 }
 DRAFTERS = {"none": "specdec_nb.decode", "lookup": "specdec_nb.drafters.lookup"}  # name -> the module that registers it
+TARGETS = {"PreTrainedModel": "specdec_nb.target.hf", "Llama": "specdec_nb.target.kvcache"}  # class -> the module that registers its target
 __all__ = [*_HOME]
 
 

@@ -11,14 +11,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import singledispatch
 from importlib import import_module
+import sys
 import time
 import numpy as np
 from .lm import TableLM
 from .chance import Dice
-from .sampling import Asks, Law, Scores
+from .sampling import Asks, Law, Picture, Scores, bar
 from .rejection import overlap
 from .draft import Draft, Room, fit
-from .verify import Verdict, make_rule
+from .verify import Verdict, make_rule, rounds
 
 # %% ../nbs/1_exactness/07_decode.ipynb #8279ba50
 class TableState:
@@ -44,8 +45,12 @@ class TableTarget:
 
 @singledispatch
 def as_target(model):
-    "The `Target` behind a model; chapters that bring a kind of model register it here"
+    "The `Target` behind a model; chapters that bring a kind of model register it here, and the face knows which do"
     if hasattr(model, "open") and hasattr(model, "score"): return model
+    homes = [import_module("specdec_nb").TARGETS.get(c.__name__) for c in type(model).__mro__]
+    if (home := next(filter(None, homes), None)) and home not in sys.modules:
+        import_module(home)
+        return as_target(model)
     raise TypeError(f"{type(model).__name__} is no target: it needs open(prompt, asks) and score(pairs); "
                     "for a Hugging Face model use specdec_nb.HFTarget(model)")
 
@@ -76,6 +81,7 @@ class Drafter:
     name = None
     vocab_size = None
     asks = Asks()
+    learns = False # whether it keeps anything across requests: benchmarks then measure it cold and warm
     def bind(self, target): "Told the target before the first request; raise ValueError if it does not fit"
     def begin(self, ctx:Context, state): return self
     def propose(self, ctx:Context, rng) -> Draft:
@@ -146,10 +152,14 @@ class Step:
     draft: Draft # as it was scored
     verdict: Verdict # after cutting at a stop
     scores: Scores # the target's rows; not kept by traces
-    seconds: dict = field(default_factory=dict) # propose, score (of which forward: inside the model), verify; prefill, once
+    seconds: dict = field(default_factory=dict) # propose, score (of which forward: inside the model), verify; prefill and begin, once
     overlaps: tuple = () # sum of min(p, q) at the nodes where a drawn guess was judged
     stopped: str = None # why the text ends here: "eos", "criterion", "limit", or None
     lossy: bool = False # whether the rule is
+    def show(self, words=None) -> Picture:
+        "What became of the draft; `words` as for `Draft.show`"
+        return self.verdict.show(self.draft, words)
+    def _repr_html_(self): return self.show().html
 
 class _Rows:
     "The target's distributions of a draft, each computed when first looked at, along its own branch"
@@ -175,7 +185,9 @@ class Stream:
         self.seconds = {"prefill": time.perf_counter() - began}
         self.law_state = law.start(self.tokens)
         self.ctx = Context(Tokens(self.tokens), self.prompt, self.room(), law, target.vocab_size)
+        began = time.perf_counter()
         self.drafting = drafter.begin(self.ctx, self.state) or drafter
+        self.seconds["begin"] = time.perf_counter() - began
         self.done = False
 
     def room(self) -> Room:
@@ -261,11 +273,14 @@ def decode(
         [scores] = target.score([(stream.state, draft)])
         yield stream.advance(scores)
 
-# %% ../nbs/1_exactness/07_decode.ipynb #53cfd7f9
+# %% ../nbs/1_exactness/07_decode.ipynb #4930444a
 class Trace:
-    "Summaries of a generation's steps"
-    def __init__(self, steps=()):
-        self.tokens, self.drafted, self.steps, self.overlaps = [], [], [], []
+    "Summaries of a generation's steps; a notebook shows them as rounds to step through"
+    def __init__(self,
+        steps=(), # what `decode` yields
+        words=None, # a function or a table from token ids to text, for people
+    ):
+        self.tokens, self.drafted, self.steps, self.overlaps, self.words = [], [], [], [], words
         self.seconds, self.stopped, self.lossy = {}, None, False
         for step in steps: self.add(step)
 
@@ -273,7 +288,7 @@ class Trace:
         "Count a step; its scores are not kept"
         self.tokens += step.verdict.tokens
         self.drafted += [True] * len(step.verdict.path) + [False] * (step.verdict.token is not None)
-        self.steps.append((step.draft, step.verdict))
+        self.steps.append((step.draft.bare(), step.verdict))
         self.overlaps += step.overlaps
         for what, s in step.seconds.items(): self.seconds[what] = self.seconds.get(what, 0.) + s
         self.stopped, self.lossy = step.stopped, self.lossy or step.lossy
@@ -288,20 +303,25 @@ class Trace:
         return len(self.tokens) / max(self.calls, 1)
 
     @property
-    def acceptance(self) -> list:
-        "By depth: of the calls that judged a guess at this depth, the share that accepted one"
-        judged, accepted = {}, {}
+    def judged(self) -> list: # of `(calls that judged a guess at this depth, calls that accepted one)`
+        "By depth, the counts behind `acceptance`; unlike shares they can be added up over traces"
+        counts = []
         for draft, verdict in self.steps:
             for d, node in enumerate((-1, *verdict.path)):
-                if draft.children(node) and (d < len(verdict.path) or verdict.token is not None):
-                    judged[d] = judged.get(d, 0) + 1
-                    accepted[d] = accepted.get(d, 0) + (d < len(verdict.path))
-        return [accepted[d] / judged[d] for d in sorted(judged)]
+                if not draft.children(node) or d == len(verdict.path) and verdict.token is None: continue
+                if d == len(counts): counts.append((0, 0))
+                counts[d] = counts[d][0] + 1, counts[d][1] + (d < len(verdict.path))
+        return counts
+
+    @property
+    def acceptance(self) -> list:
+        "By depth: of the calls that judged a guess at this depth, the share that accepted one"
+        return [accepted / judged for judged, accepted in self.judged]
 
     @property
     def overhead(self) -> float:
         "The share of the decoding time (prefill apart) that was not spent in the target's forward"
-        total = sum(self.seconds.get(what, 0.) for what in ("propose", "score", "verify"))
+        total = sum(self.seconds.get(what, 0.) for what in ("begin", "propose", "score", "verify"))
         return 1 - self.seconds.get("forward", 0.) / total if total else 0.
 
     def summary(self) -> dict:
@@ -315,3 +335,26 @@ class Trace:
     def __repr__(self):
         return (f"Trace({len(self.tokens)} tokens in {self.calls} target calls: τ = {self.tokens_per_call:.2f}, "
                 f"{sum(self.drafted)} drafted and accepted{', LOSSY' if self.lossy else ''})")
+
+    def show(self,
+        words=None, # a function or a table from token ids to text; None: those given to the trace
+        most:int=12, # draw this many rounds; 0: only the figures
+        times:bool=False, # also where the time went, which differs from run to run
+    ) -> Picture:
+        "The figures, the text and who wrote it, and the rounds to step through"
+        def line(what, values): # values: {name: (bar, number)}
+            items = (f'<span style="white-space:nowrap">{name} {drawn} {n}</span>' for name, (drawn, n) in values.items())
+            return f"<div>{what} {', '.join(items)}</div>" if values else ""
+        def share(s, width): return bar(s, width, track=True), f"{s:.{width // 60}%}"
+        html = (f"<div><b>{len(self.tokens)}</b> tokens in <b>{self.calls}</b> target calls, "
+                f"τ = <b>{self.tokens_per_call:.2f}</b>{', <b>LOSSY</b>' if self.lossy else ''}</div>")
+        html += line("accepted at depth", {d: share(a, 32) for d, a in enumerate(self.acceptance[:8], 1)})
+        total = sum(self.seconds.get(what, 0.) for what in ("begin", "propose", "score", "verify"))
+        if times and total:
+            parts = {what: self.seconds.get(what, 0.) for what in ("propose", "forward")}
+            parts["other"] = total - sum(parts.values())
+            html += line(f"{total:.3g} s:", {what: share(s / total, 60) for what, s in parts.items()})
+        if most: html += rounds(self.steps, words or self.words, most).html
+        return Picture(html, repr(self))
+
+    def _repr_html_(self): return self.show().html

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest, torch
 from conftest import ROOT
 from specdec_nb.bench.questions import GROUPS, Question, read_questions
-from specdec_nb.bench.bench import Setting, bench, by_depth, divergence, methods_of, rows_of, schedule, timed
+from specdec_nb.bench.bench import Setting, bench, divergence, methods_of, rows_of, schedule, timed
 from specdec_nb.cli import Ledger
 from specdec_nb.decode import Drafter, as_target
 from specdec_nb.draft import Draft
@@ -170,8 +170,7 @@ def test_nothing_after_the_end_counts():
 
 def test_counts_are_those_of_the_trace():
     trace, _ = timed(as_target(CIRCLE), Wild(), [0], SMALL)
-    judged, accepted = by_depth(trace)
-    assert [a / j for a, j in zip(accepted, judged)] == trace.acceptance != []
+    assert [accepted / judged for judged, accepted in trace.judged] == trace.acceptance != []
 
 
 def test_turns_have_the_answers_as_history():

