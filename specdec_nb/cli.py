@@ -192,7 +192,7 @@ def run_bench(o):
     source |= dict(command=" ".join(["specdec", *sys.argv[1:]]), date=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
     raw = [{k: v for k, v in r.items() if k != "texts"} for r in records]
     if ledger: ledger.close(dict(provenance=source, rows=rows, records=raw))
-    Console(force_jupyter=False).print(table(rows, "{model}, {runtime} runtime, {dtype}, {threads} threads, {cpu}; prefill apart".format(**source)))
+    Console(force_jupyter=False, width=None if sys.stdout.isatty() else 100).print(table(rows, "{model}, {runtime} runtime, {dtype}, {threads} threads, {cpu}; prefill apart".format(**source)))
 
 def _theirs(o):
     "The Hugging Face model for the rows of model.generate"
@@ -217,7 +217,7 @@ def table(rows, caption:str=None):
     from rich import box
     from rich.table import Table
     shown = Table(caption=caption, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for head in ("drafter", "category", "n", "tokens", "τ", "tokens/s", "speed-up", "median", "identical"):
+    for head in ("drafter", "category", "n", "tokens", "τ", "tok/s", "speed-up", "median", "equal"):
         shown.add_column(head, justify="left" if head in ("drafter", "category") else "right", no_wrap=True)
     for r in rows:
         last = r["category"] == "all"
