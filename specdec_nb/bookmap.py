@@ -32,9 +32,9 @@ class _Map:
     def __init__(self, here, lit): self.here, self.lit = here, lit
     def __repr__(self):
         return f"chapter {self.here}: {PLACES[self.lit[0]][0]}" if self.lit else "the map of the book"
-    def _repr_html_(self):
+    def _repr_svg_(self):
         line = '<path d="{}" fill="none" stroke="currentColor" marker-end="url(#tip)"/>'
-        return ('<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 540 240" style="max-width:100%;width:540px" '
+        return ('<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 540 240" width="540" height="240" '
                 f'role="img" aria-label="{html.escape(repr(self))}" font-family="sans-serif" text-anchor="middle">'
                 '<defs><marker id="tip" markerWidth="7" markerHeight="7" refX="5" refY="3.5" orient="auto">'
                 '<path d="M0 0L7 3.5L0 7z" fill="currentColor"/></marker></defs>'
