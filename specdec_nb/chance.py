@@ -77,7 +77,7 @@ def exact_law(
 class Keyed:
     """Noise addressed by seed, request, absolute position and purpose: the same address, the same noise.
 
-    Under `verify_walk`, speculative sampling with `Keyed` noise equals plain sampling with it, token for token.
+    Under `verify_walk` (chapter 6), speculative sampling with `Keyed` noise equals plain sampling with it, token for token.
     """
     PURPOSES = {"target": 0, "draft": 1, "coin": 2}
     def __init__(self,

@@ -76,6 +76,9 @@ class Context:
 class Drafter:
     """Guesses what the target will say. Subclass it, or write any object with `begin`, `propose` and `observe`.
 
+    Of such an object `bind`, `asks`, `vocab_size` and `learns` are optional, and `begin` may return None for itself. `propose` need not
+    mind the room: what it returns is cut to it. `observe` is called when `ctx.tokens` already holds the step's tokens.
+
     `vocab_size`, if set, must be the target's. A drafter that keeps what it learns across requests keeps it in itself.
     """
     name = None

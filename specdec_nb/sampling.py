@@ -105,7 +105,7 @@ def keep_top_p(p:np.ndarray, mass) -> np.ndarray:
     top = top[np.argsort(-p[top], kind="stable")]
     before = np.concatenate([p[:1] * 0, np.cumsum(p[top])[:-1]])
     kept = np.zeros(len(p), bool)
-    kept[top[(before < mass).astype(bool)]] = True
+    kept[top[:1]] = kept[top[(before < mass).astype(bool)]] = True      # at mass 0 the first is still kept
     return _keep(p, kept)
 
 def keep_min_p(p:np.ndarray, ratio) -> np.ndarray:
@@ -170,7 +170,7 @@ class Scores:
 class Law:
     """The distribution a user asked for, as a pure function of the prefix and the target's row.
 
-    Order: processors, temperature, top-k, top-p, min-p. Temperature 0 is greedy: the limit, a `Point` on the most probable token.
+    Order: processors, temperature, top-k, top-p, min-p. Temperature 0 is greedy: a `Point` on the most probable token, of equals the lowest id.
     """
     temperature: float = 1 # T >= 0
     top_k: int = 0 # 0: all

@@ -62,7 +62,7 @@ def lambert_w_minus1(
     return -1 - t
 
 def peak_k(alpha, c) -> float:
-    "The real k at which `speedup(alpha, k, c)` peaks (0 < alpha < 1, c > 0); negative if it only falls"
+    "The real k at which `speedup(alpha, k, c)` peaks (0 < alpha < 1, 0 < c <= 1); negative if it only falls"
     L = -math.log(alpha)
     return (-1 - lambert_w_minus1(-1 - L * (1 / c - 1))) / L - 1 / c
 

@@ -37,7 +37,7 @@ class Verdict:
 # %% ../nbs/1_exactness/06_verify.ipynb #acde06e9
 def verify_walk(
     draft, # a `Draft`
-    p, # `p[0]` follows the pending token, `p[1+i]` node i: the target's distributions, computed when looked at
+    p, # `p[0]` follows the pending token, `p[1+i]` node i: the target's distributions, each computed when indexed
     rng, # a source of randomness; positions count from the first token to be committed
 ) -> Verdict:
     "Draw the target's token at each node; go on while it was drafted. Exact for any draft, and needs no q"
@@ -74,7 +74,7 @@ def verify_rejection(
 RULES = {"walk": verify_walk, "rejection": verify_rejection}
 
 def make_rule(rule, rng):
-    "A rule by name, or the default: walk under `Keyed` noise (reproducible), else rejection (it accepts most)"
+    "A rule by name, or the default: walk under `Keyed` noise (reproducible), else rejection (it usually accepts most)"
     if rule is None: return verify_walk if isinstance(rng, Keyed) else verify_rejection
     if isinstance(rule, str):
         if rule not in RULES: raise ValueError(f"unknown rule {rule!r}; known: {', '.join(RULES)}")
