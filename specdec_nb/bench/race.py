@@ -92,7 +92,7 @@ class Race:
         key = span(" drafted, accepted ", True) + " " + span(" the target's own ", False)
         rows = [("", "plain", self.row["drafter"]), *self.lines()]
         body = "".join("<tr>" + "".join(f"<td>{escape(c)}</td>" for c in cells) + "</tr>" for cells in rows)
-        return f'<div style="line-height:1.6">{text}</div><p><small>{key}</small></p><table>{body}</table>'
+        return f'<div style="line-height:1.6;font-family:monospace">{text}</div><p><small>{key}</small></p><table>{body}</table>'
 
 # %% ../../nbs/9_measuring/42_race.ipynb #52acc333
 def race(
