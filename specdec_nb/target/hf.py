@@ -90,6 +90,7 @@ def _window(config):
     return window
 
 # %% ../../nbs/2_target/13_hf.ipynb #77dc2897
+@as_target.register(PreTrainedModel)
 class HFTarget(RowTarget):
     """Any decoder-only Hugging Face model, unpatched, as a target.
 
@@ -138,7 +139,6 @@ class HFTarget(RowTarget):
         return known[kind]
 
 _BRANCHES = weakref.WeakKeyDictionary() # model -> {attention implementation: whether it scored a tree rightly}
-as_target.register(PreTrainedModel)(HFTarget)
 
 # %% ../../nbs/2_target/13_hf.ipynb #fe358488
 def tree_equals_paths(

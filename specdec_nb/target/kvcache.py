@@ -144,6 +144,7 @@ class RowTarget:
         state.scored, state.logits = draft, logits if not old else torch.cat([state.logits, logits])
         return TensorScores(state.logits, seconds)
 
+@as_target.register(Llama)
 class LlamaTarget(RowTarget):
     "Our own runtime as a target"
     def __init__(self, model:Llama):
@@ -169,8 +170,6 @@ class LlamaTarget(RowTarget):
         rows = self.model.forward(torch.tensor(tokens, device=self.device), positions, cache, masks, logits)
         cache.length += len(tokens)
         return rows, time.perf_counter() - began
-
-as_target.register(Llama)(LlamaTarget)
 
 # %% ../../nbs/2_target/12_kvcache.ipynb #3d2dfa4d
 def load(
