@@ -13,15 +13,41 @@ _HOME = {  # name on the face -> (module, name there)
     "Draft": ("draft", "Draft"),
     "Verdict": ("verify", "Verdict"), "verify_walk": ("verify", "verify_walk"),
     "verify_rejection": ("verify", "verify_rejection"),
-    "Drafter": ("decode", "Drafter"), "Step": ("decode", "Step"), "Stop": ("decode", "Stop"),
-    "Trace": ("decode", "Trace"),
+    "Drafter": ("decode", "Drafter"), "Step": ("verify", "Step"), "Stop": ("decode", "Stop"),
+    "Trace": ("verify", "Trace"),
+    "Datastore": ("drafters.lookup", "Datastore"), "Reference": ("drafters.lookup", "Reference"),
+    "PhrasePool": ("drafters.pool", "PhrasePool"),
+    "ModelDrafter": ("drafters.model", "ModelDrafter"), "LayerSkip": ("drafters.model", "LayerSkip"),
+    "verify_kseq": ("trees.multidraft", "verify_kseq"), "verify_block": ("trees.multidraft", "verify_block"),
+    "verify_traversal": ("trees.multidraft", "verify_traversal"),
     "load": ("target.kvcache", "load"), "load_default": ("target.kvcache", "load_default"),
     "Llama": ("target.llama", "Llama"),
     "HFTarget": ("target.hf", "HFTarget"), "generate": ("target.generate", "generate"),
     "race": ("bench.race", "race"),
 }
-DRAFTERS = {"none": "specdec_nb.decode", "lookup": "specdec_nb.drafters.lookup"}  # name -> the module that registers it
+DRAFTERS = {  # name -> the module that registers it
+    "none": "specdec_nb.decode",
+    "lookup": "specdec_nb.drafters.lookup",
+    "tuned": "specdec_nb.phrases.tuning",
+    "auto": "specdec_nb.phrases.tuning",
+    "recycling": "specdec_nb.drafters.recycling",
+    "rest": "specdec_nb.drafters.lookup",
+    "suffix": "specdec_nb.drafters.lookup",
+    "reference": "specdec_nb.drafters.lookup",
+    "pool": "specdec_nb.drafters.pool",
+    "model": "specdec_nb.drafters.model",
+    "medusa": "specdec_nb.drafters.heads",
+    "eagle3": "specdec_nb.drafters.eagle",
+    "lookahead": "specdec_nb.drafters.lookahead",
+    "gsd": "specdec_nb.trees.dag",
+    "layerskip": "specdec_nb.drafters.model",
+    "ouroboros": "specdec_nb.phrases.ouroboros",
+}
+RULES = {  # name -> the module that brings it; chapter 06 has walk and rejection
+    **dict.fromkeys(("kseq", "block", "traversal", "typical", "lenient"), "specdec_nb.trees.multidraft"),
+}
 TARGETS = {"PreTrainedModel": "specdec_nb.target.hf", "Llama": "specdec_nb.target.kvcache"}  # class -> the module that registers its target
+ATTENTION = {"cuda": ("trees.kernels", "grouped_kernel")}  # device -> who attends there: module, name; elsewhere chapter 11 does
 __all__ = [*_HOME]
 
 

@@ -4,22 +4,23 @@
 
 # %% auto #0
 __all__ = ['TableState', 'as_target', 'TableTarget', 'Tokens', 'Context', 'Drafter', 'register', 'make_drafter', 'NoDrafter',
-           'Stop', 'Step', 'Stream', 'drafter_bind', 'decode', 'Trace']
+           'Stop', 'Stream', 'drafter_bind', 'decode']
 
 # %% ../nbs/1_exactness/07_decode.ipynb #5f9efb10
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import singledispatch
 from importlib import import_module
+from inspect import signature
 import sys
 import time
 import numpy as np
 from .lm import TableLM
 from .chance import Dice
-from .sampling import Asks, Law, Picture, Scores, bar
+from .sampling import Asks, Law, Scores
 from .rejection import overlap
 from .draft import Draft, Room, fit
-from .verify import Verdict, make_rule, rounds
+from .verify import Step, Trace, make_rule  # noqa: F401
 
 # %% ../nbs/1_exactness/07_decode.ipynb #8279ba50
 class TableState:
@@ -101,19 +102,30 @@ def register(name:str):
     return keep
 
 def make_drafter(
-    drafter, # a registered name, or an object with `begin`, `propose`, `observe`
+    drafter, # a registered name, with options if need be, "model:k=6:tree=8"; or an object with `begin`, `propose`, `observe`
     **options, # for the named drafter's constructor; None means its own default
 ):
-    "The drafter itself. Raises ValueError for an unknown name, TypeError for an object that cannot draft"
+    "The drafter itself. Raises ValueError for an unknown name or option, TypeError for an object that cannot draft"
     if isinstance(drafter, str):
+        name, *given = drafter.split(":")
         home = import_module("specdec_nb").DRAFTERS           # the face knows which chapter brings which drafter
-        if drafter not in _DRAFTERS and drafter in home: import_module(home[drafter])
-        if drafter not in _DRAFTERS:
-            raise ValueError(f"unknown drafter {drafter!r}; known: {', '.join(sorted({*home, *_DRAFTERS}))}")
-        return _DRAFTERS[drafter](**{k: v for k, v in options.items() if v is not None})
+        if name not in _DRAFTERS and name in home: import_module(home[name])
+        if name not in _DRAFTERS:
+            raise ValueError(f"unknown drafter {name!r}; known: {', '.join(sorted({*home, *_DRAFTERS}))}")
+        cls, options = _DRAFTERS[name], {k: v for k, v in options.items() if v is not None} | dict(map(_option, given))
+        known = signature(cls).parameters
+        if strange := options.keys() - known: raise ValueError(f"drafter {name!r} has no option {min(strange)!r}; it has {', '.join(known)}")
+        return cls(**options)
     if missing := [m for m in ("begin", "propose", "observe") if not callable(getattr(drafter, m, None))]:
         raise TypeError(f"{drafter!r} cannot draft: it lacks {', '.join(missing)}")
     return drafter
+
+def _option(text):
+    "`k=6` as a pair; numbers as numbers"
+    key, _, value = text.partition("=")
+    for kind in (int, float, str):
+        try: return key, kind(value)
+        except ValueError: continue
 
 @register("none")
 class NoDrafter(Drafter):
@@ -148,21 +160,6 @@ class Stop:
         return len(new), None
 
 # %% ../nbs/1_exactness/07_decode.ipynb #c535a8d0
-@dataclass
-class Step:
-    "One target call: what was drafted, what was decided, and what it took"
-    draft: Draft # as it was scored
-    verdict: Verdict # after cutting at a stop
-    scores: Scores # the target's rows; not kept by traces
-    seconds: dict = field(default_factory=dict) # propose, score (of which forward: inside the model), verify; prefill and begin, once
-    overlaps: tuple = () # sum of min(p, q) at the nodes where a drawn guess was judged
-    stopped: str = None # why the text ends here: "eos", "criterion", "limit", or None
-    lossy: bool = False # whether the rule is
-    def show(self, words=None) -> Picture:
-        "What became of the draft; `words` as for `Draft.show`"
-        return self.verdict.show(self.draft, words)
-    def _repr_html_(self): return self.show().html
-
 class _Rows:
     "The target's distributions of a draft, each computed when first looked at, along its own branch"
     def __init__(self, law, state, draft, scores):
@@ -274,89 +271,3 @@ def decode(
         draft = stream.propose()
         [scores] = target.score([(stream.state, draft)])
         yield stream.advance(scores)
-
-# %% ../nbs/1_exactness/07_decode.ipynb #4930444a
-class Trace:
-    "Summaries of a generation's steps; a notebook shows them as rounds to step through"
-    def __init__(self,
-        steps=(), # what `decode` yields
-        words=None, # a function or a table from token ids to text, for people
-    ):
-        self.tokens, self.drafted, self.steps, self.overlaps, self.words = [], [], [], [], words
-        self.seconds, self.stopped, self.lossy = {}, None, False
-        for step in steps: self.add(step)
-
-    def add(self, step:Step):
-        "Count a step; its scores are not kept"
-        self.tokens += step.verdict.tokens
-        self.drafted += [True] * len(step.verdict.path) + [False] * (step.verdict.token is not None)
-        self.steps.append((step.draft.bare(), step.verdict))
-        self.overlaps += step.overlaps
-        for what, s in step.seconds.items(): self.seconds[what] = self.seconds.get(what, 0.) + s
-        self.stopped, self.lossy = step.stopped, self.lossy or step.lossy
-        return self
-
-    @property
-    def calls(self) -> int: return len(self.steps)
-
-    @property
-    def tokens_per_call(self) -> float:
-        "τ: committed tokens a target call, the target's own included; 1 is plain decoding"
-        return len(self.tokens) / max(self.calls, 1)
-
-    @property
-    def judged(self) -> list: # of `(calls that judged a guess at this depth, calls that accepted one)`
-        "By depth, the counts behind `acceptance`; unlike shares they can be added up over traces"
-        counts = []
-        for draft, verdict in self.steps:
-            for d, node in enumerate((-1, *verdict.path)):
-                if not draft.children(node) or d == len(verdict.path) and verdict.token is None: continue
-                if d == len(counts): counts.append((0, 0))
-                counts[d] = counts[d][0] + 1, counts[d][1] + (d < len(verdict.path))
-        return counts
-
-    @property
-    def acceptance(self) -> list:
-        "By depth: of the calls that judged a guess at this depth, the share that accepted one"
-        return [accepted / judged for judged, accepted in self.judged]
-
-    @property
-    def overhead(self) -> float:
-        "The share of the decoding time (prefill apart) that was not spent in the target's forward"
-        total = sum(self.seconds.get(what, 0.) for what in ("begin", "propose", "score", "verify"))
-        return 1 - self.seconds.get("forward", 0.) / total if total else 0.
-
-    def summary(self) -> dict:
-        "The figures that benchmarks record"
-        nodes = sum(len(draft) for draft, _ in self.steps)
-        return dict(tokens=len(self.tokens), calls=self.calls, tau=round(self.tokens_per_call, 4), drafted_nodes=nodes,
-                    accepted=sum(self.drafted), acceptance=[round(a, 4) for a in self.acceptance],
-                    overlap=round(float(np.mean(self.overlaps)), 4) if self.overlaps else None, overhead=round(self.overhead, 4),
-                    seconds={what: round(s, 6) for what, s in self.seconds.items()}, stopped=self.stopped, lossy=self.lossy)
-
-    def __repr__(self):
-        return (f"Trace({len(self.tokens)} tokens in {self.calls} target calls: τ = {self.tokens_per_call:.2f}, "
-                f"{sum(self.drafted)} drafted and accepted{', LOSSY' if self.lossy else ''})")
-
-    def show(self,
-        words=None, # a function or a table from token ids to text; None: those given to the trace
-        most:int=12, # draw this many rounds; 0: only the figures
-        times:bool=False, # also where the time went, which differs from run to run
-    ) -> Picture:
-        "The figures, the text and who wrote it, and the rounds to step through"
-        def line(what, values): # values: {name: (bar, number)}
-            items = (f'<span style="white-space:nowrap">{name} {drawn} {n}</span>' for name, (drawn, n) in values.items())
-            return f"<div>{what} {', '.join(items)}</div>" if values else ""
-        def share(s, width): return bar(s, width, track=True), f"{s:.{width // 60}%}"
-        html = (f"<div><b>{len(self.tokens)}</b> tokens in <b>{self.calls}</b> target calls, "
-                f"τ = <b>{self.tokens_per_call:.2f}</b>{', <b>LOSSY</b>' if self.lossy else ''}</div>")
-        html += line("accepted at depth", {d: share(a, 32) for d, a in enumerate(self.acceptance[:8], 1)})
-        total = sum(self.seconds.get(what, 0.) for what in ("begin", "propose", "score", "verify"))
-        if times and total:
-            parts = {what: self.seconds.get(what, 0.) for what in ("propose", "forward")}
-            parts["other"] = total - sum(parts.values())
-            html += line(f"{total:.3g} s:", {what: share(s / total, 60) for what, s in parts.items()})
-        if most: html += rounds(self.steps, words or self.words, most).html
-        return Picture(html, repr(self))
-
-    def _repr_html_(self): return self.show().html

@@ -149,8 +149,8 @@ class NoRepeatNgram:
 @dataclass(frozen=True)
 class Asks:
     "What a drafter or a law wants from the target beside the logits; `a | b` asks for both"
-    hidden: tuple = () # layers whose hidden states are wanted
-    topk: int = 0 # how many of the largest logits of every row
+    hidden: tuple = () # hidden states entering these layers; the number of layers: leaving the final norm
+    topk: int = 0 # the most probable tokens after every word of the prompt, this many; those of scored rows are there anyway
     def __or__(self, other): return Asks(tuple(sorted({*self.hidden, *other.hidden})), max(self.topk, other.topk))
 
 class Scores:
@@ -158,8 +158,12 @@ class Scores:
     def __init__(self,
         rows:np.ndarray, # `[1+n, V]` logits (floats) or exact probabilities (Fractions)
         seconds:float=0., # time spent inside the model's forward
-    ): self.rows, self.seconds = rows, seconds
+        hidden:dict=None, # `{layer: [1+n, d]}`: the hidden states asked for
+    ): self.rows, self.seconds, self.hidden = rows, seconds, hidden or {}
     def row(self, i:int) -> np.ndarray: return self.rows[i]
+    def top(self, k:int) -> np.ndarray:
+        "The `k` most probable tokens of every row, `[1+n, k]`, best first, the lowest id first among equals"
+        return np.argsort(-self.rows, axis=-1, kind="stable")[:, :k]
     def best(self, i:int) -> int:
         "The most probable token of row `i`, the lowest id among equals; raises ValueError on NaN"
         x = int(np.argmax(self.rows[i]))

@@ -6,9 +6,10 @@ import torch
 import transformers as hf
 
 from drafters import Oracle, Wild
-from specdec_nb import Draft, Llama, generate, load_default
-from specdec_nb.decode import as_target
+from specdec_nb import Draft, Law, Llama, Trace, generate, load_default
+from specdec_nb.decode import as_target, decode
 from specdec_nb.target.hub import INSTALL, chat, default_gguf, load_hf
+from specdec_nb.target.kvcache import KVCache, LlamaTarget
 
 SIZES = dict(vocab_size=48, hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64,
              initializer_range=.5, bos_token_id=None, eos_token_id=None, pad_token_id=None)
@@ -73,17 +74,42 @@ def test_generate_equals_the_original(name):
     assert torch.equal(texts[0], texts[1]) and torch.equal(texts[0], texts[2])
 
 
-def test_the_context_s_edges():
-    model = build("llama", torch.float64)
+@pytest.mark.parametrize("name", ["llama", "mistral, window 5", "qwen2, mixed", "qwen3, mixed"])
+def test_the_context_s_edges(name):
+    model = build(name, torch.float64)
     llama = Llama.from_hf(model)
-    for length in (1, 2, 63, 64):
+    for length in (1, 2, 5, 6, 63, 64):                  # one token, the windows and one more, the context
         ids = torch.arange(length)[None] * 7 % 48
         plain = model.generate(ids, max_new_tokens=65 - length, do_sample=False)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            assert torch.equal(generate(llama, ids, drafter=Wild(0, plain[0].tolist()), max_new_tokens=100, do_sample=False), plain)
+            for drafter in ("none", Wild(0, plain[0].tolist())):
+                assert torch.equal(generate(llama, ids, drafter=drafter, max_new_tokens=100, do_sample=False), plain), (length, drafter)
     with pytest.warns(UserWarning, match="window of 64"): generate(llama, ids, max_new_tokens=2, do_sample=False)
     with pytest.raises(ValueError, match="65 tokens.*64"): generate(llama, torch.arange(65)[None] % 48, max_new_tokens=2)
+    with pytest.raises(ValueError, match="empty"): generate(llama, torch.zeros(1, 0, dtype=torch.long), max_new_tokens=2)
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3, mixed"])
+def test_a_cache_that_fills_amid_a_draft_grows(name):
+    llama, grown = Llama.from_hf(build(name, torch.float64)), []
+
+    class Short(LlamaTarget):
+        def new_cache(self): return grown.append(KVCache(3, 2, llama.head_dim, torch.float64, capacity=4)) or grown[-1]
+
+    def tokens(target, drafter): return Trace(decode(target, drafter, [3, 14, 15, 9, 26], limit=40, law=Law(temperature=0))).tokens
+    plain = tokens(llama, "none")
+    for drafter in ("none", Wild(1, [3, 14, 15, 9, 26, *plain]), Oracle([3, 14, 15, 9, 26, *plain])):
+        assert tokens(Short(llama), drafter) == plain
+    assert all(cache.rows.shape[3] >= 44 for cache in grown)
+
+    class Forgets(KVCache):                                     # the control: a cache that grows and leaves its rows behind
+        def reserve(self, n):
+            before = self.rows
+            super().reserve(n)
+            if self.rows is not before: self.rows.zero_()
+    Short.new_cache = lambda self: Forgets(3, 2, llama.head_dim, torch.float64, capacity=4)
+    assert tokens(Short(llama), "none") != plain
 
 
 @pytest.mark.parametrize("config,says", [(dict(model_type="gpt2"), "gpt2"), (dict(hidden_act="gelu"), "gelu"),

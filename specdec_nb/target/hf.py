@@ -16,7 +16,7 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 from ..draft import Draft
 from ..decode import as_target
-from .kvcache import RowTarget, tree_masks
+from .kvcache import RowTarget, TensorScores, single, tree_masks
 
 # %% ../../nbs/2_target/13_hf.ipynb #089afbbf
 class RowLayer(DynamicLayer):
@@ -104,13 +104,14 @@ class HFTarget(RowTarget):
         head = model.get_output_embeddings()
         self.vocab_size = getattr(head, "out_features", None) or self.config.vocab_size
         self.window = _window(self.config)
-        self.takes = set(signature(model.forward).parameters)
+        self.takes, self.layers = set(signature(model.forward).parameters), self.config.num_hidden_layers
+        self.embed, self.unembed = model.get_input_embeddings().weight.detach(), getattr(head, "weight", torch.empty(0)).detach()
 
     def new_cache(self): return RowCache()
 
     @torch.no_grad()
-    def forward(self, cache, tokens, base, draft, old, logits=True):
-        "Feed rows; their keys and values go to the cache. Returns `[n, V]` logits and the seconds spent in the model"
+    def forward(self, cache, tokens, base, draft, old, hidden=(), logits=True):
+        "Feed rows; their keys and values go to the cache. Returns their `TensorScores`"
         before, ids = cache.get_seq_length(), torch.tensor([list(tokens)], device=self.device)
         inputs = dict(input_ids=ids, past_key_values=cache, use_cache=True)
         if not logits and "logits_to_keep" in self.takes: inputs["logits_to_keep"] = 1
@@ -120,20 +121,21 @@ class HFTarget(RowTarget):
             positions = [base, *(base + d for d in draft.depth)][old:]
             inputs["position_ids"] = torch.tensor([positions], device=self.device)
         began = time.perf_counter()
-        out = self.model(**inputs, return_dict=True).logits
-        if out.is_cuda: torch.cuda.synchronize(out.device)
+        if hidden: inputs["output_hidden_states"] = True
+        out = self.model(**inputs, return_dict=True)
+        if out.logits.is_cuda: torch.cuda.synchronize(out.logits.device)
         seconds = time.perf_counter() - began
         if cache.get_seq_length() != before + len(tokens):
             raise ValueError(f"{type(self.model).__name__} does not keep its past in the cache it was given: "
                              "it cannot be rolled back")
-        return out[0], seconds
+        return TensorScores(single(out.logits[0]), seconds, {i: out.hidden_states[i][0] for i in hidden})
 
     @property
     def branches(self) -> bool:
         "Whether this model scores trees rightly: tried once a model; if not, drafts are cut to chains"
         kind, known = self.model.config._attn_implementation, _BRANCHES.setdefault(self.model, {})
         if kind not in known:
-            known[kind] = kind in ("sdpa", "eager") and "position_ids" in self.takes and tree_equals_paths(self)
+            known[kind] = "flash" not in kind and "position_ids" in self.takes and tree_equals_paths(self)
             if not known[kind]: warnings.warn(f"{type(self.model).__name__} with {kind!r} attention cannot score a "
                                               "tree: drafts are cut to chains")
         return known[kind]

@@ -1,0 +1,303 @@
+"""EAGLE-3: training computes what drafting computes, a cache that forgets its dreams, trees that stay trees; exact everywhere."""
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from specdec_nb import Dice, Draft, Keyed, Law, Llama, Trace
+from specdec_nb.decode import Context, Tokens, as_target, decode
+from specdec_nb.draft import Room
+from specdec_nb.drafters import eagle
+from specdec_nb.drafters.model import shipped
+from specdec_nb.drafters.eagle import Eagle3, EagleDrafter
+from specdec_nb.drafters.heads import Medusa, MedusaDrafter
+from specdec_nb.training.distill import Batches, Features, Trained, fit_drafter, held_out
+from test_heads import (WORDS, batch_of, build, changes_nothing, context, ends_where_it_should, padding_is_not_text,
+                        q_is_what_was_drawn_from, shaken, texts)
+
+
+@pytest.fixture(scope="module")
+def model(): return build()
+
+@pytest.fixture(scope="module")
+def own(model): return Llama.from_hf(model)
+
+@pytest.fixture(scope="module")
+def net(model): return shaken(Eagle3.of(model, WORDS).join(as_target(model)))
+
+@pytest.fixture(scope="module")
+def near(model): return Eagle3.of(model, WORDS).join(as_target(model))
+
+
+def begun(target, drafter, text, **law):
+    drafter.bind(target)
+    ctx = context(text, **law)
+    return drafter.begin(ctx, target.open(text, drafter.asks)), ctx
+
+
+# -- training-time test is drafting
+
+def distance(target, net, text, k=4):
+    "For each level of a chain drafted after `text`: how far drafting's state is from training's row"
+    drafting, ctx = begun(target, EagleDrafter(net, k=k, tree=0), text)
+    whole = text + list(drafting.propose(ctx, Dice(len(text))).tokens)
+    hidden = {i: h[None].float() for i, h in target.open(whole + [0], drafting.drafter.asks).prefilled.hidden.items()}
+    with torch.no_grad(): levels = list(net.unroll(torch.tensor([whole]), hidden, k))
+    return [float((made - g[0, len(text) - 2]).abs().max() / g[0, len(text) - 2].abs().max()) for made, g in zip(drafting.made, levels)]
+
+
+@pytest.mark.parametrize("runtime", ["hf", "own"])
+def test_training_computes_what_a_chain_does(model, own, net, runtime):
+    target = as_target(model if runtime == "hf" else own)
+    for n in (2, 3, 8): assert max(distance(target, net, texts(n)[0])) < 1e-5
+
+
+def test_and_that_would_be_seen(model, net, monkeypatch):
+    look = eagle._look
+    wrongs = [lambda q, keys, values: look(q, keys[-1:], values[-1:]), lambda q, keys, values: look(q, keys[:1], values[:1])]
+    for wrong in wrongs:
+        monkeypatch.setattr(eagle, "_look", wrong)
+        far = distance(as_target(model), net, texts(8)[0])
+        assert far[0] < 1e-5 and min(far[1:]) > 1e-3
+    monkeypatch.setattr(eagle, "_look", look)
+    monkeypatch.setattr(Eagle3, "project", lambda self, tokens, g, positions, project=Eagle3.project: project(self, tokens, g, positions * 0))
+    text = texts(8)[0]
+    first = distance(as_target(model), net, text)
+    assert max(first) < 1e-5, "both alike without positions"
+
+
+def test_training_computes_what_a_tree_does(model, net):
+    "Every expanded path of a dynamic tree against the chain it is"
+    target, text = as_target(model), texts(7)[0]
+    drafting, ctx = begun(target, EagleDrafter(net, k=3, tree=12, width=3), text)
+    asked = {}
+    def spy(net, states, n, guesses=eagle.guesses):
+        asked[len(asked)] = states
+        return guesses(net, states, n)
+    eagle.guesses, kept = spy, eagle.guesses
+    try: draft = drafting.propose(ctx, None)
+    finally: eagle.guesses = kept
+    assert [len(s) for s in asked.values()] == [1, 3, 3]
+    hidden = lambda whole: {i: h[None].float() for i, h in target.open(whole + [0], drafting.drafter.asks).prefilled.hidden.items()}
+    tops = [i for i in range(len(draft)) if draft.parents[i] < 0]
+    rows = []
+    for i in tops:
+        whole = text + [draft.tokens[i]]
+        with torch.no_grad(): rows.append(net.norm(list(net.unroll(torch.tensor([whole]), hidden(whole), 2))[1][0, len(text) - 2]))
+    for row in rows: assert float((asked[1] - row).abs().amax(1).min()) < 1e-4 * float(row.abs().max())
+    assert tops and len(rows) == len(tops)
+
+
+@pytest.mark.parametrize("begin", [0, 4])
+def test_the_loss_by_hand(model, net, begin):
+    "Level by level, each guess from a chain drafted after the text's own words; of what was given, none counts and all is read"
+    target, text = as_target(model), texts(9)[0]
+    batch, depth = batch_of(target, net, [text]), 3
+    batch["real"][:, :begin] = False
+    state = lambda n: begun(target, EagleDrafter(net, k=depth, tree=0), text[:n])[0]
+    total = 0.
+    for s in range(depth):
+        each = []
+        for n in range(max(2, begin + 1 - s), len(text) + 1 - s):
+            drafting = state(n)
+            with torch.no_grad():
+                stable, a = drafting.catch_up(), drafting.last
+                for j in range(s): a = drafting.feed([text[n + j]], a, [stable + j], torch.ones(1, stable + j + 1, dtype=torch.bool))
+                logits, p = net.norm(a)[0] @ net.head.T, batch["p"][0, n - 1 + s]
+                each.append(float(torch.special.xlogy(p, p).sum() - (p * logits.log_softmax(-1)).sum()))
+        total += .8 ** s * np.mean(each)
+    with torch.no_grad(): assert float(net.loss(batch)[0]) == pytest.approx(total, rel=1e-4)
+
+
+def test_padding_is_not_text(model, net): padding_is_not_text(as_target(model), net)
+
+
+def test_a_favourite_without_a_word_still_teaches(model, net):
+    batch = batch_of(as_target(model), net, texts(8))
+    batch["p"] *= .05
+    net.zero_grad()
+    net.loss(batch)[0].backward()
+    assert all(float(w.grad.abs().max()) > 0 for w in net.parameters())
+
+
+# -- the cache
+
+def watched(net, target, prompt, tree, limit=30, **options):
+    "Decode, and before each draft compare the cache with a fresh reading of the text"
+    worst, drafts = [], []
+    class Watched(EagleDrafter):
+        def begin(self, ctx, state):
+            drafting = super().begin(ctx, state)
+            propose = drafting.propose
+            def check(ctx, rng):
+                draft = propose(ctx, rng)
+                drafts.append(draft)
+                text, n = ctx.tokens[:], drafting.cache.length
+                fresh = EagleDrafter.begin(self, Context(Tokens(text), len(text), ctx.room, ctx.law, 16), target.open(text, self.asks))
+                with torch.no_grad(): fresh.catch_up()
+                if fresh.last is None: assert len(text) == 1 and n == 0 and drafting.last is None
+                else:
+                    a, b = drafting.cache.rows[:, :, :, :n], fresh.cache.rows[:, :, :, :fresh.cache.length]
+                    assert n == fresh.cache.length == len(text) - 1
+                    worst.append(max(float((a - b).abs().max()), float((drafting.last - fresh.last).abs().max())))
+                return draft
+            drafting.propose = check
+            return drafting
+    trace = Trace(decode(target, Watched(net, tree=tree, **options), prompt, limit=limit, rng=Keyed(1)))
+    return worst, drafts, trace
+
+
+@pytest.mark.parametrize("tree", [0, 8])
+@pytest.mark.parametrize("runtime", ["hf", "own"])
+def test_the_cache_is_that_of_a_fresh_reading(model, own, near, runtime, tree):
+    target = as_target(model if runtime == "hf" else own)
+    for prompt in ([5], texts(6)[0]):
+        worst, drafts, trace = watched(near, target, prompt, tree)
+        assert max(worst) < 1e-4 and len({len(v.path) for _, v in trace.steps}) > 1, "accepted some, rejected some"
+        assert (len(drafts[0]) == 0) == (len(prompt) == 1)
+
+
+def test_a_cache_that_remembers_its_dreams_is_seen(own, near, monkeypatch):
+    monkeypatch.setattr(eagle._Eagle, "chain", lambda self, *args, chain=eagle._Eagle.chain: self.__dict__.update(dreamt=True) or chain(self, *args))
+    def keeps(self, ctx, rng):
+        draft = type(self).__mro__[0].chain(self, 2, self.catch_up(), ctx, rng) if self.catch_up() else Draft()
+        return draft                                                # and the length is not set back
+    monkeypatch.setattr(eagle._Eagle, "propose", torch.no_grad()(keeps))
+    with pytest.raises(AssertionError): watched(near, as_target(own), texts(6)[0], 0)
+
+
+def test_not_asked_for_a_while(own, near):
+    "Drafts wanted only now and then: what was committed in between is read later, all of it"
+    target, drafter, text = as_target(own), EagleDrafter(near, k=2), texts(5)[0]
+    class Lazy(EagleDrafter):
+        def begin(self, ctx, state):
+            drafting, propose, turn = super().begin(ctx, state), None, iter(range(99))
+            propose = drafting.propose
+            drafting.propose = lambda ctx, rng: propose(ctx, rng) if next(turn) % 3 == 0 else Draft()
+            self.last = drafting
+            return drafting
+    lazy = Lazy(near, k=2)
+    trace = Trace(decode(target, lazy, text, limit=20, rng=Keyed(4)))
+    whole = text + trace.tokens
+    assert trace.tokens == Trace(decode(target, "none", text, limit=20, rng=Keyed(4))).tokens
+    with torch.no_grad():
+        lazy.last.catch_up()
+        fresh, _ = begun(target, drafter, whole)
+        fresh.catch_up()
+    n = fresh.cache.length
+    assert lazy.last.cache.length == n == len(whole) - 1
+    assert torch.allclose(lazy.last.cache.rows[:, :, :, :n], fresh.cache.rows[:, :, :, :n], atol=1e-4)
+
+
+# -- drafts
+
+@pytest.mark.parametrize("k,tree,width", [(1, 3, 4), (3, 5, 2), (4, 12, 3), (2, 99, 99)])
+def test_trees_keep_their_bounds(model, net, k, tree, width):
+    drafting, ctx = begun(as_target(model), EagleDrafter(net, k=k, tree=tree, width=width), texts(6)[0])
+    draft = drafting.propose(ctx, None)
+    assert 0 < len(draft) <= tree and max(draft.depth) <= k and set(draft.tokens) <= set(WORDS.tolist()) and draft.probs is None
+    assert max(len(draft.children(i)) for i in range(-1, len(draft))) <= width
+    ctx.room = Room(2, 1)
+    small = drafting.propose(ctx, None)
+    assert len(small) <= 2 and max(small.depth) == 1 and small.tokens[0] == draft.tokens[0], "the second asking finds the cache as it was"
+
+
+@pytest.mark.parametrize("factor", [0., 1e4])
+def test_ties_stay_trees(model, net, factor):
+    "All words alike, or all certain: a child is worth what its parent is, and never comes without it"
+    drafter = EagleDrafter(net, k=3, tree=5, width=2)
+    drafting, ctx = begun(as_target(model), drafter, texts(6)[0])
+    net_, predict = drafting.net, drafting.net.predict
+    drafter.net = drafting.net = copy.copy(net_)
+    object.__setattr__(drafting.net, "predict", lambda x: predict(x) * factor)
+    draft = drafting.propose(ctx, None)
+    assert len(draft) == (3 if factor else 5) and set(range(1, 1 + max(draft.depth))) == set(draft.depth)
+
+
+def test_it_changes_nothing(model, own, near):
+    changes_nothing(model, own, lambda: (EagleDrafter(near), EagleDrafter(near, k=3, tree=0)), requests=8)
+
+
+def test_the_hundredth_request(own, near):
+    drafter = EagleDrafter(near, k=2, tree=4)
+    for i in range(100):
+        prompt, run = [i % 16, 5], dict(limit=5, rng=Keyed(1, i))
+        assert Trace(decode(own, drafter, prompt, **run)).tokens == Trace(decode(own, "none", prompt, **run)).tokens
+
+
+def test_ends(own, near): ends_where_it_should(as_target(own), EagleDrafter(near))
+def test_q(model, near): q_is_what_was_drawn_from(as_target(model), EagleDrafter(near, k=3, tree=0))
+
+
+@pytest.mark.parametrize("kind,changes", [("Qwen2", {}), ("Qwen3", dict(head_dim=16)), ("GPT2", dict(n_inner=None)), ("Llama", dict(num_hidden_layers=1))])
+def test_other_families(kind, changes):
+    "A Llama-like one lends its last layer, another one only its states"
+    model = build(kind=kind, **{"layers": 2, **({"layers": changes.pop("num_hidden_layers")} if "num_hidden_layers" in changes else {})}, **changes)
+    net = Eagle3.of(model, WORDS)
+    assert all(0 <= i <= model.config.num_hidden_layers for i in net.layers)
+    for network, make in ((net, EagleDrafter), (Medusa.of(model, WORDS), lambda n: MedusaDrafter(n, tree=0))):
+        drafter, run = make(network), dict(limit=10, law=Law(temperature=0))
+        trace = Trace(decode(model, drafter, [3, 1], **run))
+        assert trace.tokens == Trace(decode(model, "none", [3, 1], **run)).tokens and sum(len(d) for d, _ in trace.steps)
+
+
+# -- files and training
+
+def test_saved_and_loaded(own, near, tmp_path):
+    near.record["held"] = {"top1": [.5]}
+    near.save_pretrained(tmp_path)
+    twin = Trained.from_pretrained(tmp_path)
+    assert type(twin) is Eagle3 and twin.record == near.record and twin.settings == near.settings and twin.layers == near.layers
+    run = dict(limit=20, law=Law(temperature=0))
+    assert Trace(decode(own, EagleDrafter(tmp_path), [3, 1], **run)).tokens == Trace(decode(own, "none", [3, 1], **run)).tokens
+    with pytest.raises(ValueError, match="another model"): list(decode(build(seed=8), EagleDrafter(tmp_path), [1], limit=2))
+    with pytest.raises(ValueError, match="a eagle3 drafter was expected, this one is of kind medusa|medusa"):
+        EagleDrafter(Medusa.of(build(), WORDS))
+
+
+def test_names_of_shipped_weights(near):
+    "Checkpoints are loaded by these"
+    assert sorted(near.state_dict()) == sorted(["words", "down.weight", "fuse.weight", "gate_up.weight", "norm.weight", "norm2.weight",
+                                                "norm_e.weight", "norm_g.weight", "out.weight", "qkv.weight"])
+    settings = {k: v for k, v in near.settings.items() if k != "depth"}       # as the first ones were written
+    old = Eagle3(settings, near.words)
+    old.load_state_dict(near.state_dict())
+    old.join(as_target(build()))
+    batch = batch_of(as_target(build()), near, texts(8))
+    with torch.no_grad(): assert float(old.loss(batch)[0]) == float(near.loss(batch)[0]) and len(old.loss(batch)[1]["top1"]) == 3
+
+
+def test_bad_arguments(near):
+    for options in (dict(k=-1), dict(tree=-1), dict(width=0)):
+        with pytest.raises(ValueError, match="need"): EagleDrafter(near, **options)
+
+
+def test_training_teaches(tmp_path):
+    model = build(seed=4, dtype=torch.float32)
+    docs = [model.generate(torch.tensor([[i % 16, i // 16]]), max_new_tokens=22, do_sample=False)[0].numpy() for i in range(40)]
+    net = shaken(Eagle3.of(model, WORDS).join(as_target(model)), .1)
+    batches = Batches(Features(model, docs, net.layers, tmp_path / "f"), net)
+    before = held_out(net, batches)
+    log = fit_drafter(net, batches, batches, tmp_path / "run", steps=60, lr=5e-3, half=False)
+    after = held_out(net, batches)
+    assert log[-1]["loss"] < log[0]["loss"] and all(b + .1 < a for b, a in zip(before["top1"], after["top1"]))
+    greedy = dict(law=Law(temperature=0), limit=20)
+    trace = Trace(decode(model, EagleDrafter(net), docs[0][:2].tolist(), **greedy))
+    assert trace.tokens == Trace(decode(model, "none", docs[0][:2].tolist(), **greedy)).tokens and trace.calls < 15
+
+
+@pytest.mark.parametrize("name", ["medusa", "eagle3"])
+def test_the_shipped_one_on_the_real_model(name):
+    "In float32, greedy and keyed, a chain and a tree: plain decoding's text; and it earns its keep"
+    if shipped(name) is None: pytest.skip(f"no trained {name} drafter comes with this checkout")
+    from specdec_nb import load_default
+    from specdec_nb.decode import make_drafter
+    from specdec_nb.target.hub import chat
+    model, tokenizer = load_default()
+    ids = chat(tokenizer, "Name three rivers and say where they flow.")[0].tolist()
+    for run in (dict(law=Law(temperature=0)), dict(law=Law(temperature=.7), rng=Keyed(5))):
+        plain = Trace(decode(model, "none", ids, limit=32, **run))
+        for options in (dict(tree=0), dict(tree=16)):
+            trace = Trace(decode(model, make_drafter(name, k=4, **options), ids, limit=32, **run))
+            assert trace.tokens == plain.tokens and trace.calls < plain.calls

@@ -1,0 +1,317 @@
+"""Medusa: what its heads begin as, what they learn from, which rows they read; exact everywhere; and files that are not what they should be."""
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+import transformers as hf
+
+from specdec_nb import Dice, Draft, Keyed, Law, Llama, Stop, Trace
+from specdec_nb.decode import Context, Tokens, as_target, decode
+from specdec_nb.draft import Room
+from specdec_nb.sampling import FrequencyPenalty, RepetitionPenalty
+from specdec_nb.drafters.heads import Medusa, MedusaDrafter, rank_accuracies
+from specdec_nb.training.distill import Batches, Features, Trained, fit_drafter, forward_kl, held_out
+
+SIZES = dict(hidden_size=32, intermediate_size=48, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=96,
+             initializer_range=.4, bos_token_id=None, eos_token_id=None, pad_token_id=None)
+WORDS = np.array([0, 1, 2, 3, 5, 8, 9, 11, 13, 15])                 # token 0 is a word like any other
+GEN = np.random.default_rng(3)
+
+
+# -- what the tests of the next drafter use as well
+
+def build(seed=0, vocab=16, layers=4, kind="Llama", dtype=torch.float64, **changes):
+    torch.manual_seed(seed)
+    config = getattr(hf, f"{kind}Config")(**{**SIZES, "vocab_size": vocab, "num_hidden_layers": layers, **changes})
+    return hf.AutoModelForCausalLM.from_config(config).to(dtype).eval()
+
+
+def shaken(net, std=.3, seed=1):
+    "Random weights, so that nothing is right by being small"
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for w in net.parameters(): w.copy_(torch.randn_like(w) * std)
+    return net
+
+
+def batch_of(target, net, texts, pad=0):
+    "What training reads of some texts, from the target's own mouth"
+    T, layers = max(map(len, texts)), sorted({*net.layers, target.layers})
+    tokens, real = torch.full((len(texts), T), pad), torch.zeros(len(texts), T, dtype=torch.bool)
+    hidden, p = {i: torch.zeros(len(texts), T, net.settings["d"]) for i in layers}, torch.zeros(len(texts), T, len(net.words))
+    for r, text in enumerate(texts):
+        n = len(text)
+        seen = target.open([*text, 0], type(MedusaDrafter.asks)(hidden=tuple(layers))).prefilled.hidden
+        tokens[r, :n], real[r, :n] = torch.tensor(text), True
+        for i in layers: hidden[i][r, :n] = seen[i]
+        p[r, :n] = (seen[target.layers].double() @ target.unembed.double().T).softmax(-1)[:, net.words].float()
+    return dict(tokens=tokens, real=real, hidden=hidden, p=p)
+
+
+def texts(*lengths, vocab=16): return [GEN.integers(0, vocab, n).tolist() for n in lengths]
+def context(text, **kwargs): return Context(Tokens(text), len(text), Room(99, 99), Law(**kwargs), 16)
+
+
+def padding_is_not_text(target, net):
+    ours = texts(12, 5, 9)
+    batch, alone = batch_of(target, net, ours, pad=7), [batch_of(target, net, [t]) for t in ours]
+    with torch.no_grad():
+        whole, figures = net.loss(batch)
+        levels = len(figures["top1"])
+        totals = [[float(net.loss(one, objective=lambda logits, p, only=k, seen=[]: seen.append(0) or
+                   (forward_kl(logits, p) if len(seen) == only + 1 else forward_kl(logits, p) * 0))[0]) for k in range(levels)] for one in alone]
+    guesses = np.array([[len(t) - 1 - k for k in range(levels)] for t in ours])
+    expected = (np.array(totals) * guesses).sum(0) / guesses.sum(0)
+    assert float(whole) == pytest.approx(expected.sum(), rel=1e-4)
+    assert float(whole) != pytest.approx(np.mean(np.sum(totals, 1)), rel=1e-4), "not the mean of the documents' means"
+    for x in (batch["p"], *batch["hidden"].values()): x[~batch["real"]] = 5.
+    batch["tokens"][~batch["real"]] = 3
+    with torch.no_grad(): assert float(net.loss(batch)[0]) == float(whole)
+
+
+def changes_nothing(model, own, make, requests=12):
+    "Greedy and keyed, on both runtimes, many requests through one warm drafter: always the text of \"none\""
+    for target in (as_target(model), as_target(own)):
+        for drafter in make():
+            accepted = 0
+            for i in range(requests):
+                settings = dict(law=Law(temperature=0)) if i % 2 else dict(law=Law(temperature=.9), rng=Keyed(2, i))
+                prompt = GEN.integers(0, 16, 1 + i % 5).tolist()
+                plain, ours = (Trace(decode(target, d, prompt, limit=16, **settings)) for d in ("none", drafter))
+                assert ours.tokens == plain.tokens and len(ours.tokens) == 16
+                accepted += sum(ours.drafted)
+            assert accepted, "it drafted and was right at times"
+
+
+def ends_where_it_should(target, drafter):
+    greedy = dict(law=Law(temperature=0))
+    plain = Trace(decode(target, "none", [4, 2], limit=30, **greedy)).tokens
+    for eos in plain[5], plain[11]:
+        at = plain.index(eos)
+        trace = Trace(decode(target, drafter, [4, 2], stop=Stop(30, eos={eos}), **greedy))
+        assert trace.tokens == plain[:at + 1] and trace.stopped == "eos"
+    for n in range(1, 6): assert Trace(decode(target, drafter, [4, 2], limit=n, **greedy)).tokens == plain[:n]
+    long = GEN.integers(0, 16, target.window - 6).tolist()
+    for n in (5, 6): assert len({tuple(Trace(decode(target, d, long, limit=n, **greedy)).tokens) for d in ("none", drafter)}) == 1
+    for k in (0, 1, 2): assert Trace(decode(target, drafter, [7], limit=12, k=k, **greedy)).tokens == Trace(decode(target, "none", [7], limit=12, **greedy)).tokens
+
+
+class Spy:
+    "Dice that write down what they were asked to draw from"
+    def __init__(self): self.dice, self.asked = Dice(5), []
+    def since(self, position): return self
+    def at(self, position, purpose):
+        assert purpose == "draft"
+        return self
+    def categorical(self, q):
+        x = self.dice.categorical(q)
+        self.asked.append((q, x))
+        return x
+
+
+def q_is_what_was_drawn_from(target, drafter):
+    for law in (Law(), Law(temperature=.5, top_k=3), Law(processors=(FrequencyPenalty(.5), RepetitionPenalty(1.3)))):
+        text = GEN.integers(0, 16, 7).tolist()
+        drafter.bind(target)
+        ctx, spy = Context(Tokens(text), len(text), Room(99, 99), law, 16), Spy()
+        draft = drafter.begin(ctx, target.open(text, drafter.asks)).propose(ctx, spy)
+        assert draft.is_chain and len(draft) == len(spy.asked) == drafter.k
+        for i, (q, x) in enumerate(spy.asked):
+            assert draft.q(i) is q and draft.tokens[i] == x and q[x] > 0
+            assert not set(np.flatnonzero(q)) - set(WORDS) and np.isclose(q.sum(), 1)
+
+
+@pytest.fixture(scope="module")
+def model(): return build()
+
+@pytest.fixture(scope="module")
+def own(model): return Llama.from_hf(model)
+
+@pytest.fixture(scope="module")
+def net(model):
+    net = shaken(Medusa.of(model, WORDS, heads=3).join(as_target(model)))
+    net.record["ranks"] = [[.4, .2, .1], [.3, .3, .1], [.2, .1, .1]]
+    return net
+
+
+# -- the heads
+
+def test_heads_begin_as_the_targets_own(model):
+    net, h = Medusa.of(model, WORDS), torch.randn(5, 32)
+    assert net.states(h).shape == (5, 4, 32) and all(torch.equal(s, h) for s in net.states(h).unbind(1))
+    torch.nn.init.uniform_(net.mix[2].bias)                        # a bias that is not zero: no longer the target's own
+    assert [torch.equal(s, h) for s in net.states(h).unbind(1)] == [True, True, False, True]
+    assert len({w.data_ptr() for w in net.parameters()}) == 8, "no two heads share a weight"
+
+
+def test_head_k_learns_the_token_k_plus_2_places_on(model, net):
+    "Every guess by hand, place by place"
+    target, ours = as_target(model), texts(9, 6)
+    batch, total = batch_of(target, net, ours), 0.
+    for k in range(3):
+        each = []
+        for r, text in enumerate(ours):
+            for t in range(len(text) - 1 - k):                     # the law after text[:t + 2 + k], foretold from place t
+                h = batch["hidden"][4][r, t]
+                logits = (h + torch.nn.functional.silu(net.mix[k](h))) @ net.head.T
+                [scores] = target.score([(target.open(text[:t + 2 + k]), Draft())])
+                p = torch.from_numpy(np.asarray(Law().row(None, scores, 0)))[WORDS].float()
+                each.append(forward_kl(logits, p).item())
+        total += .8 ** k * np.mean(each)
+    assert net.loss(batch)[0].item() == pytest.approx(total, rel=1e-4)
+
+
+def test_padding_is_not_text(model, net): padding_is_not_text(as_target(model), net)
+
+
+def test_a_favourite_without_a_word_still_teaches(model, net):
+    batch = batch_of(as_target(model), net, texts(8))
+    batch["p"] *= .05                                              # nearly all mass lies outside the words
+    net.zero_grad()
+    net.loss(batch)[0].backward()
+    assert all(float(mix.weight.grad.abs().max()) > 1e-5 for mix in net.mix)
+    assert rank_accuracies(net, [batch], ranks=3) == [[0.] * 3] * 3, "and counts as a miss"
+
+
+def test_rank_accuracies_by_hand(model, net):
+    batch, target = batch_of(as_target(model), net, ours := texts(10, 7)), as_target(model)
+    found, hits, n = rank_accuracies(net, [batch], ranks=99), np.zeros((3, len(WORDS))), np.zeros(3)
+    for r, text in enumerate(ours):
+        for k in range(3):
+            for t in range(len(text) - 1 - k):
+                p, n[k] = batch["p"][r, t + 1 + k], n[k] + 1
+                order = (net.states(batch["hidden"][4][r, t])[k] @ net.head.T).argsort(descending=True).tolist()
+                if p.max() > 1 - p.sum(): hits[k, order.index(int(p.argmax()))] += 1
+    assert np.allclose(found, hits / n[:, None]) and 0 < hits.sum() and target.vocab_size > len(WORDS)
+    assert rank_accuracies(net, [batch_of(target, net, texts(1))]) == [[0.] * 8] * 3, "a text too short for any guess"
+
+
+# -- drafting
+
+@pytest.mark.parametrize("runtime", ["hf", "own"])
+def test_it_reads_the_row_before_the_pending_token(model, own, net, runtime):
+    target, drafter, seen = as_target(model if runtime == "hf" else own), MedusaDrafter(net, k=3, tree=6), 0
+    drafter.bind(target)
+    class Watched(MedusaDrafter):
+        def begin(self, ctx, state):
+            drafting = super().begin(ctx, state)
+            propose = drafting.propose
+            def check(ctx, rng):
+                nonlocal seen
+                if len(ctx.tokens) > 1:
+                    fresh = target.open(ctx.tokens[:], self.asks).prefilled.hidden[4][-1:]
+                    assert torch.allclose(drafting.h.double(), fresh.double(), atol=1e-5)
+                    seen += 1
+                else: assert drafting.h is None
+                return propose(ctx, rng)
+            drafting.propose = check
+            return drafting
+    for prompt in ([3, 1, 4], [9]):
+        trace = Trace(decode(target, Watched(net, k=3, tree=6), prompt, limit=40, rng=Keyed(1)))
+        assert {len(v.path) for _, v in trace.steps} > {0}, "after acceptance and after rejection"
+    assert seen > 40
+
+
+def test_the_tree_is_the_best_of_the_ranks(model, net):
+    target, drafter = as_target(model), MedusaDrafter(net, k=3, tree=12)
+    drafter.bind(target)
+    text = [3, 1, 4, 1]
+    draft = drafter.begin(ctx := context(text), state := target.open(text, drafter.asks)).propose(ctx, None)
+    order = (net.states(state.prefilled.hidden[4][-1:].float())[0] @ net.head.T).argsort(descending=True)
+    assert draft.depth == drafter.shape(3, 12).depth and len(draft) == 12 and set(draft.depth) == {1, 2, 3}
+    for i, rank in enumerate(drafter.shape(3, 12).tokens):
+        assert draft.tokens[i] == WORDS[order[draft.depth[i] - 1, rank]]
+    small = Context(Tokens(text), 4, Room(4, 2), Law(), 16)
+    assert len(d := drafter.begin(small, state).propose(small, None)) == 4 and max(d.depth) == 2
+    chains = Context(Tokens(text), 4, Room(9, 9, type("T", (), dict(branches=False))), Law(temperature=0), 16)
+    assert drafter.begin(chains, state).propose(chains, Dice()).is_chain
+    net.record["ranks"] = [[.5, .5], [1., 0.]] + net.record["ranks"][2:]            # a sure child is worth what its parent is
+    assert MedusaDrafter(net).shape(2, 4).parents == (-1, -1, 0, 1)
+    net.record["ranks"] = [[.4, .2, .1], [.3, .3, .1], [.2, .1, .1]]
+
+
+def test_it_changes_nothing(model, own, net):
+    changes_nothing(model, own, lambda: (MedusaDrafter(net, tree=8), MedusaDrafter(net, k=2, tree=0)))
+
+
+def test_the_hundredth_request(own, net):
+    drafter = MedusaDrafter(net, tree=6)
+    for i in range(100):
+        prompt, run = [i % 16, 5], dict(limit=6, rng=Keyed(1, i))
+        assert Trace(decode(own, drafter, prompt, **run)).tokens == Trace(decode(own, "none", prompt, **run)).tokens
+
+
+def test_ends(own, net): ends_where_it_should(as_target(own), MedusaDrafter(net, tree=8))
+def test_q(model, net): q_is_what_was_drawn_from(as_target(model), MedusaDrafter(net, k=3, tree=0))
+
+
+def test_training_teaches(model, tmp_path):
+    "On a target's own greedy texts, of which little is random: the loss falls, and heads foretell what they could not"
+    model = build(seed=4, dtype=torch.float32)
+    docs = [model.generate(torch.tensor([[i % 16, i // 16]]), max_new_tokens=22, do_sample=False)[0].numpy() for i in range(40)]
+    features = Features(model, docs, [4], tmp_path / "f")
+    net = Medusa.of(model, WORDS, heads=2).join(as_target(model))
+    batches = Batches(features, net)
+    before = held_out(net, batches)
+    log = fit_drafter(net, batches, batches, tmp_path / "run", steps=60, lr=5e-3, half=False)
+    after = held_out(net, batches)
+    assert log[-1]["loss"] < log[0]["loss"] and all(b + .03 < a for b, a in zip(before["top1"], after["top1"]))
+    net.calibrate(batches)
+    assert json.loads(json.dumps(net.record)) == net.record and net.record["ranks"][0][0] > .2
+    greedy = dict(law=Law(temperature=0), limit=20)
+    trace = Trace(decode(model, MedusaDrafter(net), docs[0][:2].tolist(), **greedy))
+    assert trace.tokens == Trace(decode(model, "none", docs[0][:2].tolist(), **greedy)).tokens and trace.calls < 20
+
+
+# -- files
+
+def test_saved_and_loaded(own, net, tmp_path):
+    net.save_pretrained(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+    twin = Trained.from_pretrained(tmp_path)
+    assert type(twin) is Medusa and twin.target == net.target and twin.record == net.record and twin.settings == net.settings
+    assert twin.words.tolist() == WORDS.tolist()
+    for name, w in net.state_dict().items():
+        error = (twin.state_dict()[name] - w).abs()
+        assert not error.any() if w.dim() < 2 else bool((error <= w.abs().amax(1, keepdim=True) / 127).all())
+    run = dict(limit=24, law=Law(temperature=0))
+    first, second = (Trace(decode(own, MedusaDrafter(n), [3, 1], **run)) for n in (tmp_path, tmp_path))
+    assert first.tokens == second.tokens == Trace(decode(own, "none", [3, 1], **run)).tokens and first.steps == second.steps
+
+
+def test_for_one_target_only(net, model):
+    for other in (build(seed=9), build(vocab=20)):
+        with pytest.raises(ValueError, match="another model.*specdec train medusa"): list(decode(other, MedusaDrafter(net), [1], limit=2))
+    half = build(dtype=torch.bfloat16)                             # the same weights, rounded: the same model
+    assert len(Trace(decode(half, MedusaDrafter(net), [1, 2], limit=8)).tokens) == 8
+    list(decode(model, MedusaDrafter(net), [1], limit=2))
+
+
+@pytest.mark.parametrize("harm,message", [
+    (lambda p: (p / "config.json").unlink(), "config.json is missing"),
+    (lambda p: (p / "model.safetensors").unlink(), "model.safetensors is missing"),
+    (lambda p: shutil.rmtree(p), "config.json is missing"),
+    (lambda p: (p / "model.safetensors").write_bytes((p / "model.safetensors").read_bytes()[:-100]), "damaged"),
+    (lambda p: (p / "model.safetensors").write_bytes(b""), "damaged"),
+    (lambda p: (p / "config.json").write_text((p / "config.json").read_text()[:40]), "damaged"),
+    (lambda p: (p / "config.json").write_text("{}"), "damaged"),
+    (lambda p: (p / "config.json").write_text((p / "config.json").read_text().replace('"heads": 3', '"heads": 2')), "damaged"),
+    (lambda p: (p / "config.json").write_text((p / "config.json").read_text().replace('"medusa"', '"hydra"')), "damaged"),
+], ids=["no config", "no weights", "no folder", "cut weights", "empty weights", "cut config", "empty config", "other size", "other kind"])
+def test_damaged_folders(net, tmp_path, harm, message):
+    net.save_pretrained(tmp_path / "m")
+    assert Trained.from_pretrained(tmp_path / "m")
+    harm(tmp_path / "m")
+    with pytest.raises(ValueError, match=message) as told: MedusaDrafter(tmp_path / "m")
+    assert str(tmp_path / "m") in str(told.value)
+
+
+def test_bad_arguments(model, net):
+    for options in (dict(k=-1), dict(tree=-1)):
+        with pytest.raises(ValueError, match="k >= 0 and tree >= 0"): MedusaDrafter(net, **options)
+    with pytest.raises(ValueError, match="at least one head"): Medusa.of(model, WORDS, heads=0)
+    fresh = Medusa.of(model, WORDS)
+    with pytest.raises(ValueError, match="calibrate"): MedusaDrafter(fresh)
+    assert len(Trace(decode(model, MedusaDrafter(fresh, tree=0), [1, 2], limit=8)).tokens) == 8
