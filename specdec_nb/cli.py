@@ -125,7 +125,7 @@ def _train_options(t):
     add("--out", type=Path, required=True, help="a folder: for data the corpus, else the drafter with its card and log")
     add("--data", type=Path, help="the corpus to train on")
     add("--model", help="a Hugging Face folder, or the id of a model in the local hub cache (default: SmolLM2-135M-Instruct)")
-    add("--dtype", default="bfloat16", choices=["float32", "bfloat16"], help="of the model while it writes or is read")
+    add("--dtype", choices=["float32", "bfloat16"], help="of the model while it writes or is read (default: what is faster here)")
     add("--device", default="cpu", help="cpu, cuda, cuda:1, …")
     add("--shards", type=int, help="data: write this many files of 512 documents, about 125 000 tokens each (default: 8); "
                                    "else: train on the first so many (default: all)")
@@ -135,6 +135,7 @@ def _train_options(t):
     add("--objective", default="forward_kl", help="forward_kl (default), reverse_kl, jensen_shannon or variation")
     add("--features", type=Path, help="where the model's hidden states are kept, to share them between runs (default: in OUT)")
     add("--seed", type=int, default=0)
+    add("--begin", type=Path, help="the folder of a trained drafter to begin with, when there is more data (default: the model's own layers)")
     add("--resume", action="store_true", help="go on with an interrupted training run; data always goes on")
     add("--smoke", action="store_true", help="a trial: 24 documents, or 20 steps")
     t.set_defaults(run=run_train)
@@ -223,10 +224,12 @@ def run_train(o):
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
     from transformers.utils import logging
     from specdec_nb.target.hub import load_hf
+    from specdec_nb.training.distill import prefers_half
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     if o.kind != "data" and not o.data: raise ValueError("--data is missing: the corpus to train on; write one with: specdec train data --out FOLDER")
-    model, tokenizer = load_hf(o.model, getattr(torch, o.dtype))
+    dtype = o.dtype or ("bfloat16" if prefers_half(torch.device(o.device)) else "float32")
+    model, tokenizer = load_hf(o.model, getattr(torch, dtype))
     model, leads = model.to(o.device), not int(os.environ.get("RANK", 0))
     console = Console(stderr=True, force_jupyter=False, quiet=not leads)
     bars = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f} {task.fields[note]}"), TimeRemainingColumn()
@@ -242,7 +245,7 @@ def run_train(o):
         facts = {k: v for k, v in provenance(model).items() if k in keep}
         facts["command"] = " ".join(["specdec", *sys.argv[1:]]) if Path(sys.argv[0]).name == "specdec" else f"specdec train {o.kind}"
         network = train(o.kind, o.data, o.out, model, o.epochs, lr=o.lr, size=o.batch, objective=o.objective, steps=20 if o.smoke else None, shards=o.shards,
-                        resume=o.resume, features=o.features, seed=o.seed, record=facts, tick=tick)
+                        resume=o.resume, begin=o.begin, features=o.features, seed=o.seed, record=facts, tick=tick)
     if leads: print(f"{o.out}: on documents kept apart, by depth, the drafter's favourite is the target's: {network.record['held']['top1']}")
 
 def _write_data(o, model, tokenizer, tick):

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LOSSES', 'KINDS', 'forward_kl', 'reverse_kl', 'jensen_shannon', 'variation_loss', 'feature_loss', 'fingerprint',
-           'Trained', 'Features', 'Batches', 'judge', 'held_out', 'fit_drafter', 'TrainedDrafter', 'guesses',
-           'draw_chain', 'DraftModel']
+           'Trained', 'Features', 'Batches', 'judge', 'held_out', 'prefers_half', 'fit_drafter', 'TrainedDrafter',
+           'guesses', 'draw_chain', 'DraftModel']
 
 # %% ../../nbs/4_learning/21_distill.ipynb #365f976d
 from hashlib import blake2b
@@ -247,6 +247,10 @@ def held_out(module:Trained, batches:Batches, most:int=40) -> dict: # `{figure: 
     with torch.no_grad(): rows = [module.loss(batches[i])[1] for i in range(min(len(batches), most))]
     return {k: np.round(np.mean([row[k] for row in rows], 0), 4).tolist() for k in rows[0]}
 
+def prefers_half(device) -> bool:
+    "Whether bfloat16 is faster there than float32: a processor without AVX-512 has to imitate it"
+    return device.type != "cpu" or torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+
 def fit_drafter(
     module:Trained, # joined to its target
     batches:Batches, # to train on
@@ -257,14 +261,15 @@ def fit_drafter(
     objective=forward_kl, # one of `LOSSES`
     save_every:int=200, # steps between checkpoints
     resume:bool=False, # go on from the checkpoint in `out`
-    half:bool=True, # multiply matrices in bfloat16; weights and their updates stay float32
+    half:bool=None, # multiply matrices in bfloat16, weights and their updates stay float32; None: where that is faster
     tick=lambda record: None, # called with each record of the log
 ) -> list: # the log
     """Train to the last step, with AdamW. The same weights come out whether or not it was interrupted.
 
     Raises ValueError if the loss is not finite; the last good checkpoint stays.
     """
-    out, crew = Path(out), _Crew()
+    out, crew, device = Path(out), _Crew(), module.head.device
+    half = prefers_half(device) if half is None else half
     out.mkdir(parents=True, exist_ok=True)
     params, saved = [p for p in module.parameters() if p.requires_grad], out / "training.pt"
     if saved.exists() and not resume: raise ValueError(f"{out} holds a training run: give --resume to go on with it, or another folder")
@@ -280,7 +285,7 @@ def fit_drafter(
     for step in range(first, steps):
         rate = min(1, (step + 1) / max(1, .03 * steps)) * (.05 + .475 * (1 + math.cos(math.pi * step / steps)))
         for group in optimizer.param_groups: group["lr"] = lr * rate
-        with torch.autocast(module.head.device.type, torch.bfloat16, enabled=half):
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
             loss, figures = module.loss(batches[step * crew.size + crew.rank], objective)
         if not torch.isfinite(loss):
             raise ValueError(f"the loss is {loss.item()} at step {step + 1}; the last checkpoint in {out} is of step {first}: try a lower learning rate")

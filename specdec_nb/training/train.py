@@ -14,7 +14,7 @@ import torch
 from filelock import FileLock
 from ..target.hub import load_hf
 from .corpus import Corpus
-from .distill import KINDS, LOSSES, Batches, Features, Trained, fit_drafter, held_out
+from .distill import KINDS, LOSSES, Batches, Features, Trained, fit_drafter, held_out, prefers_half
 
 # %% ../../nbs/4_learning/24_train.ipynb #f6e950cd
 class _Lender:
@@ -27,7 +27,7 @@ def train(
     kind:str, # draft, medusa or eagle3
     data, # a folder of shards, as `write_corpus` makes it
     out, # a folder: the drafter, its card and log, and what is needed to go on
-    model=None, # a decoder-only Hugging Face model in the precision to read with; None: the default model in bfloat16
+    model=None, # a decoder-only Hugging Face model in the precision to read with; None: the default model
     epochs:float=2, # passes over the documents
     words:int=8000, # the drafter guesses among this many
     lr:float=1e-3, # at its highest
@@ -36,6 +36,7 @@ def train(
     steps:int=None, # instead of `epochs`
     shards:int=None, # only the first so many of the data; None: all
     resume:bool=False, # go on with what is in `out`
+    begin=None, # the folder of a trained drafter to begin with, for instance when more data was written; None: the target's own layers
     features=None, # where the target's hidden states are kept; None: in `out`
     seed:int=0,
     record:dict=None, # provenance, for the card
@@ -47,10 +48,14 @@ def train(
     if objective not in LOSSES: raise ValueError(f"unknown loss {objective!r}; known: {', '.join(LOSSES)}")
     out, corpus = Path(out), Corpus(data, shards=shards)
     if (out / "training.pt").exists() and not resume: raise ValueError(f"{out} holds a training run: give --resume to go on with it, or another folder")
-    model = load_hf(None, torch.bfloat16)[0] if model is None else model
+    if model is None: model = load_hf(None, torch.bfloat16 if prefers_half(torch.device("cpu")) else torch.float32)[0]
     cls = next(c for c in vars(import_module(KINDS[kind])).values() if isinstance(c, type) and issubclass(c, Trained) and c.kind == kind)
     torch.manual_seed(seed)
-    network = cls.of(model, corpus.words(words), **options).join(_Lender(model)).to(model.device)
+    network = cls.of(model, corpus.words(words), **options) if begin is None else Trained.from_pretrained(begin).train()
+    if network.kind != kind: raise ValueError(f"{begin} holds a {network.kind} drafter: a {kind} drafter cannot begin with it")
+    network.join(_Lender(model)).to(model.device)
+    before = {k: network.record[k] for k in ("steps", "tokens", "command", "commit") if k in network.record}
+    network.record = {"begun_with": before} if before else {}
     n = model.config.num_hidden_layers
     layers = sorted({*network.layers, min(2, n), n // 2, max(n - 3, 0), n})          # the same for all kinds: runs can share what was read
     where = Path(features or out / "features")
@@ -78,7 +83,8 @@ def card(network:Trained, log:list) -> str:
     row = lambda name, values: f"| {name} | {' | '.join(f'{v:.3f}' for v in values)} |\n"
     curve = "".join(f"| {x['step']} | {x['loss']:.3f} | {' '.join(f'{v:.3f}' for v in x['held']['top1'])} |\n" for x in log if "held" in x)
     facts = {"Trained for": f"{r.get('model', 'a model')} (fingerprint {network.target})", "Data": f"{r['documents']} documents of {r['tokens']} tokens, "
-             f"{r['held_documents']} kept apart, split by prompt", "Training": f"{r['steps']} steps of {r['batch']} documents, learning rate {r['lr']}, {r['objective']}",
+             f"{r['held_documents']} kept apart, split by prompt", "Begun with": "the target's own layers" if "begun_with" not in r else
+             "what {steps} steps on {tokens} tokens had made".format_map(r["begun_with"]), "Training": f"{r['steps']} steps of {r['batch']} documents, learning rate {r['lr']}, {r['objective']}",
              "Time": f"{r['seconds'] / 60:.0f} minutes on {r.get('cores', os.cpu_count())} cores ({r.get('cpu', 'CPU')}), other work beside it",
              "Command": f"`{r['command']}`" if "command" in r else "-", "Commit": r.get("commit") or "-", "Words": len(network.words),
              "Parameters": sum(w.numel() for w in network.parameters())}
