@@ -149,7 +149,7 @@ def tree_equals_paths(
     "Whether a small tree's rows equal those of its paths, scored one by one, to the model's precision"
     t = np.random.default_rng(0).choice(target.vocab_size, 8, replace=target.vocab_size < 8).tolist()
     draft, state = Draft.merge([[t[0], t[1]], [t[0], t[2], t[3], t[4]], [t[5]]])[0], target.open(t[6:])
-    tolerance = {torch.float64: 1e-9, torch.float32: 1e-4}.get(target.model.dtype, 3e-2)
+    tolerance = {torch.float64: 1e-5, torch.float32: 1e-4}.get(target.model.dtype, 3e-2)      # norms are often single in a double model
     try: tree = target.score([(state, draft)])[0].rows
     except Exception: return False                               # the architecture takes no such mask
     for leaf in (i for i in range(len(draft)) if not draft.children(i)):

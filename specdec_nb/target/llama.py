@@ -61,17 +61,19 @@ def attention_on(
 def pack(
     weight, # `[m, n]`
     bias=None, # `[m]` or None
-): # a function: `[rows, n]` -> `[rows, m]`
+): # a function: `[rows, n]`, and perhaps `[rows, m]` to be added -> `[rows, m]`
     "A linear map, its weight laid out as the processor likes it best; `F.linear` where PyTorch has no such layout"
     onednn = weight.device.type == "cpu" and torch.backends.mkldnn.is_available()
     if onednn and weight.dtype in (torch.float32, torch.bfloat16):
         try:
             packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous())
-            apply = torch.ops.mkldnn._linear_pointwise.default
-            apply(weight.new_zeros(1, weight.shape[1]), packed, bias, "none", [], "")
-            return lambda x: apply(x, packed, bias, "none", [], "")
+            alone, adding = torch.ops.mkldnn._linear_pointwise.default, torch.ops.mkldnn._linear_pointwise.binary
+            def apply(x, plus=None):
+                return alone(x, packed, bias, "none", [], "") if plus is None else adding(x, plus, packed, bias, "add")
+            adding(weight.new_zeros(1, weight.shape[1]), weight.new_zeros(1, len(weight)), packed, bias, "add")
+            return apply
         except (AttributeError, RuntimeError): pass           # private operators: they may go
-    return lambda x: F.linear(x, weight, bias)
+    return lambda x, plus=None: F.linear(x, weight, bias) if plus is None else plus + F.linear(x, weight, bias)
 
 # %% ../../nbs/2_target/11_llama.ipynb #56fde51f
 @dataclass
@@ -132,7 +134,7 @@ class Llama:
         self.dtype, self.device, self.vocab_size = embed.dtype, embed.device, config.vocab_size
         self.attend = attention_on(self.device)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def forward(self,
         tokens, # `[n]` LongTensor
         positions, # `[n]` LongTensor
@@ -154,9 +156,9 @@ class Llama:
             qk = turn(qk if b.qk_norm is None else rms_norm(qk, b.qk_norm, eps))
             keys, values = cache.put(i, qk[:, heads:], v)
             mask = masks[b.kind if b.kind in masks else None]
-            x = x + b.out(self.attend(qk[:, :heads], keys, values, mask))
+            x = b.out(self.attend(qk[:, :heads], keys, values, mask), x)
             gate, up = b.gate_up(rms_norm(x, b.norm2, eps)).chunk(2, -1)
-            x = x + b.down(F.silu(gate) * up)
+            x = b.down(F.silu(gate) * up, x)
         if len(self.blocks) in hidden: hidden[len(self.blocks)] = rms_norm(x, self.norm, eps)
         return self.head(rms_norm(x, self.norm, eps)) if logits else None
 
