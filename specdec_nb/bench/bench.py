@@ -16,7 +16,7 @@ import torch
 from ..chance import Keyed
 from ..sampling import Law
 from ..verify import make_rule
-from ..decode import Stop, Trace, as_target, decode, make_drafter
+from ..decode import Stop, Trace, as_target, decode, drafter_bind, make_drafter
 from ..target.hf import HFTarget
 from .questions import Question, encode
 
@@ -62,13 +62,14 @@ class Setting:
 
 def timed(
     target,
-    drafter, # an object: its construction is not timed
+    drafter, # an object: its construction and its introduction to the target are not timed
     prompt, # token ids
     setting:Setting,
     request:int=0, # keys the noise
     show=None, # told of each step; its time does not count
 ) -> tuple: # `(trace, seconds)`: all the time but the target's reading of the prompt, which is `trace.seconds["prefill"]`
     "Decode one answer and time it"
+    drafter_bind(drafter, target)
     trace, away, began = Trace(), 0., time.perf_counter()
     for step in setting.decode(target, drafter, prompt, request):
         trace.add(step)
@@ -92,8 +93,7 @@ class Method:
     warm: bool
     run: object # (token ids, request) -> record
 
-def _ours(target, make, setting, drafter=None):
-    return lambda ids, request: record(*timed(target, make() if drafter is None else drafter, ids, setting, request))
+def _ours(target, make, setting): return lambda ids, request: record(*timed(target, make(), ids, setting, request))
 
 def methods_of(
     model, # a target or a model
@@ -106,10 +106,10 @@ def methods_of(
     if not isinstance(drafters, Mapping): drafters = {d: partial(make_drafter, d, k=setting.k) for d in drafters}
     methods = []
     for name, make in {"none": partial(make_drafter, "none"), **drafters}.items():
-        drafter = make()
-        methods.append(Method(name, False, _ours(target, make, setting)))
-        if getattr(drafter, "learns", False):
-            methods.append(Method(name, True, _ours(target, make, setting, drafter)))
+        def same(drafter=make()): return drafter
+        learns = getattr(same(), "learns", False)
+        methods.append(Method(name, False, _ours(target, make if learns else same, setting)))
+        if learns: methods.append(Method(name, True, _ours(target, same, setting)))
     if hf is None: return methods
     if setting.temperature: raise ValueError("the rows of model.generate are greedy: they need temperature 0")
     theirs = {"hf-plain": {}, "hf-lookup": dict(prompt_lookup_num_tokens=setting.k or 10)}
