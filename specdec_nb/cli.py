@@ -64,7 +64,7 @@ class Ledger:
 
 # %% ../nbs/9_measuring/43_cli.ipynb #bf958fe8
 def provenance(model) -> dict:
-    "Where and with what something is measured: what must not change while it is"
+    "Machine, model and versions: all that must stay the same for a run to be resumed"
     from importlib.metadata import version
     import torch
     import specdec_nb
@@ -224,29 +224,46 @@ def run_train(o):
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
     from transformers.utils import logging
     from specdec_nb.target.hub import load_hf
-    from specdec_nb.training.distill import prefers_half
+    from specdec_nb.training.distill import LOSSES, prefers_half
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     if o.kind != "data" and not o.data: raise ValueError("--data is missing: the corpus to train on; write one with: specdec train data --out FOLDER")
-    dtype = o.dtype or ("bfloat16" if prefers_half(torch.device(o.device)) else "float32")
+    if o.objective not in LOSSES: raise ValueError(f"unknown loss {o.objective!r}; known: {', '.join(LOSSES)}")
+    if o.batch < 1 or o.epochs <= 0 or o.lr <= 0: raise ValueError(f"need --batch >= 1, --epochs > 0 and --lr > 0, got {o.batch}, {o.epochs} and {o.lr}")
+    o.device = _device(o.device)
+    dtype = o.dtype or ("bfloat16" if prefers_half(o.device) else "float32")
     model, tokenizer = load_hf(o.model, getattr(torch, dtype))
     model, leads = model.to(o.device), not int(os.environ.get("RANK", 0))
     console = Console(stderr=True, force_jupyter=False, quiet=not leads)
     bars = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f} {task.fields[note]}"), TimeRemainingColumn()
-    with Progress(*bars, console=console) as progress:
-        tasks = {}
+    progress, tasks = Progress(*bars, console=console), {}
+    try:
         def tick(what, done, total, figures):
+            progress.start()                                     # not before there is something to show
             if what not in tasks: tasks[what] = progress.add_task(what, total=total, note="")
             note = f"loss {figures['loss']:.3f}, favourites right {figures['top1'][0]:.3f}" if figures else ""
             progress.update(tasks[what], completed=done, note=note)
         if o.kind == "data": return _write_data(o, model, tokenizer, tick)
         from specdec_nb.training.train import train
-        keep = ("model", "cpu", "cores", "threads", "commit", "torch", "transformers")
+        keep = ("model", "device", "cpu", "cores", "threads", "commit", "torch", "transformers")
         facts = {k: v for k, v in provenance(model).items() if k in keep}
-        facts["command"] = " ".join(["specdec", *sys.argv[1:]]) if Path(sys.argv[0]).name == "specdec" else f"specdec train {o.kind}"
-        network = train(o.kind, o.data, o.out, model, o.epochs, lr=o.lr, size=o.batch, objective=o.objective, steps=20 if o.smoke else None, shards=o.shards,
+        facts["command"] = " ".join(["specdec", *sys.argv[1:]])
+        network = train(o.kind, o.data, o.out, model, o.epochs, lr=o.lr, size=o.batch, objective=o.objective, steps=20 if o.smoke else None, shards=o.shards, apart=4 if o.smoke else 40,
                         resume=o.resume, begin=o.begin, features=o.features, seed=o.seed, record=facts, tick=tick)
+    finally:
+        if tasks: progress.stop()
     if leads: print(f"{o.out}: on documents kept apart, by depth, the drafter's favourite is the target's: {network.record['held']['top1']}")
+
+def _device(name):
+    "The device of that name, for this process of `torchrun`'s; ValueError if this machine has none"
+    import torch
+    rank = os.environ.get("LOCAL_RANK")
+    try:
+        device = torch.device(f"cuda:{rank}" if name == "cuda" and rank else name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as e: raise ValueError(f"--device {name} is not to be had here: {str(e).splitlines()[0]}") from None
+    if device.type == "cuda": torch.cuda.set_device(device)
+    return device
 
 def _write_data(o, model, tokenizer, tick):
     from specdec_nb.training.corpus import Corpus, write_corpus
@@ -295,7 +312,7 @@ def main(argv=None) -> int: # the exit code: 0, 2 for bad input, 130 if interrup
     o = parser().parse_args(argv)
     try: o.run(o)
     except KeyboardInterrupt:
-        print("specdec: interrupted" + "; --resume goes on" * (o.verb == "bench" and bool(o.json)), file=sys.stderr)
+        print("specdec: interrupted" + "; --resume goes on" * (o.verb == "train" or o.verb == "bench" and bool(o.json)), file=sys.stderr)
         return 130
     except (ValueError, OSError, ImportError) as e:
         told = f"{e.strerror}: {e.filename}" if isinstance(e, OSError) and e.filename else str(e)

@@ -198,7 +198,7 @@ class Stream:
         "The next draft, cut to the room there is"
         began = time.perf_counter()
         room = self.ctx.room = self.room()
-        draft = fit(self.drafting.propose(self.ctx, self.rng.since(len(self.tokens))), room) if room.depth else Draft()
+        draft = fit(self.drafting.propose(self.ctx, self.rng.since(len(self.tokens))), room)
         self.draft = _sane(draft, self.target.vocab_size, self.drafting)
         self.asked = time.perf_counter()
         self.seconds["propose"] = self.asked - began

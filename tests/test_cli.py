@@ -92,6 +92,12 @@ def test_bad_input(capsys, tmp_path):
     assert "cannot write" in told(capsys, *bench, qa, "--json", tmp_path/"no/out.json")
     assert "cannot write" in told(capsys, *bench, qa, "--json", tmp_path)
     assert "--resume needs --json" in told(capsys, *bench, qa, "--resume")
+    train = ("train", "draft", "--out", tmp_path/"out")
+    assert "--data is missing" in told(capsys, *train)
+    assert "unknown loss 'hinge'" in told(capsys, *train, "--data", tmp_path, "--objective", "hinge")
+    assert "--batch >= 1" in told(capsys, *train, "--data", tmp_path, "--batch", 0)
+    assert "--device nonsense is not to be had here" in told(capsys, *train, "--data", tmp_path, "--device", "nonsense")
+    assert "no data in" in told(capsys, *train, "--data", tmp_path)
 
 
 def test_a_shell_sees_exit_codes():

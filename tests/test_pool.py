@@ -14,8 +14,10 @@ class Shelf:
     "An honest pool: a list, searched from the end"
     def __init__(self, per_key): self.per_key, self.all = per_key, []
     def add(self, key, tail):
-        same = [t for k, t in self.all if k == key and t[:len(tail)] == tail[:len(t)]]
-        self.all = [(k, t) for k, t in self.all if k != key or t not in same] + [(key, max([tail, *same], key=len))]
+        "What goes on from the new one stays, the latest of it comes last; else what the new one goes on from gives way"
+        longer = [t for k, t in self.all if k == key and len(t) > len(tail) and t[:len(tail)] == tail]
+        tail = longer[-1] if longer else tail
+        self.all = [(k, t) for k, t in self.all if k != key or t != tail[:len(t)]] + [(key, tail)]
         mine = [e for e in self.all if e[0] == key]
         if len(mine) > self.per_key: self.all.remove(mine[0])
     def after(self, key): return [t for k, t in reversed(self.all) if k == key]

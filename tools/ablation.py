@@ -17,7 +17,7 @@ from specdec_nb import Law, Trace, load_default
 from specdec_nb.bench.questions import encode, read_questions
 from specdec_nb.decode import Stop, as_target, decode
 from specdec_nb.drafters.lookahead import Lookahead
-from specdec_nb.drafters.model import load_shipped, some_layers
+from specdec_nb.drafters.model import draft_target, some_layers
 from specdec_nb.phrases.ouroboros import Ouroboros
 
 OFF = dict(phrases=False, lengthen=0, discarded=False, corrected=False, history=False)
@@ -67,8 +67,9 @@ def main():
     ask.add_argument("--out", type=Path, required=True)
     args = ask.parse_args()
     model, tokenizer = load_default()
-    small = Counted(as_target(some_layers(model, args.layers) if args.layers else load_shipped()))
-    target, made = as_target(model), methods(small, args.k, args.ngram, args.window)
+    target = as_target(model)
+    small = Counted(as_target(some_layers(model, args.layers)) if args.layers else draft_target(None, target))
+    made = methods(small, args.k, args.ngram, args.window)
     questions = read_questions(args.questions, n=args.n)
     warm, records = {name: make() for name, make in made.items() if getattr(make(), "learns", False)}, []
     for i, q in enumerate(questions):

@@ -43,6 +43,7 @@ class Lookahead(Drafter):
             if not isinstance(given, int) or given < least:
                 raise ValueError(f"{name} ({what}) must be a whole number of at least {least}, got {given!r}")
         if text not in (0, 1): raise ValueError(f"text (whether the text's n-grams are kept) must be 0 or 1, got {text!r}")
+        if pool is not None and pool.key >= n: raise ValueError(f"the pool has keys of {pool.key} tokens, and an n-gram of n={n} must be longer")
         self.window, self.n, self.guesses, self.text, self.seed, self.k = window, n, guesses, text, seed, k
         self.pool, self.learns = pool, pool is not None
 

@@ -91,7 +91,7 @@ def blend(
 
 # %% ../../nbs/3_drafting/17_lookup.ipynb #84669255
 class SuffixAutomaton:
-    "All substrings of a growing text in at most 2n states (Blumer et al. 1985), each with where it was last continued"
+    "All substrings of a growing text in at most 2n states (Blumer et al. 1985), each with where it was continued lately"
     def __init__(self): self.next, self.link, self.length, self.where, self.last, self.read = [{}], [-1], [0], [0], 0, 0
 
     def _state(self, next, link, length, where):
@@ -204,8 +204,8 @@ class Datastore:
         path, n = Path(path), len(self.text)
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_name(f".{path.name}.{os.getpid()}.npy")
-        crc = zlib.crc32(self.order, zlib.crc32(self.text))
-        head = np.array([_MAGIC, 1, self.span, self.vocab_size or 0, n, crc, 0, 0], np.uint32)
+        head = np.array([_MAGIC, 2, self.span, self.vocab_size or 0, n, 0, 0, 0], np.uint32)
+        head[5] = zlib.crc32(self.order, zlib.crc32(self.text, zlib.crc32(head)))
         try:
             held = np.lib.format.open_memmap(unfinished, "w+", np.uint32, (8 + 2 * n,))
             for at, part in ((0, head), (8, self.text), (8 + n, self.order)): held[at:at + len(part)] = part
@@ -225,8 +225,9 @@ class Datastore:
             held = np.load(path, mmap_mode="r", allow_pickle=False)
             magic, version, span, vocab_size, n, crc, *_ = held[:8].tolist()
             text, order = held[8:8 + n], held[8 + n:]
-            if (magic, version, len(order), held.dtype) != (_MAGIC, 1, n, np.uint32): raise ValueError("not its format")
-            if check and crc != zlib.crc32(order, zlib.crc32(text)): raise ValueError("wrong checksum")
+            if (magic, version, len(order), held.dtype) != (_MAGIC, 2, n, np.uint32): raise ValueError("not its format")
+            head = np.array([magic, version, span, vocab_size, n, 0, 0, 0], np.uint32)
+            if check and crc != zlib.crc32(order, zlib.crc32(text, zlib.crc32(head))): raise ValueError("wrong checksum")
         except Exception as e: raise ValueError(f"{path} holds no datastore (or a damaged one: {e!r:.120}): build it again") from None
         return cls(text, order, vocab_size or None, span)
 
@@ -245,7 +246,7 @@ class _Copier(Drafter):
     def vocab_size(self): return self.store.vocab_size if self.store else None
 
     def begin(self, ctx, state):
-        if self.served and self.recent is None: self.recent = Datastore.build(self.served)
+        if self.recent is None and any(len(text) > 1 for text in self.served): self.recent = Datastore.build(self.served)
         return _Copying(self, ctx)
 
     def finish(self, text):

@@ -446,6 +446,7 @@ def respell(tokenizer, text, more, window=16) -> list: # token ids
     return tokenizer(more, add_special_tokens=False).input_ids if end is None else ids[end:]
 
 class StringBridge(TokenBridge):
-    "A draft model with other words, drafting text: spelt anew in the target's tokens, which match or do not (SLEM, Timor et al. 2025)"
+    "A draft model with other words, drafting text: spelt anew in the target's tokens, which match or do not (SLEM, Timor et al. 2025). Chains only"
     drafting = _StringDrafting
+    def __init__(self, model, tokenizer, target_tokenizer, k:int=4, least:float=0.): super().__init__(model, tokenizer, target_tokenizer, k, least=least)
     def law(self, law): return Law(temperature=0)

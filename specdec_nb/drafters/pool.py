@@ -52,9 +52,8 @@ class PhrasePool:
         shelf = self._shelves.setdefault(head, {})
         self._shelves.move_to_end(head)
         before = len(shelf)
-        for known in [k for k in shelf if k[:len(tail)] == tail[:len(k)]]:      # one begins the other
-            if len(known) > len(tail): tail, source = known, shelf[known]
-            del shelf[known]
+        if longer := [k for k in shelf if len(k) > len(tail) and k[:len(tail)] == tail]: tail, source = longer[-1], shelf[longer[-1]]
+        for known in [k for k in shelf if k == tail[:len(k)]]: del shelf[known]
         shelf[tail] = source
         if len(shelf) > self.per_key: del shelf[next(iter(shelf))]
         self._size += len(shelf) - before
@@ -174,9 +173,8 @@ class _Pooling:
 
     def propose(self, ctx, rng):
         self.before, d = ctx.tokens[-self.pool.key:], self.drafter
-        self.offered = self.pool.after(self.before, d.most)
-        paths = [p[:min(d.k, ctx.room.depth)] for p in self.offered[:d.most if ctx.room.branches else 1]] if self.offered else ()
-        draft, _ = Draft.merge(paths)
+        self.offered = self.pool.after(self.before, d.most if ctx.room.branches else 1)
+        draft, _ = Draft.merge(p[:min(d.k, ctx.room.depth)] for p in self.offered)
         return draft.take(range(d.nodes)) if len(draft) > d.nodes else draft
 
     def observe(self, step):

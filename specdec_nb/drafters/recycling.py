@@ -14,6 +14,11 @@ from ..shape import best_first
 from .pool import load_arrays, save_arrays
 
 # %% ../../nbs/3_drafting/18_recycling.ipynb #521018ec
+def _last(keys, among):
+    "Of the places in `among`, the last one of each key"
+    _, backwards = np.unique(keys[among[::-1]], return_index=True)
+    return among[::-1][backwards]
+
 class Successors:
     "The most probable next tokens after each word, and after pairs of words, as the target last gave them (Luo et al. 2024; the pairs are an addition)"
     def __init__(self,
@@ -32,12 +37,15 @@ class Successors:
         words, # `[n]` token ids
         tops, # `[n, width]` the most probable tokens after them, best first
     ):
-        "Write rows; of equal words the last stays"
-        before, words = np.asarray(before, np.int64), np.asarray(words, np.int64)
-        self.after[words] = tops
+        "Write rows; of equal words the last stays. A row that begins with -1 says nothing and is passed over"
+        before, words, tops = np.asarray(before, np.int64), np.asarray(words, np.int64), np.asarray(tops)
+        said = np.flatnonzero(tops[:, 0] >= 0)
+        last = _last(words, said)
+        self.after[words[last]] = tops[last]
         if not self.pairs: return
         place = (before * 1_000_003 + words) % self.pairs
-        self.after_pair[place], self.whose[place] = tops, before << 32 | words
+        last = _last(place, said)
+        self.after_pair[place[last]], self.whose[place[last]] = tops[last], before[last] << 32 | words[last]
 
     def row(self, before:int, word:int) -> tuple: # `(whether the pair is known, list of `width` tokens; -1: not known)`
         "What may follow"
@@ -77,9 +85,9 @@ class Recycling(Drafter):
         table:Successors=None, # what was learnt before
     ):
         if k < 0 or nodes < 1 or not 0 <= least < 1: raise ValueError(f"need k >= 0, nodes >= 1, 0 <= least < 1, got {k}, {nodes}, {least}")
-        self.k, self.nodes, self.least, self.width, self.pairs, self.table = k, nodes, least, width, pairs, table
         if table is None: Successors(1, width, pairs)                                     # complains now rather than later
-        else: self.width = table.width
+        else: width = table.width
+        self.k, self.nodes, self.least, self.width, self.pairs, self.table = k, nodes, least, width, pairs, table
         self.asks = Asks(topk=width if prompt else 0)
         self.rates = [[*first[:width], *[.01] * (width - 8)] for first in self.FIRST]
 

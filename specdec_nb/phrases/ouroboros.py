@@ -93,7 +93,8 @@ class _Drafting:
     def _due(self, ctx):
         "How many tokens the draft model is to write: its own window may end before the target's"
         window = self.drafter.model.target.window
-        return max(0, min(self.drafter.k, window - len(ctx.tokens))) if window else self.drafter.k
+        due = min(self.drafter.k, ctx.room.depth)
+        return max(0, min(due, window - len(ctx.tokens))) if window else due
 
     def write(self, ctx) -> tuple: # `(tokens, how sure it was of each)`
         "What the draft model says, greedily: the loop of every chapter, with the draft model as the target"

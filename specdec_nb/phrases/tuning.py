@@ -184,7 +184,7 @@ class Auto(Drafter):
         self.k, self.nodes, self.curve, self.sources, self.speed = k, nodes, curve, tuple(sources), speed
         self.table = self.pace = None
         self.pool, self.company = PhrasePool(key=3, per_key=2), {}
-        copied = [.1, .23, .49, .66, .73, .76, .8, .8, .82, .86, .87, .87, .88, .9, .92, .94, .97]          # see the figure of chapter 17
+        copied = [.1, .23, .49, .66, .73, .76, .8, .8, .82, .86, .87, .87, .88, .9, .92, .94, .97]          # as in the figure of chapter 17
         self.rates = dict(suffix=[[[r, 5] for r in copied], [[min(r, .08), 5] for r in copied]], phrases=[[.7 * r, 5] for r in copied],
                           ranks=[[[r, 5] for r in first] for first in Recycling.FIRST])    # records: [rate, tokens it rests on]
 
@@ -251,7 +251,7 @@ class _Listening:
         d, (before, word) = self.drafter, (-1, *self.text[-2:])[-2:]
         d.pace.saw(len(step.verdict.tokens), len(step.draft))
         for token in step.verdict.tokens:
-            for guess, record in d.second(self.opinions or ()): d.learn(record, guess == token)
+            for guess, record in list(d.second(self.opinions or ())): d.learn(record, guess == token)
             for guess, record in self.behind if self.opinions is not None else (): d.learn(record, guess == token)
             self.text.append(token)
             self.hear()

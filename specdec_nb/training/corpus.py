@@ -167,7 +167,7 @@ def write_shard(
     seed:int=0,
     tick=lambda n: None, # called with the number of tokens of each finished document
 ):
-    "One file of a corpus; what is in it depends on the seed and its number alone. It appears whole or not at all"
+    "One file of a corpus; what is in it depends on the seed and its number, the model and the environment. It appears whole or not at all"
     files = passages()
     plans = [plan_document(np.random.default_rng([seed, number, i]), tokenizer, files) for i in range(documents)]
     written = write_documents(model, [parts for _, parts in plans], rows, seed * 1_000_003 + number, tick)
@@ -184,6 +184,7 @@ def write_corpus(
     tokenizer, # its tokenizer
     folder, # gets a file `0000.npz` for each shard; what is there already stays
     shards:int, # how many files there shall be
+    documents:int=512, # in each; ValueError if a file that is there holds another number
     tick=lambda n: None, # called with the number of tokens of each finished document
     **options, # for `write_shard`
 ):
@@ -194,7 +195,9 @@ def write_corpus(
         path = folder / f"{number:04d}.npz"
         try:
             with FileLock(f"{path}.lock", timeout=0):
-                if not path.exists(): write_shard(model, tokenizer, path, number, tick=tick, **options)
+                if not path.exists(): write_shard(model, tokenizer, path, number, documents, tick=tick, **options)
+                elif (n := sum(1 for _ in _read(path))) != documents:
+                    raise ValueError(f"{path} holds {n} documents, not {documents}, perhaps from a trial: take another folder, or delete it")
         except Timeout: continue
         Path(f"{path}.lock").unlink(missing_ok=True)
 
@@ -206,9 +209,10 @@ class Corpus:
     """
     def __init__(self,
         folder, # raises ValueError if it holds no shards, a damaged one, or too few documents
-        apart:int=40, # one prompt in this many is kept apart
+        apart:int=40, # one prompt in about this many is kept apart; 1 to 256
         shards:int=None, # only the first so many; None: all
     ):
+        if not 1 <= apart <= 256 or shards is not None and shards < 1: raise ValueError(f"need apart from 1 to 256 and shards from 1, got {apart} and {shards}")
         paths = sorted(Path(folder).glob("*.npz"))[:shards]
         if not paths:
             raise ValueError(f"no data in {folder}: it holds no .npz file. Write some with: specdec train data --out {folder}")

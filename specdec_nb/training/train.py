@@ -14,15 +14,9 @@ import torch
 from filelock import FileLock
 from ..target.hub import load_hf
 from .corpus import Corpus
-from .distill import KINDS, LOSSES, Batches, Features, Trained, fit_drafter, held_out, prefers_half
+from .distill import KINDS, LOSSES, Batches, Features, Lender, Trained, fit_drafter, held_out, prefers_half
 
 # %% ../../nbs/4_learning/24_train.ipynb #f6e950cd
-class _Lender:
-    "A Hugging Face model as the lender of its matrices"
-    def __init__(self, model):
-        self.embed, self.unembed = model.get_input_embeddings().weight.detach(), model.get_output_embeddings().weight.detach()
-        self.vocab_size = len(self.unembed)
-
 def train(
     kind:str, # draft, medusa or eagle3
     data, # a folder of shards, as `write_corpus` makes it
@@ -35,6 +29,7 @@ def train(
     objective:str="forward_kl", # one of `LOSSES`
     steps:int=None, # instead of `epochs`
     shards:int=None, # only the first so many of the data; None: all
+    apart:int=40, # one prompt in about this many is kept apart
     resume:bool=False, # go on with what is in `out`
     begin=None, # the folder of a trained drafter to begin with, for instance when more data was written; None: the target's own layers
     features=None, # where the target's hidden states are kept; None: in `out`
@@ -46,14 +41,14 @@ def train(
     "Train a drafter for a target. Raises ValueError for an unknown kind, missing or damaged data, a loss that is not finite"
     if kind not in KINDS: raise ValueError(f"unknown kind of drafter {kind!r}; known: {', '.join(KINDS)}")
     if objective not in LOSSES: raise ValueError(f"unknown loss {objective!r}; known: {', '.join(LOSSES)}")
-    out, corpus = Path(out), Corpus(data, shards=shards)
+    out, corpus = Path(out), Corpus(data, apart, shards)
     if (out / "training.pt").exists() and not resume: raise ValueError(f"{out} holds a training run: give --resume to go on with it, or another folder")
     if model is None: model = load_hf(None, torch.bfloat16 if prefers_half(torch.device("cpu")) else torch.float32)[0]
     cls = next(c for c in vars(import_module(KINDS[kind])).values() if isinstance(c, type) and issubclass(c, Trained) and c.kind == kind)
     torch.manual_seed(seed)
     network = cls.of(model, corpus.words(words), **options) if begin is None else Trained.from_pretrained(begin).train()
     if network.kind != kind: raise ValueError(f"{begin} holds a {network.kind} drafter: a {kind} drafter cannot begin with it")
-    network.join(_Lender(model)).to(model.device)
+    network.join(Lender(model))
     before = {k: network.record[k] for k in ("steps", "tokens", "command", "commit") if k in network.record}
     network.record = {"begun_with": before} if before else {}
     n = model.config.num_hidden_layers
@@ -68,6 +63,8 @@ def train(
     steps = steps or max(1, int(len(batches) * epochs / crew))
     log = fit_drafter(network, batches, held, out, steps, lr, LOSSES[objective], resume=resume, tick=lambda r: tick("training", r["step"], steps, r))
     if int(os.environ.get("RANK", 0)): return network
+    network.save_pretrained(out)                                 # what is judged is what was saved, in eight bits
+    network = Trained.from_pretrained(out).join(Lender(model))
     if hasattr(network, "calibrate"): network.calibrate(held)
     network.record.update(documents=len(corpus.train), tokens=int(sum(map(len, corpus.train))), held_documents=len(corpus.held), steps=steps, batch=size * crew,
                           lr=lr, objective=objective, seconds=log[-1]["seconds"], held=held_out(network, held, 200), **(record or {}))
@@ -83,9 +80,9 @@ def card(network:Trained, log:list) -> str:
     row = lambda name, values: f"| {name} | {' | '.join(f'{v:.3f}' for v in values)} |\n"
     curve = "".join(f"| {x['step']} | {x['loss']:.3f} | {' '.join(f'{v:.3f}' for v in x['held']['top1'])} |\n" for x in log if "held" in x)
     facts = {"Trained for": f"{r.get('model', 'a model')} (fingerprint {network.target})", "Data": f"{r['documents']} documents of {r['tokens']} tokens, "
-             f"{r['held_documents']} kept apart, split by prompt", "Begun with": "the target's own layers" if "begun_with" not in r else
+             f"{r['held_documents']} kept apart, split by prompt; trained on all of each text, judged by what the model itself wrote", "Begun with": "the target's own layers" if "begun_with" not in r else
              "what {steps} steps on {tokens} tokens had made".format_map(r["begun_with"]), "Training": f"{r['steps']} steps of {r['batch']} documents, learning rate {r['lr']}, {r['objective']}",
-             "Time": f"{r['seconds'] / 60:.0f} minutes on {r.get('cores', os.cpu_count())} cores ({r.get('cpu', 'CPU')}), other work beside it",
+             "Time": f"{r['seconds'] / 60:.0f} minutes on {r.get('cores', os.cpu_count())} cores ({r.get('cpu', 'CPU')})",
              "Command": f"`{r['command']}`" if "command" in r else "-", "Commit": r.get("commit") or "-", "Words": len(network.words),
              "Parameters": sum(w.numel() for w in network.parameters())}
     names = {"draft": "A distilled draft model", "medusa": "Medusa heads", "eagle3": "An EAGLE-3 drafter"}

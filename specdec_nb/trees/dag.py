@@ -24,7 +24,7 @@ class TokenGraph:
         if repeat < -1: raise ValueError(f"repeat counts the tokens before a node that must agree, from 0 on, or is -1: no merging; got {repeat}")
         self.repeat, self.tokens, self.parents = repeat, [], []
         self.edges, self.known, self.merged = {-1: {}}, {}, 0
-        self.tail = {-1: tuple(text)[len(text) - repeat:] if repeat > 0 else ()}          # the last r tokens at each node
+        self.tail = {-1: tuple(text)[max(len(text) - repeat, 0):] if repeat > 0 else ()}          # the last r tokens at each node
 
     def add(self, u:int, token:int, q) -> int: # the new node, or None: the edge leads to one known before
         "An edge from node `u`, worth `q`. Raises ValueError if `u` has one with this token"
@@ -38,7 +38,7 @@ class TokenGraph:
         self.tokens.append(token)
         self.parents.append(u)
         node = len(self.tokens) - 1
-        self.edges[node], self.tail[node] = {}, run[len(run) - self.repeat:] if self.repeat > 0 else ()
+        self.edges[node], self.tail[node] = {}, run[max(len(run) - self.repeat, 0):] if self.repeat > 0 else ()
         self.known.setdefault(run, []).append(node)
         return node
 
