@@ -71,5 +71,5 @@ class _Grid:
     def _repr_html_(self):
         def cell(text, best): return f'<td style="text-align:right">{f"<b>{text}</b>" if best else text}</td>'
         head = "".join(f'<th style="text-align:right">{escape(c)}</th>' for c in ("", *self.columns))
-        body = "".join(f'<tr><td style="text-align:left">{escape(name)}</td>{"".join(cell(*c) for c in cells)}</tr>' for name, cells in self._rows())
+        body = "".join(f'<tr><td style="text-align:left; white-space:nowrap">{escape(name)}</td>{"".join(cell(*c) for c in cells)}</tr>' for name, cells in self._rows())
         return f'<div style="overflow-x:auto"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
