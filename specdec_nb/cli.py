@@ -135,6 +135,7 @@ def _train_options(t):
     add("--objective", default="forward_kl", help="forward_kl (default), reverse_kl, jensen_shannon or variation")
     add("--features", type=Path, help="where the model's hidden states are kept, to share them between runs (default: in OUT)")
     add("--seed", type=int, default=0)
+    add("--by", type=Path, help="data: the folder of a trained draft model that writes instead of the model (on-policy training)")
     add("--begin", type=Path, help="the folder of a trained drafter to begin with, when there is more data (default: the model's own layers)")
     add("--resume", action="store_true", help="go on with an interrupted training run; data always goes on")
     add("--smoke", action="store_true", help="a trial: 24 documents, or 20 steps")
@@ -243,7 +244,7 @@ def run_train(o):
             if what not in tasks: tasks[what] = progress.add_task(what, total=total, note="")
             note = f"loss {figures['loss']:.3f}, favourites right {figures['top1'][0]:.3f}" if figures else ""
             progress.update(tasks[what], completed=done, note=note)
-        if o.kind == "data": return _write_data(o, model, tokenizer, tick)
+        if o.kind == "data": return _write_data(o, _writer(o.by, model), tokenizer, tick)
         from specdec_nb.training.train import train
         keep = ("model", "device", "cpu", "cores", "threads", "commit", "torch", "transformers")
         facts = {k: v for k, v in provenance(model).items() if k in keep}
@@ -264,6 +265,14 @@ def _device(name):
     except (RuntimeError, AssertionError) as e: raise ValueError(f"--device {name} is not to be had here: {str(e).splitlines()[0]}") from None
     if device.type == "cuda": torch.cuda.set_device(device)
     return device
+
+def _writer(by, model):
+    "Who writes the data: the model, or a draft model that was trained for it"
+    if by is None: return model
+    from specdec_nb.training.distill import DraftModel, Lender, Trained
+    network = Trained.from_pretrained(by)
+    if not isinstance(network, DraftModel): raise ValueError(f"{by} holds a {network.kind} drafter: only a draft model can write texts")
+    return network.to_hf(Lender(model)).to(model.dtype)
 
 def _write_data(o, model, tokenizer, tick):
     from specdec_nb.training.corpus import Corpus, write_corpus

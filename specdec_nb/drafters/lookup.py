@@ -234,7 +234,7 @@ class Datastore:
 # %% ../../nbs/3_drafting/17_lookup.ipynb #7255f4af
 class _Copier(Drafter):
     "Grows a tree from matches in the request's own text (or not), in a datastore, and in texts served before"
-    own, store, recent = True, None, None
+    own, store, recent, size = True, None, None, None
     def __init__(self, k, nodes, shortest, least, most, remember=0):
         if k < 0 or min(nodes, shortest, most) < 1 or not 0 <= least < 1 or remember < 0:
             raise ValueError("need k, remember >= 0, nodes, shortest, most >= 1 and 0 <= least < 1; got k={}, remember={}, nodes={}, "
@@ -243,7 +243,8 @@ class _Copier(Drafter):
         self.remember, self.learns, self.served = remember, remember > 0, deque()
 
     @property
-    def vocab_size(self): return self.store.vocab_size if self.store else None
+    def vocab_size(self): return self.size if self.store is None else self.store.vocab_size
+    def bind(self, target): self.size = target.vocab_size if self.remember else None    # what was served is in this target's words
 
     def begin(self, ctx, state):
         if self.recent is None and any(len(text) > 1 for text in self.served): self.recent = Datastore.build(self.served)

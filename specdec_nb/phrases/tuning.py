@@ -60,7 +60,7 @@ def cost_of(
     key = cost_key(name, str(getattr(model, "dtype", getattr(weight, "dtype", ""))), torch.get_num_threads(), str(getattr(target, "device", "")))
     if key not in _CURVES:
         try:
-            curve = cached_cost(target, key, context=64, rows=rows, repeats=4)
+            curve = cached_cost(target, key, context=64, rows=rows, repeats=10)
             _CURVES[key] = CostCurve(curve.rows, np.min(curve.provenance["times"], axis=1), curve.provenance)      # the least disturbed
         except ValueError: _CURVES[key] = three_machines()["CPU (measured)"]              # the target is too small to be timed
     return _CURVES[key]
