@@ -60,8 +60,8 @@ def cost_of(
     key = cost_key(name, str(getattr(model, "dtype", getattr(weight, "dtype", ""))), torch.get_num_threads(), str(getattr(target, "device", "")))
     if key not in _CURVES:
         try:
-            curve = cached_cost(target, key, context=64, rows=rows, repeats=10)
-            _CURVES[key] = CostCurve(curve.rows, np.min(curve.provenance["times"], axis=1), curve.provenance)      # the least disturbed
+            curve = cached_cost(target, key, context=256, rows=rows, repeats=10)
+            _CURVES[key] = CostCurve(curve.rows, np.quantile(curve.provenance["times"], .25, axis=1), curve.provenance)
         except ValueError: _CURVES[key] = three_machines()["CPU (measured)"]              # the target is too small to be timed
     return _CURVES[key]
 
@@ -208,6 +208,11 @@ class Auto(Drafter):
             yield token, record
             left = max(left - record[0], .02)
 
+    def trust(self, record) -> float:
+        "What may be counted on: the rate less half its standard error, for of many records those that promise most are those that were lucky"
+        rate, n = record
+        return max(rate - .5 * math.sqrt(rate * (1 - rate) / min(n, 1 / self.speed)), 0.)
+
     def learn(self, record, right):
         record[1] += 1
         record[0] += (right - record[0]) * max(1 / record[1], self.speed)
@@ -240,10 +245,10 @@ class _Listening:
         if self.opinions is None: self.hear()
         states[()], pace = self.roots, d.pace
         def expand(path):
-            if not path: return [(token, record[0]) for token, record in d.second(self.opinions)]
+            if not path: return [(token, d.trust(record)) for token, record in d.second(self.opinions)]
             above, text = states[path[:-1]], self.text
             states[path] = tuple(s.move(state, text, path[:-1], path[-1]) if state else () for s, state in zip(self.sources, above))
-            return [(token, record[0]) for token, record in d.second(self.listen(states[path], path)[0])]
+            return [(token, d.trust(record)) for token, record in d.second(self.listen(states[path], path)[0])]
         draft, self.values = best_first(expand, min(d.nodes, ctx.room.nodes), min(d.k, ctx.room.depth), .99 * pace.price * pace.cheapest)
         return draft.take(range(pace.size(self.values))) if len(draft) else draft
 
