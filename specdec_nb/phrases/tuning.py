@@ -60,7 +60,8 @@ def cost_of(
     key = cost_key(name, str(getattr(model, "dtype", getattr(weight, "dtype", ""))), torch.get_num_threads(), str(getattr(target, "device", "")))
     if key not in _CURVES:
         try:
-            curve = cached_cost(target, key, context=256, rows=rows, repeats=10)
+            room = (target.window or 1 << 20) - rows[-1] - 1
+            curve = cached_cost(target, key, context=max(16, min(256, room)), rows=rows, repeats=10)
             _CURVES[key] = CostCurve(curve.rows, np.quantile(curve.provenance["times"], .25, axis=1), curve.provenance)
         except ValueError: _CURVES[key] = three_machines()["CPU (measured)"]              # the target is too small to be timed
     return _CURVES[key]
@@ -209,9 +210,9 @@ class Auto(Drafter):
             left = max(left - record[0], .02)
 
     def trust(self, record) -> float:
-        "What may be counted on: the rate less half its standard error, for of many records those that promise most are those that were lucky"
+        "What may be counted on: a little less than the rate, by its standard error, for of many records those that promise most are those that were lucky"
         rate, n = record
-        return max(rate - .5 * math.sqrt(rate * (1 - rate) / min(n, 1 / self.speed)), 0.)
+        return max(rate - .15 * math.sqrt(rate * (1 - rate) / min(n, 1 / self.speed)), 0.)
 
     def learn(self, record, right):
         record[1] += 1
