@@ -57,3 +57,29 @@ def test_texts_of_one_token_are_no_datastore():
 
 def test_a_pool_with_long_keys_is_refused():
     with pytest.raises(ValueError, match="keys of 3 tokens, and an n-gram of n=3 must be longer"): Lookahead(n=3, pool=PhrasePool(key=3))
+
+
+def test_a_header_that_lies_is_refused(tmp_path):
+    "A flipped bit in what the datastore says of itself, not only in its text"
+    from specdec_nb import Datastore
+    path = Datastore.build([[1, 2, 3, 1, 2]], vocab_size=16).save(tmp_path / "store")
+    assert Datastore.load(path).vocab_size == 16
+    whole = bytearray(path.read_bytes())
+    at = len(whole) - 4 * (len(Datastore.load(path).text) * 2 + 8) + 4 * 3       # the vocabulary's size
+    whole[at] ^= 1
+    path.write_bytes(whole)
+    with pytest.raises(ValueError, match="wrong checksum"): Datastore.load(path)
+
+
+def test_a_text_shorter_than_the_run():
+    "Two continuations that agree in two tokens do not meet where four are asked for"
+    from specdec_nb.trees.dag import TokenGraph
+    graph = TokenGraph([9], repeat=3)
+    a, b = graph.add(-1, 1, .5), graph.add(-1, 2, .5)
+    c = graph.add(b, 1, .5)
+    assert c is not None and graph.add(a, 5, .5) is not None and graph.add(c, 5, .5) is not None and graph.merged == 0
+
+
+def test_strings_come_in_chains():
+    from specdec_nb.drafters.model import StringBridge
+    with pytest.raises(TypeError, match="tree"): StringBridge(SMALL, None, None, tree=4)
