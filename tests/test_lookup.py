@@ -193,7 +193,7 @@ def test_by_name(name):
 
 @pytest.mark.parametrize("name", ["lookup", "suffix"])
 def test_microseconds_however_long_the_text(name):
-    "Median `propose` of three new tokens stays below a millisecond at any length; a search through 32 000 tokens would take several (chapter 17 has the figure)"
+    "Median `propose` of three new tokens is at most 0.3 ms, at 32 000 tokens as at 1 000; a search through the text would take several (chapter 17 has the figure)"
     text, medians = (GEN.zipf(1.3, 32_300) % 5000).tolist(), []
     for length in (1000, 4000, 32_000):
         c, times = context(text[:length]), []
@@ -204,5 +204,5 @@ def test_microseconds_however_long_the_text(name):
             drafting.propose(c, None)
             times.append(time.perf_counter() - began)
         medians.append(np.median(times[1:]))
-    assert max(medians) <= 1e-3, medians
+    assert max(medians) <= 3e-4, medians
     assert medians[2] < sum(times[:1]), "the control: reading the text anew each time would be seen"
