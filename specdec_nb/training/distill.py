@@ -10,6 +10,7 @@ __all__ = ['LOSSES', 'KINDS', 'forward_kl', 'reverse_kl', 'jensen_shannon', 'var
 # %% ../../nbs/4_learning/21_distill.ipynb #365f976d
 from hashlib import blake2b
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 import copy
 import json
@@ -203,15 +204,16 @@ class Features:
     def _read(self, model, group):
         ids = torch.zeros(len(group), max(len(self.documents[j]) for j in group), dtype=torch.long)
         for r, j in enumerate(group): ids[r, :len(self.documents[j])] = torch.from_numpy(self.documents[j])
-        out = model(input_ids=ids.to(model.device), output_hidden_states=True, use_cache=False)
-        made = out.hidden_states[-1][0, -1] @ Lender(model).unembed.T
-        if not torch.allclose(made.float(), out.logits[0, -1].float(), rtol=.05, atol=.05 * float(made.abs().max())):
+        last = {"logits_to_keep": 1} if "logits_to_keep" in signature(model.forward).parameters else {}      # the rest is made below, of real rows
+        out, head = model(input_ids=ids.to(model.device), output_hidden_states=True, use_cache=False, **last), Lender(model).unembed
+        made = out.hidden_states[-1][:, -1] @ head.T
+        if not torch.allclose(made.float(), out.logits[:, -1].float(), rtol=.05, atol=.05 * float(made.abs().max())):
             raise ValueError(f"{type(model).__name__} does more to its last states than multiply them by a matrix (a bias, a scale, a cap): "
                              "no drafter can be trained on them")
         for r, j in enumerate(group):
             n, rows = len(self.documents[j]), slice(self.at[j], self.at[j + 1])
             for i, layer in enumerate(self.layers): self.hidden[rows, i] = out.hidden_states[layer][r, :n].to(self.hidden)
-            self.logz[rows] = out.logits[r, :n].float().logsumexp(-1).cpu()
+            self.logz[rows] = (out.hidden_states[-1][r, :n] @ head.T).float().logsumexp(-1).cpu()
 
 class Batches:
     "Batches of documents of like length, step by step, in an order that the seed fixes"
