@@ -3,6 +3,7 @@ import warnings
 
 import pytest
 import torch
+import torch.nn.functional as F
 import transformers as hf
 
 from drafters import Oracle, Wild
@@ -10,6 +11,7 @@ from specdec_nb import Draft, Law, Llama, Trace, generate, load_default
 from specdec_nb.decode import as_target, decode
 from specdec_nb.target.hub import INSTALL, chat, default_gguf, load_hf
 from specdec_nb.target.kvcache import KVCache, LlamaTarget
+from specdec_nb.target.llama import as_half, pack
 
 SIZES = dict(vocab_size=48, hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64,
              initializer_range=.5, bos_token_id=None, eos_token_id=None, pad_token_id=None)
@@ -44,6 +46,37 @@ def test_logits_equal_the_original(name, length):
     rows = target.score([(target.open(tokens[:1].tolist()), Draft.chain(tokens[1:].tolist()))])[0].rows
     assert (rows - ref).abs().max() < 1e-4 * max(1., float(ref.abs().max()))
     assert torch.equal(rows.argmax(-1), ref.argmax(-1))
+
+
+@pytest.mark.parametrize("published", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", CLAIMED)
+def test_weights_published_in_half_precision_are_read_as_such_and_nothing_is_rounded(name, published):
+    model, tokens = build(name).to(published).float(), torch.arange(40) * 7 % 48
+    with torch.no_grad(): ref = model(tokens[None]).logits[0]
+    rows = as_target(Llama.from_hf(model)).score([(as_target(Llama.from_hf(model)).open([0]), Draft.chain(tokens[1:].tolist()))])[0].rows
+    assert (rows - ref).abs().max() < 1e-4 * max(1., float(ref.abs().max()))
+    assert all(as_half(w.detach()) is not None for n, w in model.named_parameters() if w.dim() == 2)
+
+
+def test_a_matrix_that_needs_its_digits_keeps_them():
+    w, x = torch.randn(64, 48, generator=torch.Generator().manual_seed(0)), torch.randn(5, 48, generator=torch.Generator().manual_seed(1))
+    exact = x.double() @ w.double().T
+    assert as_half(w) is None and (pack(w)(x) - exact).abs().max() < 1e-5 < (x.double() @ w.half().double().T - exact).abs().max()
+    for bad in (float("nan"), float("inf")):
+        broken = w.half().float().index_put((torch.tensor(3), torch.tensor(5)), torch.tensor(bad))
+        out, good = pack(broken)(x), torch.arange(64) != 3
+        assert not out[:, 3].isfinite().any() and torch.allclose(out[:, good], F.linear(x, broken)[:, good], atol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1., 2. ** -40, 2. ** 30])
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_power_of_two_costs_no_digit(scale, bias):
+    g = torch.Generator().manual_seed(0)
+    w, x, plus = (torch.randn(*shape, generator=g) for shape in ((64, 48), (5, 48), (5, 64)))
+    w, b = w.bfloat16().float() * scale, scale * torch.randn(64, generator=g) if bias else None
+    out = F.linear(x, w, b)
+    assert as_half(w) is not None and (pack(w, b)(x) - out).abs().max() < 1e-5 * scale
+    assert (pack(w, b)(x, plus) - (plus + out)).abs().max() < 1e-5 * max(scale, 1)
 
 
 @pytest.mark.parametrize("name", ["llama", "mistral, window 5", "qwen3, mixed"])
@@ -125,6 +158,7 @@ def test_what_it_does_not_claim_is_pointed_elsewhere(config, says):
 def test_smollm2_in_fp32_equals_the_original():
     model, tokenizer = load_hf()
     llama, _ = load_default()
+    assert all(as_half(w.detach()) is not None for w in model.parameters() if w.dim() == 2), "the default model is read in sixteen bits"
     ids = chat(tokenizer, "Name three colours, then repeat the three colours in reverse order.")
     plain = model.generate(ids, max_new_tokens=40, do_sample=False)
     for drafter in ("none", "lookup", Wild(0, plain[0].tolist()), Oracle(plain[0].tolist())):

@@ -49,7 +49,7 @@ _CURVES = {}
 
 def cost_of(
     target,
-    rows=(1, 2, 4, 8, 16, 24), # numbers of rows to measure
+    rows=(1, 2, 3, 4, 6, 8, 12, 16, 24), # numbers of rows to measure
 ) -> CostCurve: # relative costs are what matters
     "The cost curve of a target on this machine, measured once and cached; of targets without a model, a two-core CPU's"
     model = getattr(target, "model", None)
@@ -61,7 +61,7 @@ def cost_of(
     if key not in _CURVES:
         try:
             room = (target.window or 1 << 20) - rows[-1] - 1
-            curve = cached_cost(target, key, context=max(16, min(256, room)), rows=rows, repeats=10)
+            curve = cached_cost(target, key, context=max(16, min(256, room)), rows=rows, repeats=9)
             _CURVES[key] = CostCurve(curve.rows, np.quantile(curve.provenance["times"], .25, axis=1), curve.provenance)
         except ValueError: _CURVES[key] = three_machines()["CPU (measured)"]              # the target is too small to be timed
     return _CURVES[key]

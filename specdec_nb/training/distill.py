@@ -148,7 +148,7 @@ class Trained(nn.Module):
                        if isinstance(c, type) and getattr(c, "kind", None) == about["kind"] and hasattr(c, "loss"))
             self = cls(about["settings"], tensors["words"])
             scales = {k.removesuffix(".scale"): t for k, t in tensors.items() if k.endswith(".scale")}
-            self.load_state_dict({k: t.float() * scales[k].float()[:, None] if k in scales else t for k, t in tensors.items()
+            self.load_state_dict({k: (t.float() * scales[k].float()[:, None]).half().float() if k in scales else t for k, t in tensors.items()
                                   if not k.endswith(".scale")})
             self.target, self.record = about["target"], about["record"]
         except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError, StopIteration) as e:
