@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest, torch
 from conftest import ROOT
 from specdec_nb.bench.questions import GROUPS, Question, read_questions
+from specdec_nb.bench import bench as bench_module
 from specdec_nb.bench.bench import Setting, bench, divergence, methods_of, rows_of, schedule, timed
 from specdec_nb.cli import Ledger
 from specdec_nb.decode import Drafter, as_target
@@ -169,8 +170,10 @@ def test_nothing_after_the_end_counts():
 
 
 def test_counts_are_those_of_the_trace():
-    trace, _ = timed(as_target(CIRCLE), Wild(), [0], SMALL)
+    trace, seconds = timed(as_target(CIRCLE), Wild(), [0], SMALL)
+    r = bench_module.record(trace, seconds)
     assert [accepted / judged for judged, accepted in trace.judged] == trace.acceptance != []
+    assert sum(r["sizes"]) == r["calls"] and sum(n * calls for n, calls in enumerate(r["sizes"])) == r["nodes"] > 0
 
 
 def test_turns_have_the_answers_as_history():

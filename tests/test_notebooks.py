@@ -1,4 +1,4 @@
-"""Every notebook runs in a real kernel and shows what it stores. Cells tagged `timing` run alone."""
+"""Every notebook runs in a real kernel and shows what it stores, cells tagged `timing` excepted."""
 import nbrun, nbsync, pytest
 
 

@@ -3,8 +3,8 @@
     python tools/nbrun.py [NOTEBOOK ...]          exit 1 if a cell fails or a stored output differs
     python tools/nbrun.py --write [NOTEBOOK ...]  store the fresh outputs instead
 
-Every text output (streams, text, HTML, SVG) must equal the stored one, except in cells tagged `timing`,
-which run while no other notebook or test does. Images count by presence. `#| eval: false` and cells that
+Every text output (streams, text, HTML, SVG) must equal the stored one, except in cells tagged `timing`; when their outputs are
+to be stored, these run while no other notebook does. Images count by presence. `#| eval: false` and cells that
 carry a flag of settings.ini's `tst_flags` (`#| slow`, `#| gpu`) are skipped; `--flags slow` runs them.
 `--write` also notes in docs/times.json how long a notebook took; the site's table of chapters shows it.
 """
@@ -70,12 +70,12 @@ def turn(alone=False):
 
 class Client(nbclient.NotebookClient):
     "Runs the cells that are to be run, each within its own limit and all within `deadline`"
-    flags, cell_timeout, deadline, waited = (), 120, 0.0, 0.0
+    flags, cell_timeout, deadline, waited, alone = (), 120, 0.0, 0.0, False
 
     async def async_execute_cell(self, cell, cell_index, **kw):
         if skipped(cell, self.flags): return cell
         asked = time.monotonic()
-        with turn(alone=timing(cell)):
+        with turn(alone=self.alone and timing(cell)):
             self.waited += time.monotonic() - asked
             self.deadline += time.monotonic() - asked
             left = self.deadline - time.monotonic()
@@ -84,14 +84,14 @@ class Client(nbclient.NotebookClient):
             return await super().async_execute_cell(cell, cell_index, **kw)
 
 
-def execute(path, flags=(), cell_timeout=120, nb_timeout=600):
-    "The notebook at `path` with fresh outputs, and in its metadata the `seconds`; raises what its cells raise"
+def execute(path, flags=(), cell_timeout=120, nb_timeout=600, alone=False):
+    "The notebook at `path` with fresh outputs, and in its metadata the `seconds`; cells that time something may have the machine `alone`; raises what cells raise"
     nb, begun = nbformat.read(path, 4), time.monotonic()
     with tempfile.TemporaryDirectory(prefix="nbk") as sockets:           # ipc: no ports, no warnings
         cfg = Config({"KernelManager": {"transport": "ipc", "ip": f"{sockets}/k"}})
         client = Client(nb, kernel_name="python3", record_timing=False, config=cfg,
                         resources={"metadata": {"path": str(Path(path).parent)}})
-        client.flags, client.cell_timeout = flags, cell_timeout
+        client.flags, client.cell_timeout, client.alone = flags, cell_timeout, alone
         client.deadline = time.monotonic() + nb_timeout
         client.execute(env={**os.environ, **ENV})
     nb.metadata.seconds = time.monotonic() - begun - client.waited       # the kernel's start included
@@ -178,7 +178,7 @@ def note_times(seconds, file=TIMES, known=None):
 def run(path, write=False, flags=(), cell_timeout=120, nb_timeout=600):
     "`(problem or '', seconds)`: run one notebook, and compare its outputs or `write` them"
     t = time.monotonic()
-    try: fresh = execute(path, flags, cell_timeout, nb_timeout)
+    try: fresh = execute(path, flags, cell_timeout, nb_timeout, alone=write)
     except Exception as e: return ANSI.sub("", f"{type(e).__name__}: {e}").strip(), time.monotonic() - t
     if write: store(fresh, path)
     found = [] if write else compare(nbformat.read(path, 4), fresh, flags)

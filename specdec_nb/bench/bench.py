@@ -6,6 +6,7 @@
 __all__ = ['Setting', 'timed', 'record', 'Method', 'methods_of', 'answer', 'rows_of', 'divergence', 'schedule', 'bench', 'Log']
 
 # %% ../../nbs/9_measuring/41_bench.ipynb #1f9d391d
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -81,7 +82,9 @@ def timed(
 def record(trace:Trace, seconds:float) -> dict:
     "What is written down of an answer"
     judged, accepted = ([counts[i] for counts in trace.judged] for i in (0, 1))
-    return dict(tokens=trace.tokens, calls=trace.calls, nodes=sum(len(draft) for draft, _ in trace.steps),
+    sizes = Counter(len(draft) for draft, _ in trace.steps)
+    return dict(tokens=trace.tokens, calls=trace.calls, nodes=sum(n * calls for n, calls in sizes.items()),
+                sizes=[sizes[n] for n in range(1 + max(sizes, default=-1))],           # [n]: calls with n nodes
                 judged=judged, accepted=accepted, seconds=seconds, prefill=trace.seconds["prefill"],
                 forward=trace.seconds.get("forward", 0.), lossy=trace.lossy)
 
@@ -130,7 +133,7 @@ def _theirs(model, target, setting, **options):
         tick()
         stop.take(text, out[0, len(ids):].tolist(), 0)
         prefill, began, ended = ticks[2] - ticks[1], ticks[1:-1:2], ticks[2:-1:2]
-        return dict(tokens=text, calls=len(began), nodes=0, judged=[], accepted=[], prefill=prefill, lossy=False,
+        return dict(tokens=text, calls=len(began), nodes=0, sizes=[], judged=[], accepted=[], prefill=prefill, lossy=False,
                     seconds=ticks[-1] - ticks[0] - prefill, forward=sum(ended[1:]) - sum(began[1:]))
     ticks = []
     return run
@@ -151,8 +154,8 @@ def answer(
 def _sums(parts):
     "Records added up; lists by depth"
     total = {name: sum(p[name] for p in parts) for name in ("calls", "nodes", "seconds", "prefill", "forward")}
-    for name in ("judged", "accepted"):
-        total[name] = [sum(at) for at in zip_longest(*(p[name] for p in parts), fillvalue=0)]
+    for name in ("judged", "accepted", "sizes"):
+        total[name] = [sum(at) for at in zip_longest(*(p.get(name, ()) for p in parts), fillvalue=0)]
     return dict(total, lossy=any(p["lossy"] for p in parts))
 
 # %% ../../nbs/9_measuring/41_bench.ipynb #7d8d5a64
