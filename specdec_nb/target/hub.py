@@ -84,7 +84,7 @@ def _unpack(gguf, work):
 def default_folder() -> Path: # None if the package is not installed
     "The default model as a Hugging Face folder, unpacked once"
     gguf = default_gguf()
-    return None if gguf is None else convert(gguf, cache_folder() / f"{MODEL}-half")
+    return None if gguf is None else convert(gguf, cache_folder() / "half" / MODEL)
 
 def load_hf(
     name=None, # a Hugging Face folder, the id of a model in the local hub cache, or None: the default model
