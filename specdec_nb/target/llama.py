@@ -71,7 +71,8 @@ def as_half(
 def _in_half(weight, bias):
     "FBGEMM's layout in float16: half the bytes, single precision in all sums. None if a weight would be rounded"
     if weight.dtype != torch.float32 or (half := as_half(weight)) is None: return None
-    (scaled, scale), linear = half, torch.ops.quantized.linear_dynamic_fp16
+    (scaled, scale), linear = half, torch.ops.quantized.linear_dynamic_fp16.default
+    linear = getattr(linear, "_op", linear)                                       # without a look at each argument for tracers
     packed = torch.ops.quantized.linear_prepack_fp16(scaled.contiguous(), None if bias is None else bias * scale)
     def apply(x, plus=None):
         if plus is not None: return torch.add(plus, linear(x, packed), alpha=1 / scale)
