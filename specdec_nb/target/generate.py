@@ -157,7 +157,7 @@ def generate(
     model, # any decoder-only Hugging Face model in eval mode, or a `Llama`
     input_ids=None, # `[1, L]` token ids
     *,
-    drafter="auto", # a drafter's name, or an object with `begin`, `propose`, `observe`
+    drafter="auto", # a drafter's name (auto, of chapter 30, listens to all that is cheap), or an object with `begin`, `propose`, `observe`
     k:int=None, # draft at most this deep; None: the drafter's own choice
     rule=None, # a `verify_*` function or its name; None: walk with a seed, else rejection, which usually accepts most
     seed:int=None, # keyed noise: the same text for every drafter, "none" included

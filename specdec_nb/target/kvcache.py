@@ -201,7 +201,7 @@ class LlamaTarget(RowTarget):
 # %% ../../nbs/2_target/12_kvcache.ipynb #3d2dfa4d
 def load(
     name=None, # a Hugging Face folder, the id of a model in the local hub cache, or None: the default model
-    dtype=torch.float32, # float32: speculative output equals plain output; bfloat16: faster, equal up to near-ties
+    dtype=torch.float32, # float32: speculative output equals plain output; bfloat16: equal up to near-ties, faster where the processor multiplies it
     runtime:str="auto", # "own", "hf", or "auto": own where it claims the architecture
 ) -> tuple: # `(model, tokenizer)`; the model a `Llama` or a Hugging Face model
     "A model from this machine; nothing is downloaded. Raises ValueError if it cannot be read"
