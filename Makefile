@@ -24,7 +24,7 @@ lab: $(READY)     ## open the book in JupyterLab (LAB_ARGS='--no-browser --port 
 	jupyter lab $(ROOT_USER) --LabApp.default_url=/lab/tree/nbs/index.ipynb $(LAB_ARGS)
 
 test: $(READY)    ## run every test: unit, notebooks, house, site (TEST_ARGS='-k lm' passes options on)
-	python -m pytest -n 2 $(TEST_ARGS)
+	python -m pytest -n 2 --dist worksteal $(TEST_ARGS)
 
 race: $(READY)    ## plain against speculative decoding, side by side (ARGS='--prompt ...')
 	specdec race $(ARGS)
