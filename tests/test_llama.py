@@ -53,7 +53,8 @@ def test_logits_equal_the_original(name, length):
 def test_weights_published_in_half_precision_are_read_as_such_and_nothing_is_rounded(name, published):
     model, tokens = build(name).to(published).float(), torch.arange(40) * 7 % 48
     with torch.no_grad(): ref = model(tokens[None]).logits[0]
-    rows = as_target(Llama.from_hf(model)).score([(as_target(Llama.from_hf(model)).open([0]), Draft.chain(tokens[1:].tolist()))])[0].rows
+    target = as_target(Llama.from_hf(model))
+    rows = target.score([(target.open([0]), Draft.chain(tokens[1:].tolist()))])[0].rows
     assert (rows - ref).abs().max() < 1e-4 * max(1., float(ref.abs().max()))
     assert all(as_half(w.detach()) is not None for n, w in model.named_parameters() if w.dim() == 2)
 

@@ -171,9 +171,9 @@ class Llama:
         n, x, eps = len(tokens), self.embed[tokens], self.eps
         heads, turning = self.heads, self.heads + self.kv_heads             # queries; queries and keys
         turn, group = rotation(positions, self.inv_freq, self.scale, x.dtype), heads // self.kv_heads
-        masks = {kind: None if m is None else m.repeat(group, 1) for kind, m in masks.items()}
-        if self.attend is grouped_attention:                                # written out once, not in each layer
-            masks = {kind: None if m is None else torch.zeros_like(m, dtype=x.dtype).masked_fill_(~m, -math.inf) for kind, m in masks.items()}
+        def shown(m): # once for each head of a group; here as what is added to the scores, which PyTorch would else write out in each layer
+            return m.repeat(group, 1) if self.attend is not grouped_attention else x.new_zeros(m.shape).masked_fill_(~m, -math.inf).repeat(group, 1)
+        masks = {kind: None if m is None else shown(m) for kind, m in masks.items()}
         hidden = {} if hidden is None else hidden
         for i, b in enumerate(self.blocks):
             if i in hidden: hidden[i] = x
