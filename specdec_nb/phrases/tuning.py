@@ -7,7 +7,6 @@ __all__ = ['Pace', 'cost_of', 'Hedge', 'Tuned', 'Auto']
 
 # %% ../../nbs/6_phrases/30_tuning.ipynb #9117a09f
 from itertools import islice
-from pathlib import Path
 import math
 import numpy as np
 from ..decode import Drafter, make_drafter, register
@@ -56,7 +55,7 @@ def cost_of(
     model = getattr(target, "model", None)
     if model is None: return three_machines()["CPU (measured)"]
     config, weight = getattr(model, "config", None), next(iter(model.parameters()), None) if hasattr(model, "parameters") else None
-    name = f"{type(target).__name__} {Path(getattr(config, '_name_or_path', '')).name} {getattr(config, 'hidden_size', '')} {getattr(config, 'num_hidden_layers', '')}"
+    name = f"{type(target).__name__} {getattr(config, '_name_or_path', '')} {getattr(config, 'hidden_size', '')} {getattr(config, 'num_hidden_layers', '')}"
     import torch
     key = cost_key(name, str(getattr(model, "dtype", getattr(weight, "dtype", ""))), torch.get_num_threads(), str(getattr(target, "device", "")))
     if key not in _CURVES:
