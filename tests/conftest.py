@@ -24,7 +24,7 @@ def pytest_collection_modifyitems(config, items):
 
 @pytest.fixture(autouse=True)
 def _turn(request):
-    "While a cell tagged `timing` runs, no test does; notebooks take their turns cell by cell"
+    "While `make outputs` times a cell, no test runs"
     if request.module.__name__ == "test_notebooks": yield
     else:
         with turn(): yield
