@@ -150,7 +150,8 @@ def _bench_options(b):
     add("--n", type=int, help="questions a category (default: all)")
     add("--turns", type=int, default=1, help="turns a question (default: 1)")
     add("--max-new-tokens", type=int, default=128)
-    add("--hf", action="store_true", help="also measure model.generate, plain and with its own prompt lookup")
+    add("--hf", action=argparse.BooleanOptionalAction, help="also measure model.generate, plain and with its own prompt lookup; for this the model is "
+        "loaded once more (default: at temperature 0)")
     add("--json", metavar="OUT", help="write rows, raw times and provenance there")
     add("--resume", action="store_true", help="go on with the interrupted run that was writing OUT")
     b.set_defaults(run=run_bench)
@@ -205,13 +206,14 @@ def run_bench(o):
     for name in o.drafters: make_drafter(name)
     settings = dict(max_new_tokens=o.max_new_tokens, temperature=o.temperature, seed=o.seed, k=o.k, rule=o.rule, turns=o.turns)
     Setting(**settings)
+    if o.hf is None: o.hf = o.temperature == 0
     if o.json: _writable(o.json)
     model, tokenizer = _model(o)
     setting = Setting.of(model, **settings)
     source = dict(provenance(model), **setting.as_dict(), drafters=o.drafters, hf=o.hf, questions=_sources(questions))
     ledger = Ledger(o.json, source, o.resume) if o.json else None
     bar = partial(track, description="measuring", console=Console(stderr=True, force_jupyter=False), transient=True)
-    records = bench(model, tokenizer, questions, o.drafters, setting, hf=_theirs(o), log=ledger, progress=bar)
+    records = bench(model, tokenizer, questions, o.drafters, setting, hf=_theirs(o, model), log=ledger, progress=bar)
     rows = rows_of(records)
     source |= dict(command=" ".join(["specdec", *sys.argv[1:]]), date=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
     raw = [{k: v for k, v in r.items() if k != "texts"} for r in records]
@@ -284,11 +286,12 @@ def _write_data(o, model, tokenizer, tick):
     write_corpus(model, tokenizer, o.out, shards, count, documents=documents, seed=o.seed, rows=min(64, documents))
     print(Corpus(o.out, apart=4 if o.smoke else 40))
 
-def _theirs(o):
+def _theirs(o, model):
     "The Hugging Face model for the rows of model.generate"
     import torch
     from specdec_nb.target.hub import load_hf
-    return load_hf(o.model, getattr(torch, o.dtype))[0] if o.hf else None
+    if not o.hf: return None
+    return model if hasattr(model, "generate") else load_hf(o.model, getattr(torch, o.dtype))[0]
 
 def _writable(out):
     folder = Path(out).resolve().parent

@@ -144,10 +144,16 @@ class Browser:
         theme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[theme])
 
-    def visit(self, url):
+    def load(self, url):
         self.events.clear()
         self.call("Page.navigate", url=url)
         while not any(method == "Page.loadEventFired" for method, _ in self.events): self.receive()
+
+    def visit(self, url, **window):
+        "Load a page into a window as `screen` makes it, and look"
+        self.load("about:blank")                    # or the page before would be laid out for this window, too
+        self.screen(**window)
+        self.load(url)
         page = self.ask(LOOK)
         def problems():
             for method, p in self.events:

@@ -30,6 +30,21 @@ def _turn(request):
         with turn(): yield
 
 
+@pytest.fixture(scope="session")
+def original():
+    "`(model, tokenizer)`: the default model, by transformers. For all tests of a worker: who changes it puts it back"
+    from specdec_nb.target import hub
+    if hub.default_gguf() is None: pytest.skip(f"the default model is not installed: {hub.INSTALL}")
+    return hub.load_hf()
+
+
+@pytest.fixture(scope="session")
+def smollm2(original):
+    "The same in our own runtime"
+    from specdec_nb.target.llama import Llama
+    return Llama.from_hf(original[0]), original[1]
+
+
 @pytest.fixture
 def copy(tmp_path):
     "A copy of the checkout, without what git ignores"

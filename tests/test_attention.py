@@ -8,8 +8,7 @@ import transformers as hf
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from specdec_nb import Draft, HFTarget, generate
-from specdec_nb.target import hub
-from specdec_nb.target.hub import chat, load_hf
+from specdec_nb.target.hub import chat
 from specdec_nb.target.kvcache import tree_masks
 from specdec_nb.trees.attention import TreeMask, flex_tree_attention, masked_attention, path_attention
 
@@ -152,10 +151,9 @@ def test_what_is_not_computed_is_refused(name):
     with pytest.raises(ValueError, match="boolean"): attend(None, x, x, x, attention_mask=torch.zeros(1, 1, 3, 3))
 
 
-@pytest.mark.skipif(hub.default_gguf() is None, reason="the default model is not installed")
-def test_on_the_real_model():
+def test_on_the_real_model(original):
     "fp32: the same argmax in every row, by SDPA and by FlexAttention, as path by path"
-    model, tokenizer = load_hf()
+    model, tokenizer = original
     tokens = chat(tokenizer, "Name three rivers.")[0].tolist()
     gen = np.random.default_rng(0)
     tree = Draft(gen.integers(0, 49152, 9), [-1, -1, 0, 0, 1, 2, 5, 5, 4])

@@ -288,16 +288,15 @@ def test_training_teaches(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["medusa", "eagle3"])
-def test_the_shipped_one_on_the_real_model(name):
+def test_the_shipped_one_on_the_real_model(name, smollm2):
     "In float32, greedy and keyed, a chain and a tree: plain decoding's text; and it earns its keep"
     if shipped(name) is None: pytest.skip(f"no trained {name} drafter comes with this checkout")
-    from specdec_nb import load_default
     from specdec_nb.decode import make_drafter
     from specdec_nb.target.hub import chat
-    model, tokenizer = load_default()
+    model, tokenizer = smollm2
     ids = chat(tokenizer, "Name three rivers and say where they flow.")[0].tolist()
     for run in (dict(law=Law(temperature=0)), dict(law=Law(temperature=.7), rng=Keyed(5))):
-        plain = Trace(decode(model, "none", ids, limit=32, **run))
+        plain = Trace(decode(model, "none", ids, limit=20, **run))
         for options in (dict(tree=0), dict(tree=16)):
-            trace = Trace(decode(model, make_drafter(name, k=4, **options), ids, limit=32, **run))
+            trace = Trace(decode(model, make_drafter(name, k=4, **options), ids, limit=20, **run))
             assert trace.tokens == plain.tokens and trace.calls < plain.calls

@@ -201,6 +201,20 @@ def test_nbrun_time_limit(sample):
     assert "CellTimeoutError" in nbrun.run(path, cell_timeout=1)[0]
 
 
+def test_forked_kernels_are_fresh(sample):
+    "What one leaves behind the next does not find; a process of its own would have the same folder, path and environment"
+    root, text, path = sample
+    text.write_text(TEXT.replace("print(1 + 1)", """import os, sys, torch
+print(hasattr(torch, "left"), os.getpid() == os.getsid(0), os.getcwd(), sys.path,
+      sorted((k, v) for k, v in os.environ.items() if not k.startswith("JPY")))
+torch.left = True"""))
+    nbsync.to_notebook("1_part/01_sample", text, path, root)
+    first, second, own = (nbrun.execute(path, alone=alone).cells[1].outputs[0].text for alone in (False, False, True))
+    assert first.startswith("False True") and first == second == own
+    client = nbrun.Client(nbformat.read(path, 4), kernel_name="python3")
+    assert client.create_kernel_manager().provisioner, "the first two were forks"
+
+
 def test_readme_writes_plain_markdown():
     text = TEXT.replace("# Sample", "See [one](1_part/01_sample.ipynb), {doc}`notation`.")
     nb = jupytext.reads(text, fmt="md:myst")

@@ -7,9 +7,9 @@ import torch.nn.functional as F
 import transformers as hf
 
 from drafters import Oracle, Wild
-from specdec_nb import Draft, Law, Llama, Trace, generate, load_default
+from specdec_nb import Draft, Law, Llama, Trace, generate
 from specdec_nb.decode import as_target, decode
-from specdec_nb.target.hub import INSTALL, chat, default_gguf, load_hf
+from specdec_nb.target.hub import chat
 from specdec_nb.target.kvcache import KVCache, LlamaTarget
 from specdec_nb.target.llama import as_half, pack
 
@@ -155,10 +155,8 @@ def test_what_it_does_not_claim_is_pointed_elsewhere(config, says):
     with pytest.raises(ValueError, match=f"{says}.*HFTarget"): Llama.from_hf(model)
 
 
-@pytest.mark.skipif(default_gguf() is None, reason=f"the default model is not installed: {INSTALL}")
-def test_smollm2_in_fp32_equals_the_original():
-    model, tokenizer = load_hf()
-    llama, _ = load_default()
+def test_smollm2_in_fp32_equals_the_original(original, smollm2):
+    (model, tokenizer), (llama, _) = original, smollm2
     assert all(as_half(w.detach()) is not None for w in model.parameters() if w.dim() == 2), "the default model is read in sixteen bits"
     ids = chat(tokenizer, "Name three colours, then repeat the three colours in reverse order.")
     plain = model.generate(ids, max_new_tokens=40, do_sample=False)

@@ -8,10 +8,9 @@ import torch
 import transformers as hf
 
 from drafters import Sampled, Wild
-from specdec_nb import Draft, Keyed, Law, TableLM, Trace, Verdict, generate, law, load_default, verify_rejection, verify_walk
+from specdec_nb import Draft, Keyed, Law, TableLM, Trace, Verdict, generate, law, verify_rejection, verify_walk
 from specdec_nb.chance import Dice
 from specdec_nb.decode import Drafter, decode
-from specdec_nb.target import hub
 from specdec_nb.target.hub import chat
 from specdec_nb.trees import multidraft
 from specdec_nb.trees.multidraft import (iid_optimum, lenient, optimal_acceptance, thrift, verify_block, verify_kseq,
@@ -248,9 +247,8 @@ def test_greedy_equality_on_a_small_model(rule):
     assert rule == "rejection" or torch.equal(*texts)
 
 
-@pytest.mark.skipif(hub.default_gguf() is None, reason="the default model is not installed")
-def test_greedy_equality_on_the_real_model():
-    model, tokenizer = load_default()
+def test_greedy_equality_on_the_real_model(smollm2):
+    model, tokenizer = smollm2
     ids = chat(tokenizer, "Name three rivers.")
     greedy = dict(max_new_tokens=12, do_sample=False)
     plain = generate(model, ids, drafter="none", **greedy)

@@ -6,11 +6,10 @@ import pytest
 import torch
 import transformers as hf
 
-from specdec_nb import Draft, HFTarget, Keyed, Law, Llama, Stop, TableLM, Trace, Verdict, law, load_default
+from specdec_nb import Draft, HFTarget, Keyed, Law, Llama, Stop, TableLM, Trace, Verdict, law
 from specdec_nb.draft import Room
 from specdec_nb.sampling import Scores
 from specdec_nb.decode import Context, NoDrafter, Step, Tokens, as_target, decode, make_drafter
-from specdec_nb.target import hub
 from specdec_nb.drafters.lookahead import Lookahead, node_at
 from specdec_nb.drafters.model import some_layers
 from specdec_nb.drafters.pool import PhrasePool
@@ -156,10 +155,9 @@ def test_chains_only():
     assert max(len(d) for d, _ in trace.steps) > 3, "a chain, too, may be lengthened"
 
 
-@pytest.mark.skipif(hub.default_gguf() is None, reason=f"the default model is not installed: {hub.INSTALL}")
-def test_the_real_model():
+def test_the_real_model(smollm2):
     "In fp32, greedy and sampled, lookahead and Ouroboros; the draft model is the target without two of its layers"
-    model, tokenizer = load_default()
+    model, tokenizer = smollm2
     prompt = tokenizer("def add(a, b):\n    return a + b\n\ndef sub(a, b):").input_ids
     for wanted, seed in ((GREEDY, 0), (Law(temperature=.7, top_p=.95), 3)):
         drafters = ("none", Lookahead(n=4), Ouroboros(some_layers(model, [*range(12), 13, *range(15, 30)]), k=2, phrases=True, unsure=1))

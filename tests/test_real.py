@@ -7,18 +7,14 @@ import torch
 from drafters import Oracle, Wild
 from specdec_nb import generate, load_default
 from specdec_nb.target import hub
-from specdec_nb.target.hub import chat, convert, is_complete, load_hf
+from specdec_nb.target.hub import chat, convert, is_complete
 
 pytestmark = pytest.mark.skipif(hub.default_gguf() is None, reason=f"the default model is not installed: {hub.INSTALL}")
 ASK = "Repeat this sentence twice: The cat sat on the mat and the cat sat on the hat."
 
 
-@pytest.fixture(scope="module")
-def smol(): return load_hf()
-
-
-def test_greedy_equals_model_generate(smol):
-    model, tokenizer = smol
+def test_greedy_equals_model_generate(original):
+    model, tokenizer = original
     ids = chat(tokenizer, ASK)
     for options in ({}, dict(repetition_penalty=1.2)):
         plain = model.generate(ids, max_new_tokens=32, do_sample=False, **options)
@@ -29,15 +25,15 @@ def test_greedy_equals_model_generate(smol):
         assert out.trace.calls <= 7 and out.trace.overhead < .25          # tree or not, most of the time is the model's
 
 
-def test_keyed_sampling_does_not_depend_on_the_drafter(smol):
-    model, tokenizer = smol
+def test_keyed_sampling_does_not_depend_on_the_drafter(original):
+    model, tokenizer = original
     ids = chat(tokenizer, ASK)
     texts = [generate(model, ids, drafter=d, max_new_tokens=24, do_sample=True, temperature=.8, top_p=.95, seed=3) for d in ("none", "lookup", Wild(1))]
     assert torch.equal(texts[0], texts[1]) and torch.equal(texts[0], texts[2])
 
 
-def test_stop_strings_that_straddle_tokens(smol):
-    model, tokenizer = smol
+def test_stop_strings_that_straddle_tokens(original):
+    model, tokenizer = original
     ids = chat(tokenizer, ASK)
     plain = model.generate(ids, max_new_tokens=32, do_sample=False)
     stop = dict(stop_strings=["the ma"], tokenizer=tokenizer, max_new_tokens=32, do_sample=False)

@@ -6,13 +6,11 @@ from functools import lru_cache
 import numpy as np
 import pytest
 
-import specdec_nb
 from specdec_nb import Draft, Keyed, Law, TableLM, Trace, Verdict
 from specdec_nb.decode import Drafter, as_target, decode
 from specdec_nb.sampling import softmax
 from specdec_nb.shape import accuracy_by_rank, best_first, best_size, best_tree, level_by_level, rerank, static_tree, tokens_by_size, tree_speedups
 from specdec_nb.speedup import CostCurve, three_machines
-from specdec_nb.target import hub
 from specdec_nb.target.hub import chat
 
 
@@ -93,11 +91,10 @@ def test_falling_values_are_demanded():
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(hub.default_gguf() is None, reason="the default model is not installed")
-def test_the_chosen_size_on_the_real_model():
+def test_the_chosen_size_on_the_real_model(smollm2):
     """Within 5 % of the best fixed size of an exhaustive search. The drafter is the model with a memory of eight tokens; it depends on the text
     alone, so the drafts of every position give every run of every size. Greedy, two answers of 64 tokens."""
-    model, tokenizer = specdec_nb.load_default()
+    model, tokenizer = smollm2
     target = as_target(model)
     def draft_at(text):
         state = target.open(text[-8:])

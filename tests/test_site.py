@@ -267,7 +267,6 @@ def test_in_a_browser(site, pages, tab, address, half):
     "Each page at once: formulas and requests on a desktop, then its width on a phone, then its colours in the dark"
     drawn, wide, poor = 0, {}, {}
     for path in sorted(p for p in pages if "_modules" not in p.parts)[half::2]:
-        tab.screen()
         seen = tab.visit(f"{address}/{path.relative_to(site)}")
         assert not seen["problems"] and not seen["failed"] and not seen["raw"], (path.name, seen)
         away = [u for u in seen["requests"] if not u.startswith((address, "data:"))]
@@ -288,7 +287,6 @@ def test_in_a_browser(site, pages, tab, address, half):
 
 def test_code_has_room(site, tab, address):
     "A line of 96 columns fits at 1300 pixels, and one of 130 does not, or this would not measure anything"
-    tab.screen()
     tab.visit(f"{address}/1_exactness/07_decode.html")
     fits = """n => { const pre = document.querySelector('div.cell_input pre');
       pre.textContent = 'x'.repeat(n); return pre.scrollWidth <= pre.clientWidth; }"""
@@ -334,11 +332,11 @@ def test_the_browser_sees_what_is_wide_or_dim(tmp_path, tab):
             "<svg><rect width=90 height=30 fill='#eee'/><text x=5 y=20 fill='#eee'>hidden</text></svg></article></html>")
     (tmp_path/"wide.html").write_text(page.format("<p style='width:500px'>wide</p>"))
     (tmp_path/"good.html").write_text(page.format(""))
-    tab.screen(390, 844, dark=True)
+    phone = dict(width=390, height=844, dark=True)
     with browser.served(tmp_path) as address:
-        tab.visit(f"{address}/good.html")
+        tab.visit(f"{address}/good.html", **phone)
         assert not tab.ask(browser.WIDE)["out"] and tab.ask(browser.WIDE)["page"] <= 0
-        tab.visit(f"{address}/wide.html")
+        tab.visit(f"{address}/wide.html", **phone)
         assert [e for e in tab.ask(browser.WIDE)["out"] if "wide" in e] and tab.ask(browser.WIDE)["page"] > 0
         poor = {text for ratio, text, _ in tab.ask(browser.CONTRAST)["poorest"] if ratio < READABLE}
     assert poor == {"dim", "hidden"}

@@ -11,11 +11,13 @@ carry a flag of settings.ini's `tst_flags` (`#| slow`, `#| gpu`) are skipped; `-
 import argparse, contextlib, difflib, fcntl, json, os, re, sys, tempfile, time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
+from uuid import uuid4
 
 import nbclient, nbformat
 from traitlets.config import Config
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+from kernels import Fork
 from nbsync import ROOT, notebooks, save, settings
 
 ENV = dict(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", PYTHONHASHSEED="0", SOURCE_DATE_EPOCH="0",
@@ -71,6 +73,12 @@ def turn(alone=False):
 class Client(nbclient.NotebookClient):
     "Runs the cells that are to be run, each within its own limit and all within `deadline`"
     flags, cell_timeout, deadline, waited, alone = (), 120, 0.0, 0.0, False
+
+    def create_kernel_manager(self):
+        km = super().create_kernel_manager()
+        sets = any("os.environ[" in c.source for c in self.nb.cells)        # for libraries, before it imports them
+        if not (self.alone or sets): km.provisioner = Fork(kernel_id=str(uuid4()), kernel_spec=km.kernel_spec, parent=km)
+        return km
 
     async def async_execute_cell(self, cell, cell_index, **kw):
         if skipped(cell, self.flags): return cell

@@ -63,10 +63,11 @@ def as_half(
     weight, # `[m, n]`, single precision
 ) -> tuple: # `(weight * scale, scale)`, or None if float16 cannot hold it without loss
     "A matrix scaled by a power of two such that every entry is a float16 number"
-    top = float(weight.abs().max())
-    for scale in (1., 2. ** (15 - math.frexp(top)[1])) if top < math.inf else ():       # the second brings the largest just below 2 ** 15
-        scaled = weight * scale
-        if torch.equal(scaled.half().float(), scaled): return scaled, scale
+    def exact(w): return bool((half := w.half()).isfinite().all()) and torch.equal(half.float(), w)
+    if exact(weight): return weight, 1.
+    scale = 2. ** (15 - math.frexp(float(weight.abs().max()))[1])           # brings the largest just below 2 ** 15
+    scaled = weight * scale
+    return (scaled, scale) if exact(scaled) else None
 
 def _in_half(weight, bias):
     "FBGEMM's layout in float16: half the bytes, single precision in all sums. None if a weight would be rounded"
