@@ -41,11 +41,11 @@ def test_help_is_instant():
     assert subprocess.check_output([sys.executable, "-c", program], text=True, env=ENV) == "0\n"
 
 
-def test_race():
-    done = shell("race", "--example", "repeat", "--max-new-tokens", "24", "--json")
-    assert done.returncode == 0, done.stderr
-    won = json.loads(done.stdout)
-    assert done.stdout.count("\n") == 1 and won["identical"] is True and won["calls"] < won["tokens"] <= 24
+def test_race(capsys):
+    assert main(["race", "--example", "repeat", "--max-new-tokens", "24", "--json"]) == 0
+    out = capsys.readouterr().out
+    won = json.loads(out)
+    assert out.count("\n") == 1 and won["identical"] is True and won["calls"] < won["tokens"] <= 24
     assert won["tau"] == won["tokens"] / won["calls"] > 2
     assert won["speedup"] == won["seconds_plain"] / won["seconds"] > 0
     assert won["text"].startswith("def settle") and won["drafted"] == won["tokens"] - won["calls"]

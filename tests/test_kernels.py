@@ -132,7 +132,7 @@ def test_who_attends_where():
 
 # -- sound ---------------------------------------------------------------------------------------------
 
-FEW = ["attention, 64 rows of 64", "attention, fp32", "combine", "keep", "walk", "rejection"]
+FEW = ["attention, 64 rows of 64", "combine", "keep", "walk", "rejection"]
 
 
 def compiled(only=FEW):

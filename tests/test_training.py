@@ -9,6 +9,7 @@ import pytest
 import torch
 import transformers as hf
 
+from specdec_nb.cli import main
 from specdec_nb.decode import as_target
 from specdec_nb.training.corpus import Corpus, Part, write_corpus, write_documents
 from specdec_nb.training.distill import Batches, DraftModel, Features, Lender, Trained, fingerprint, fit_drafter, forward_kl, held_out
@@ -166,7 +167,7 @@ def test_bad_data(model, data, tmp_path, harm, message):
         with pytest.raises(ValueError, match="need apart from 1 to 256"): Corpus(data, **bad)
 
 
-def test_on_the_command_line(model, data, tmp_path):
+def test_on_the_command_line(model, data, tmp_path, monkeypatch, capsys):
     "A trial; and two processes of torchrun, which average their gradients and leave one drafter"
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
@@ -174,10 +175,12 @@ def test_on_the_command_line(model, data, tmp_path):
     model.save_pretrained(folder)
     hf.PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({f"w{i}": i for i in range(16)}, unk_token="w0"))).save_pretrained(folder)
     train_it = ["train", "medusa", "--model", str(folder), "--data", str(data), "--smoke", "--batch", "2"]
-    for out, start in (("one", ["-m", "specdec_nb.cli"]), ("two", ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "specdec_nb.cli"])):
-        done = subprocess.run([sys.executable, *start, *train_it, "--out", str(tmp_path / out)], capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr[-2000:]
-        assert done.stdout.count("favourite is the target's") == 1
+    monkeypatch.setattr(sys, "argv", ["specdec", *train_it, "--out", str(tmp_path / "one")])
+    assert main(sys.argv[1:]) == 0
+    crew = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "specdec_nb.cli"]
+    done = subprocess.run([*crew, *train_it, "--out", str(tmp_path / "two")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    for said in (capsys.readouterr().out, done.stdout): assert said.count("favourite is the target's") == 1
     one, two = (Trained.from_pretrained(tmp_path / name).record for name in ("one", "two"))
     assert (one["steps"], one["batch"], two["batch"]) == (20, 2, 4) and one["command"].startswith("specdec train medusa --model")
     assert (tmp_path / "two" / "log.json").exists() and "device" in one
