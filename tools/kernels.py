@@ -1,10 +1,10 @@
-"""Jupyter kernels that start at once: forks of one process that has loaded the large libraries.
+"""Jupyter kernels that start at once: forks of one process that has loaded the large libraries and the default model.
 
-A notebook spends five seconds on importing PyTorch and its friends, the book's notebooks minutes. `Fork` asks a server,
-`python tools/kernels.py`, for a kernel: a fork of it with a session, a folder and an environment of its own that runs
-the same IPython kernel. What a notebook imports or sets stays in its fork.
+A notebook spends five seconds on importing PyTorch and its friends and four on the model, the book's notebooks minutes.
+`Fork` asks a server, `python tools/kernels.py`, for a kernel: a fork of it with a session, a folder and an environment
+of its own that runs the same IPython kernel. What a notebook imports, sets or changes stays in its fork.
 """
-import atexit, importlib, json, os, signal, subprocess, sys
+import atexit, functools, importlib, json, os, signal, subprocess, sys
 
 from jupyter_client.provisioning import LocalProvisioner
 
@@ -51,11 +51,22 @@ class Late:
     def __getattr__(self, name): return getattr(sys.__stderr__ if sys.stderr is self else sys.stderr, name)
 
 
+def load_model():
+    "Load the default model, if it is there, once for all forks: what they ask for in the same words is the same object"
+    from specdec_nb.target import hub, kvcache
+    if hub.default_gguf() is None: return
+    once, single = functools.cache(hub.load_hf), sys.modules["torch"].float32
+    hub.load_hf = kvcache.load_hf = lambda name=None, dtype=single: once(name, dtype)
+    kvcache.load = functools.cache(kvcache.load)
+    kvcache.load_default()
+
+
 def serve():
     "For each line of stdin, `{argv, cwd, env}`, a kernel; its process id goes to stdout"
     from ipykernel import kernelapp
     sys.stderr = Late()
     for name in LIBRARIES: importlib.import_module(name)
+    load_model()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)                # nobody waits for a kernel
     for line in sys.stdin:
         leads, lead = os.pipe()

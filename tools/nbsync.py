@@ -9,6 +9,8 @@ import argparse, configparser, hashlib, json, subprocess, sys
 from difflib import SequenceMatcher
 from pathlib import Path
 
+sys.modules.setdefault("rfc3987_syntax", None)       # jsonschema would build forty parsers with it, in two seconds, for identifiers that we don't have
+
 import jupytext, nbformat
 from jupytext.config import load_jupytext_config
 from nbdev.clean import clean_nb
