@@ -15,7 +15,6 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(config, items):
-    items.sort(key=lambda i: i.module.__name__ not in ("test_site", "test_notebooks"))       # the long ones first: workers end together
     marked = {kind: [i for i in items if i.get_closest_marker(kind)] for kind in ("slow", "gpu")}
     if not config.getoption("--slow"):
         for i in marked["slow"]: i.add_marker(pytest.mark.skip(reason="slow: run with --slow"))

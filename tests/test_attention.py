@@ -97,7 +97,7 @@ FAMILIES = {
 }
 
 
-TRACED = {"llama", "qwen3, mixed windows", "gemma3, window 4", "cohere", "phi"}      # FlexAttention traces each model anew, for seconds
+TRACED = {"llama", "qwen3, mixed windows", "gemma3, window 4", "cohere", "phi"}      # FlexAttention traces each model anew, for seconds: the others with --slow
 
 
 def build(name):
@@ -107,14 +107,14 @@ def build(name):
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_rows_equal_their_paths(name):
+def test_rows_equal_their_paths(name, request):
     model, tokens = build(name), list(range(1, 20))                  # nineteen tokens: past every window
     tree = Draft.merge([[4, 5, 6, 7], [4, 5, 8], [9, 5], [9, 6, 4]])[0]
     alone = []
     for i in range(-1, len(tree)):
         with torch.no_grad(): alone.append(model(torch.tensor([tokens + [tree.tokens[j] for j in tree.path(i)]])).logits[0, -1])
     alone = torch.stack(alone)
-    for attention in ("sdpa", "tree_sdpa", "tree_flex")[:3 if name in TRACED else 2]:
+    for attention in ("sdpa", "tree_sdpa", "tree_flex")[:3 if name in TRACED or request.config.getoption("--slow") else 2]:
         torch._dynamo.reset()
         model.set_attn_implementation(attention)
         target = HFTarget(model)

@@ -40,7 +40,8 @@ class Fork(LocalProvisioner):
             Fork.server = subprocess.Popen([sys.executable, __file__], text=True, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         asked = dict(argv=cmd[cmd.index("ipykernel_launcher") + 1:], cwd=str(cwd), env=env)
         print(json.dumps(asked), file=self.server.stdin, flush=True)
-        self.pid = self.pgid = int(self.server.stdout.readline())
+        if not (said := self.server.stdout.readline()): raise RuntimeError("the server of kernels has ended; what it died of is on stderr")
+        self.pid = self.pgid = int(said)
         self.process, self.cwd = Kernel(self.pid), cwd
         return self.connection_info
 
@@ -53,10 +54,11 @@ class Late:
 
 def load_model():
     "Load the default model, if it is there, once for all forks: what they ask for in the same words is the same object"
+    import torch
     from specdec_nb.target import hub, kvcache
     if hub.default_gguf() is None: return
-    once, single = functools.cache(hub.load_hf), sys.modules["torch"].float32
-    hub.load_hf = kvcache.load_hf = lambda name=None, dtype=single: once(name, dtype)
+    once = functools.cache(hub.load_hf)
+    hub.load_hf = kvcache.load_hf = lambda name=None, dtype=torch.float32: once(name, dtype)
     kvcache.load = functools.cache(kvcache.load)
     kvcache.load_default()
 
