@@ -20,9 +20,9 @@ _HOME = {  # name on the face -> (module, name there)
     "ModelDrafter": ("drafters.model", "ModelDrafter"), "LayerSkip": ("drafters.model", "LayerSkip"),
     "verify_kseq": ("trees.multidraft", "verify_kseq"), "verify_block": ("trees.multidraft", "verify_block"),
     "verify_traversal": ("trees.multidraft", "verify_traversal"),
-    "load": ("target.kvcache", "load"), "load_default": ("target.kvcache", "load_default"),
-    "Llama": ("target.llama", "Llama"),
-    "HFTarget": ("target.hf", "HFTarget"), "generate": ("target.generate", "generate"),
+    "load": ("models.kvcache", "load"), "load_default": ("models.kvcache", "load_default"),
+    "Llama": ("models.llama", "Llama"),
+    "HFTarget": ("models.hf", "HFTarget"), "generate": ("models.generate", "generate"),
     "race": ("bench.race", "race"),
 }
 DRAFTERS = {  # name -> the module that registers it
@@ -46,7 +46,7 @@ DRAFTERS = {  # name -> the module that registers it
 RULES = {  # name -> the module that brings it; chapter 06 has walk and rejection
     **dict.fromkeys(("kseq", "block", "traversal", "typical", "lenient"), "specdec_nb.trees.multidraft"),
 }
-TARGETS = {"PreTrainedModel": "specdec_nb.target.hf", "Llama": "specdec_nb.target.kvcache"}  # class -> the module that registers its target
+TARGETS = {"PreTrainedModel": "specdec_nb.models.hf", "Llama": "specdec_nb.models.kvcache"}  # class -> the module that registers its target
 ATTENTION = {"cuda": ("trees.kernels", "grouped_kernel")}  # device -> who attends there: module, name; elsewhere chapter 11 does
 __all__ = [*_HOME]
 

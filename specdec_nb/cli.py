@@ -161,7 +161,7 @@ def _model(o):
     "The model that the options name, quietly"
     import torch
     from transformers.utils import logging
-    from specdec_nb.target.kvcache import load
+    from specdec_nb.models.kvcache import load
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     return load(o.model, getattr(torch, o.dtype), o.runtime)
@@ -226,7 +226,7 @@ def run_train(o):
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
     from transformers.utils import logging
-    from specdec_nb.target.hub import load_hf
+    from specdec_nb.models.hub import load_hf
     from specdec_nb.training.distill import LOSSES, prefers_half
     logging.disable_progress_bar()
     logging.set_verbosity_error()
@@ -289,7 +289,7 @@ def _write_data(o, model, tokenizer, tick):
 def _theirs(o, model):
     "The Hugging Face model for the rows of model.generate"
     import torch
-    from specdec_nb.target.hub import load_hf
+    from specdec_nb.models.hub import load_hf
     if not o.hf: return None
     return model if hasattr(model, "generate") else load_hf(o.model, getattr(torch, o.dtype))[0]
 

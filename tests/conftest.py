@@ -33,7 +33,7 @@ def _turn(request):
 @pytest.fixture(scope="session")
 def original():
     "`(model, tokenizer)`: the default model, by transformers. For all tests of a worker: who changes it puts it back"
-    from specdec_nb.target import hub
+    from specdec_nb.models import hub
     if hub.default_gguf() is None: pytest.skip(f"the default model is not installed: {hub.INSTALL}")
     return hub.load_hf()
 
@@ -41,7 +41,7 @@ def original():
 @pytest.fixture(scope="session")
 def smollm2(original):
     "The same in our own runtime"
-    from specdec_nb.target.llama import Llama
+    from specdec_nb.models.llama import Llama
     return Llama.from_hf(original[0]), original[1]
 
 

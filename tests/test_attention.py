@@ -8,8 +8,8 @@ import transformers as hf
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from specdec_nb import Draft, HFTarget, generate
-from specdec_nb.target.hub import chat
-from specdec_nb.target.kvcache import tree_masks
+from specdec_nb.models.hub import chat
+from specdec_nb.models.kvcache import tree_masks
 from specdec_nb.trees.attention import TreeMask, flex_tree_attention, masked_attention, path_attention
 
 pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without")

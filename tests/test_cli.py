@@ -17,7 +17,7 @@ def shell(*argv, cwd=None):
 @pytest.fixture(scope="module", autouse=True)
 def one_model():
     "The model is loaded once for the calls of `main` in this process"
-    from specdec_nb.target import kvcache
+    from specdec_nb.models import kvcache
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kvcache, "load", lru_cache(kvcache.load))
         yield

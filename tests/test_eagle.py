@@ -292,7 +292,7 @@ def test_the_shipped_one_on_the_real_model(name, smollm2):
     "In float32, greedy and keyed, a chain and a tree: plain decoding's text; and it earns its keep"
     if shipped(name) is None: pytest.skip(f"no trained {name} drafter comes with this checkout")
     from specdec_nb.decode import make_drafter
-    from specdec_nb.target.hub import chat
+    from specdec_nb.models.hub import chat
     model, tokenizer = smollm2
     ids = chat(tokenizer, "Name three rivers and say where they flow.")[0].tolist()
     for run in (dict(law=Law(temperature=0)), dict(law=Law(temperature=.7), rng=Keyed(5))):

@@ -81,8 +81,8 @@ def hooks():
     "The kernel inside the runtime, and inside models of transformers that the book does not name"
     import torch
     import transformers as hf
-    from specdec_nb.target.hf import HFTarget, tree_equals_paths
-    from specdec_nb.target.llama import grouped_attention
+    from specdec_nb.models.hf import HFTarget, tree_equals_paths
+    from specdec_nb.models.llama import grouped_attention
     from specdec_nb.trees import kernels
     from specdec_nb.trees.kernels import Sight, grouped_kernel, register_kernel
     from gpu_check import call
@@ -125,7 +125,7 @@ def test_in_models():
 
 def test_who_attends_where():
     import torch
-    from specdec_nb.target.llama import attention_on, grouped_attention
+    from specdec_nb.models.llama import attention_on, grouped_attention
     assert attention_on(torch.device("cpu")) is grouped_attention
     assert attention_on(torch.device("cuda")).__name__ == "grouped_kernel"
 

@@ -67,15 +67,15 @@ def test_imports_go_down(module):
 
 
 def test_an_upward_import_is_seen():
-    numbers = {"specdec_nb.lm": 1, "specdec_nb.draft": 5, "specdec_nb.target.hf": 14}
-    face = {"generate": "specdec_nb.target.hf"}
+    numbers = {"specdec_nb.lm": 1, "specdec_nb.draft": 5, "specdec_nb.models.hf": 14}
+    face = {"generate": "specdec_nb.models.hf"}
     for source in ("from specdec_nb.draft import Draft", "import specdec_nb.draft",
                    "from .draft import Draft", "from specdec_nb import generate",
-                   "def f():\n    from specdec_nb.target.hf import generate",
+                   "def f():\n    from specdec_nb.models.hf import generate",
                    "from specdec_nb.nowhere import x"):
         assert upward(source, "specdec_nb.lm", numbers, face), source
     for source in ("from ..draft import Draft", "from specdec_nb.lm import TableLM", "import numpy"):
-        assert not upward(source, "specdec_nb.target.hf", numbers, face), source
+        assert not upward(source, "specdec_nb.models.hf", numbers, face), source
 
 
 def test_one_birthplace():

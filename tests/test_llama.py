@@ -9,9 +9,9 @@ import transformers as hf
 from drafters import Oracle, Wild
 from specdec_nb import Draft, Law, Llama, Trace, generate
 from specdec_nb.decode import as_target, decode
-from specdec_nb.target.hub import chat
-from specdec_nb.target.kvcache import KVCache, LlamaTarget
-from specdec_nb.target.llama import as_half, pack
+from specdec_nb.models.hub import chat
+from specdec_nb.models.kvcache import KVCache, LlamaTarget
+from specdec_nb.models.llama import as_half, pack
 
 SIZES = dict(vocab_size=48, hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64,
              initializer_range=.5, bos_token_id=None, eos_token_id=None, pad_token_id=None)

@@ -11,7 +11,7 @@ from drafters import Sampled, Wild
 from specdec_nb import Draft, Keyed, Law, TableLM, Trace, Verdict, generate, law, verify_rejection, verify_walk
 from specdec_nb.chance import Dice
 from specdec_nb.decode import Drafter, decode
-from specdec_nb.target.hub import chat
+from specdec_nb.models.hub import chat
 from specdec_nb.trees import multidraft
 from specdec_nb.trees.multidraft import (iid_optimum, lenient, optimal_acceptance, thrift, verify_block, verify_kseq,
                                          verify_traversal, verify_typical)

@@ -6,8 +6,8 @@ import torch
 
 from drafters import Oracle, Wild
 from specdec_nb import generate, load_default
-from specdec_nb.target import hub
-from specdec_nb.target.hub import chat, convert, is_complete
+from specdec_nb.models import hub
+from specdec_nb.models.hub import chat, convert, is_complete
 
 pytestmark = pytest.mark.skipif(hub.default_gguf() is None, reason=f"the default model is not installed: {hub.INSTALL}")
 ASK = "Repeat this sentence twice: The cat sat on the mat and the cat sat on the hat."

@@ -119,7 +119,7 @@ def test_on_the_own_runtime_and_hf_targets():
     "Random small models in float64: greedy and keyed, cold and warm, own runtime and Hugging Face"
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
-    from specdec_nb.target.llama import Llama
+    from specdec_nb.models.llama import Llama
     torch.manual_seed(0)
     config = LlamaConfig(vocab_size=60, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
                          num_key_value_heads=2, max_position_embeddings=256)

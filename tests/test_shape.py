@@ -11,7 +11,7 @@ from specdec_nb.decode import Drafter, as_target, decode
 from specdec_nb.sampling import softmax
 from specdec_nb.shape import accuracy_by_rank, best_first, best_size, best_tree, level_by_level, rerank, static_tree, tokens_by_size, tree_speedups
 from specdec_nb.speedup import CostCurve, three_machines
-from specdec_nb.target.hub import chat
+from specdec_nb.models.hub import chat
 
 
 def trees(n, width):

@@ -121,7 +121,7 @@ def test_cost_is_measured_once_and_kept(tmp_path, monkeypatch):
     import torch
     from transformers import LlamaConfig
     from specdec_nb.phrases import tuning
-    from specdec_nb.target.llama import Llama
+    from specdec_nb.models.llama import Llama
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(tuning, "_CURVES", {})
     torch.manual_seed(0)
@@ -150,7 +150,7 @@ def targets():
     "One random model in float64, as our own runtime and as Hugging Face's"
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
-    from specdec_nb.target.llama import Llama
+    from specdec_nb.models.llama import Llama
     torch.manual_seed(1)
     hf = LlamaForCausalLM(LlamaConfig(vocab_size=60, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
                                       num_key_value_heads=2, max_position_embeddings=256)).double().eval()

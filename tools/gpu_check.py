@@ -71,7 +71,7 @@ def call(device, rows, pasts, heads, kv_heads, D, dtype, window=None, page=0, se
     "A ragged batch: queries, `sets` caches `[2, ...]`, masks, a `Sight` and a table (None: one buffer a request)"
     import numpy as np, torch
     from transformers import MistralConfig
-    from specdec_nb.target.kvcache import tree_masks
+    from specdec_nb.models.kvcache import tree_masks
     from specdec_nb.trees.kernels import Sight
     gen, noise = np.random.default_rng(seed), torch.Generator(device).manual_seed(seed)
     config = MistralConfig(sliding_window=window)
@@ -175,8 +175,8 @@ def check_model(device, small):
     import torch
     from specdec_nb import Draft, Llama
     from specdec_nb.decode import as_target
-    from specdec_nb.target.hub import load_hf
-    from specdec_nb.target.llama import grouped_attention
+    from specdec_nb.models.hub import load_hf
+    from specdec_nb.models.llama import grouped_attention
     from specdec_nb.trees.kernels import grouped_kernel
     model, tokenizer = load_hf(None, torch.float32)
     llama, ids = Llama.from_hf(model.to(device)), tokenizer("The quick brown fox jumps over the lazy dog. The quick").input_ids

@@ -55,7 +55,7 @@ class Late:
 def load_model():
     "Load the default model, if it is there, once for all forks: what they ask for in the same words is the same object"
     import torch
-    from specdec_nb.target import hub, kvcache
+    from specdec_nb.models import hub, kvcache
     if hub.default_gguf() is None: return
     once = functools.cache(hub.load_hf)
     hub.load_hf = kvcache.load_hf = lambda name=None, dtype=torch.float32: once(name, dtype)

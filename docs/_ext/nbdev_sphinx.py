@@ -17,7 +17,7 @@ from nbrun import TIMES, directives
 
 LAB = "http://localhost:8888/lab/tree/nbs"      # where `make lab` serves the book, unless the port was taken
 LIB = "specdec_nb"
-PARTS = {"1_exactness": "I Exactness", "2_target": "II A real target",
+PARTS = {"1_exactness": "I Exactness", "2_models": "II A real target",
          "3_drafting": "III Drafting without training", "4_learning": "IV Learning to draft",
          "5_trees": "V Trees, DAGs, the GPU", "6_phrases": "VI Phrases", "7_serving": "VII Serving",
          "8_decoding": "VIII Other ways to decode", "9_measuring": "IX Measuring"}

@@ -18,7 +18,7 @@ from ..chance import Keyed
 from ..sampling import Law
 from ..verify import make_rule
 from ..decode import Stop, Trace, as_target, decode, drafter_bind, make_drafter
-from ..target.hf import HFTarget
+from ..models.hf import HFTarget
 from .questions import Question, encode
 
 # %% ../../nbs/9_measuring/41_bench.ipynb #676a8081

@@ -9,7 +9,7 @@ __all__ = ['GROUPS', 'FORMATS', 'SAMPLE', 'Question', 'read_questions', 'encode'
 from dataclasses import dataclass, replace
 from pathlib import Path
 import json
-from ..target.hub import chat
+from ..models.hub import chat
 
 # %% ../../nbs/9_measuring/40_questions.ipynb #f0307f2e
 GROUPS = {"multi-turn": ("writing", "roleplay", "reasoning", "math", "coding", "extraction", "stem", "humanities")}

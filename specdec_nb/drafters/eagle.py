@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from ..draft import Draft
 from ..decode import register
 from ..shape import level_by_level, rerank
-from ..target.llama import Llama, grouped_attention, rotation
-from ..target.kvcache import KVCache
+from ..models.llama import Llama, grouped_attention, rotation
+from ..models.kvcache import KVCache
 from ..training.distill import Trained, TrainedDrafter, draw_chain, forward_kl, guesses, judge
 
 # %% ../../nbs/4_learning/23_eagle.ipynb #aec24fe5

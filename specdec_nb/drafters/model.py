@@ -21,8 +21,8 @@ from ..draft import Draft
 from ..verify import Verdict
 from ..decode import Drafter, as_target, register
 from ..shape import level_by_level, rerank
-from ..target.llama import Llama
-from ..target.kvcache import KVCache, RowState, load, tree_masks
+from ..models.llama import Llama
+from ..models.kvcache import KVCache, RowState, load, tree_masks
 
 # %% ../../nbs/3_drafting/16_model.ipynb #d89e5633
 class Reader:

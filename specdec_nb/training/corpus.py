@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from filelock import FileLock, Timeout
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
-from ..target.hf import RowCache
+from ..models.hf import RowCache
 
 # %% ../../nbs/4_learning/20_corpus.ipynb #861c9e8c
 @dataclass

@@ -27,7 +27,7 @@ from ..chance import Point
 from ..sampling import Asks, Scores
 from ..draft import Draft
 from ..decode import Drafter
-from ..target.llama import Llama, pack
+from ..models.llama import Llama, pack
 from ..drafters.model import lends, shipped
 
 # %% ../../nbs/4_learning/21_distill.ipynb #6259ca74

@@ -12,7 +12,7 @@ import json
 import os
 import torch
 from filelock import FileLock
-from ..target.hub import load_hf
+from ..models.hub import load_hf
 from .corpus import Corpus
 from .distill import KINDS, LOSSES, Batches, Features, Lender, Trained, fit_drafter, held_out, prefers_half
 

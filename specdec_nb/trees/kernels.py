@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from ..chance import Dice, Point, pick
 from ..verify import Verdict, verify_rejection, verify_walk
-from ..target.llama import grouped_attention
+from ..models.llama import grouped_attention
 
 # %% ../../nbs/5_trees/28_kernels.ipynb #b229e05d
 try:
