@@ -13,11 +13,11 @@ _HOME = {  # name on the face -> (module, name there)
     "Draft": ("draft", "Draft"),
     "Verdict": ("verify", "Verdict"), "verify_walk": ("verify", "verify_walk"),
     "verify_rejection": ("verify", "verify_rejection"),
-    "Drafter": ("decode", "Drafter"), "Step": ("verify", "Step"), "Stop": ("decode", "Stop"),
+    "Drafter": ("decode", "Drafter"), "Step": ("verify", "Step"), "Request": ("decode", "Request"), "serve": ("decode", "serve"), "Stop": ("decode", "Stop"),
     "Trace": ("verify", "Trace"),
     "Datastore": ("drafters.lookup", "Datastore"), "Reference": ("drafters.lookup", "Reference"),
     "PhrasePool": ("drafters.pool", "PhrasePool"),
-    "ModelDrafter": ("drafters.model", "ModelDrafter"), "LayerSkip": ("drafters.model", "LayerSkip"),
+    "ModelDrafter": ("drafters.model", "ModelDrafter"), "LayerSkip": ("drafters.layerskip", "LayerSkip"),
     "verify_kseq": ("trees.multidraft", "verify_kseq"), "verify_block": ("trees.multidraft", "verify_block"),
     "verify_traversal": ("trees.multidraft", "verify_traversal"),
     "load": ("models.kvcache", "load"), "load_default": ("models.kvcache", "load_default"),
@@ -40,7 +40,7 @@ DRAFTERS = {  # name -> the module that registers it
     "eagle3": "specdec_nb.drafters.eagle",
     "lookahead": "specdec_nb.drafters.lookahead",
     "gsd": "specdec_nb.trees.dag",
-    "layerskip": "specdec_nb.drafters.model",
+    "layerskip": "specdec_nb.drafters.layerskip",
     "ouroboros": "specdec_nb.phrases.ouroboros",
 }
 RULES = {  # name -> the module that brings it; chapter 06 has walk and rejection

@@ -77,13 +77,14 @@ def exact_law(
 class Keyed:
     """Noise addressed by seed, request, absolute position and purpose: the same address, the same noise.
 
-    Under `verify_walk` (chapter 6), speculative sampling with `Keyed` noise equals plain sampling with it, token for token.
+    Drafts and coins have new noise in each round, which is known by the position it began at. Under `verify_walk`
+    (chapter 6), speculative sampling with `Keyed` noise equals plain sampling with it, token for token.
     """
     PURPOSES = {"target": 0, "draft": 1, "coin": 2}
     def __init__(self,
         seed:int, # any whole number
         request:int=0, # tells apart requests that share a seed
-        base:int=0, # where positions start to count
+        base:int=0, # where positions start to count: the round
     ):
         self.seed, self.request, self.base = int(seed) % 2**64, int(request) % 2**64, base
 
@@ -93,7 +94,8 @@ class Keyed:
 
     def at(self, position:int, purpose:str) -> "_Address":
         "The noise of one address; draws from it one after another are independent"
-        counter = [0, self.base + position, self.PURPOSES[purpose], 0]
+        round_ = 0 if purpose == "target" else 1 + self.base
+        counter = [0, self.base + position, self.PURPOSES[purpose], round_]
         return _Address(np.random.Generator(np.random.Philox(key=[self.seed, self.request], counter=counter)))
 
 class _Address:

@@ -11,7 +11,7 @@ from html import escape
 from importlib import import_module
 from zlib import crc32
 import numpy as np
-from .chance import Keyed, Point
+from .chance import Keyed
 from .sampling import Picture, Scores, bar, teller
 from .rejection import accept_probability, residual
 from .draft import Draft
@@ -28,6 +28,11 @@ class Verdict:
     def of(cls, draft, path, token) -> "Verdict":
         path = tuple(path)
         return cls(path, token, tuple(draft.tokens[i] for i in path) + (() if token is None else (token,)))
+
+    @property
+    def rows(self) -> list:
+        "The rows that the committed tokens followed, one each: row 0, then those of the accepted nodes"
+        return [0, *(i + 1 for i in self.path)][:len(self.tokens)]
 
     def cut(self, draft, n:int) -> "Verdict":
         "Only the first `n` committed tokens"
@@ -47,7 +52,7 @@ def verify_walk(
     node, path = -1, []
     while True:
         token = rng.at(len(path), "target").categorical(p[node + 1])
-        node = next((i for i in draft.children(node) if draft.tokens[i] == token), None)
+        node = draft.child(node, token)
         if node is None: return Verdict.of(draft, path, token)
         path.append(node)
 
@@ -66,8 +71,7 @@ def verify_rejection(
     while True:
         owed, coins = p[node + 1], rng.at(len(path), "coin")
         for i in draft.children(node):
-            x, q = draft.tokens[i], draft.q(i)
-            if q is None: q = Point(x, len(owed))
+            x, q = draft.tokens[i], draft.law(i, len(owed))
             if coins.bernoulli(accept_probability(owed, q, x)):
                 node = i
                 path.append(i)
@@ -130,9 +134,9 @@ class Step:
     draft: Draft # as it was scored
     verdict: Verdict # after cutting at a stop
     scores: Scores # the target's rows; not kept by traces
-    seconds: dict = field(default_factory=dict) # propose, score (of it forward), verify; once prefill and begin
+    seconds: dict = field(default_factory=dict) # propose (of it drafting: its own forwards), score (of it forward), verify, observe; once prefill and begin
     overlaps: tuple = () # sum of min(p, q) at the nodes where a drawn guess was judged
-    stopped: str = None # why the text ends here: "eos", "criterion", "limit", or None
+    stopped: str = None # why the text ends here: "eos", "criterion", "limit", "window", or None
     lossy: bool = False # whether the rule is
     def show(self, words=None) -> Picture:
         "What became of the draft; `words` as for `Draft.show`"
@@ -185,9 +189,14 @@ class Trace:
         return [accepted / judged for judged, accepted in self.judged]
 
     @property
+    def decoding(self) -> float:
+        "Seconds of decoding, prefill apart"
+        return sum(self.seconds.get(what, 0.) for what in ("begin", "propose", "score", "verify", "observe"))
+
+    @property
     def overhead(self) -> float:
         "The share of the decoding time (prefill apart) that was not spent in the target's forward"
-        total = sum(self.seconds.get(what, 0.) for what in ("begin", "propose", "score", "verify"))
+        total = self.decoding
         return 1 - self.seconds.get("forward", 0.) / total if total else 0.
 
     def summary(self) -> dict:
@@ -217,7 +226,7 @@ class Trace:
         html = (f"<div><b>{len(self.tokens)}</b> tokens in <b>{self.calls}</b> target calls, "
                 f"τ = <b>{self.tokens_per_call:.2f}</b>{', <b>LOSSY</b>' if self.lossy else ''}</div>")
         html += line("accepted at depth", {d: share(a, 32) for d, a in enumerate(self.acceptance[:8], 1)})
-        total = sum(self.seconds.get(what, 0.) for what in ("begin", "propose", "score", "verify"))
+        total = self.decoding
         if times and total:
             parts = {what: self.seconds.get(what, 0.) for what in ("propose", "forward")}
             parts["other"] = total - sum(parts.values())

@@ -31,7 +31,7 @@ class Sampled(Drafter):
     def __init__(self, lm, shape, replace=False): self.lm, self.shape, self.replace = lm, shape, replace
     def propose(self, ctx, rng):
         tokens, parents, probs, level = [], [], [], [(-1, tuple(ctx.tokens))]
-        for depth, width in enumerate(self.shape[:ctx.room.depth]):
+        for depth, width in enumerate(self.shape[:ctx.budget.depth]):
             below, noise = [], rng.at(depth, "draft")
             for node, s in level:
                 q = self.lm.p(s)

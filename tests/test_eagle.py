@@ -1,13 +1,11 @@
 """EAGLE-3: training computes what drafting computes, a cache that forgets its dreams, trees that stay trees; exact everywhere."""
-import copy
-
 import numpy as np
 import pytest
 import torch
 
 from specdec_nb import Dice, Draft, Keyed, Law, Llama, Trace
-from specdec_nb.decode import Context, Tokens, as_target, decode
-from specdec_nb.draft import Room
+from specdec_nb.decode import Context, Tokens, answered, as_target, decode, read
+from specdec_nb.draft import Budget
 from specdec_nb.drafters import eagle
 from specdec_nb.drafters.model import shipped
 from specdec_nb.drafters.eagle import Eagle3, EagleDrafter
@@ -33,7 +31,7 @@ def near(model): return Eagle3.of(model, WORDS).join(as_target(model))
 def begun(target, drafter, text, **law):
     drafter.bind(target)
     ctx = context(text, **law)
-    return drafter.begin(ctx, target.open(text, drafter.asks)), ctx
+    return drafter.begin(ctx, read(target.open(text, drafter.asks))), ctx
 
 
 # -- training-time test is drafting
@@ -41,10 +39,10 @@ def begun(target, drafter, text, **law):
 def distance(target, net, text, k=4):
     "For each level of a chain drafted after `text`: how far drafting's state is from training's row"
     drafting, ctx = begun(target, EagleDrafter(net, k=k, tree=0), text)
-    whole = text + list(drafting.propose(ctx, Dice(len(text))).tokens)
-    hidden = {i: h[None].float() for i, h in target.open(whole + [0], drafting.drafter.asks).prefilled.hidden.items()}
+    whole = text + list(answered(drafting.propose(ctx, Dice(len(text)))).tokens)
+    hidden = {i: h[None].float() for i, h in read(target.open(whole + [0], drafting.drafter.asks)).prefilled.hidden.items()}
     with torch.no_grad(): levels = list(net.unroll(torch.tensor([whole]), hidden, k))
-    return [float((made - g[0, len(text) - 2]).abs().max() / g[0, len(text) - 2].abs().max()) for made, g in zip(drafting.made, levels)]
+    return [float((made - g[0, len(text) - 2]).abs().max() / g[0, len(text) - 2].abs().max()) for made, g in zip(drafting.state.made, levels)]
 
 
 @pytest.mark.parametrize("runtime", ["hf", "own"])
@@ -71,15 +69,12 @@ def test_training_computes_what_a_tree_does(model, net):
     "Every expanded path of a dynamic tree against the chain it is"
     target, text = as_target(model), texts(7)[0]
     drafting, ctx = begun(target, EagleDrafter(net, k=3, tree=12, width=3), text)
-    asked = {}
-    def spy(net, states, n, guesses=eagle.guesses):
-        asked[len(asked)] = states
-        return guesses(net, states, n)
-    eagle.guesses, kept = spy, eagle.guesses
-    try: draft = drafting.propose(ctx, None)
-    finally: eagle.guesses = kept
-    assert [len(s) for s in asked.values()] == [1, 3, 3]
-    hidden = lambda whole: {i: h[None].float() for i, h in target.open(whole + [0], drafting.drafter.asks).prefilled.hidden.items()}
+    asked = []
+    hook = drafting.drafter.net.norm.register_forward_hook(lambda module, args, out: asked.append(out))
+    draft = answered(drafting.propose(ctx, None))
+    hook.remove()
+    assert [len(s) for s in asked] == [1, 3, 3]
+    hidden = lambda whole: {i: h[None].float() for i, h in read(target.open(whole + [0], drafting.drafter.asks)).prefilled.hidden.items()}
     tops = [i for i in range(len(draft)) if draft.parents[i] < 0]
     rows = []
     for i in tops:
@@ -102,8 +97,9 @@ def test_the_loss_by_hand(model, net, begin):
         for n in range(max(2, begin + 1 - s), len(text) + 1 - s):
             drafting = state(n)
             with torch.no_grad():
-                stable, a = drafting.catch_up(), drafting.last
-                for j in range(s): a = drafting.feed([text[n + j]], a, [stable + j], torch.ones(1, stable + j + 1, dtype=torch.bool))
+                drafting.follow(text[:n])
+                for j in range(s + 1): answered(drafting.ask(Draft.chain(text[n:n + j])))
+                a = drafting.state.made[-1:]
                 logits, p = net.norm(a)[0] @ net.head.T, batch["p"][0, n - 1 + s]
                 each.append(float(torch.special.xlogy(p, p).sum() - (p * logits.log_softmax(-1)).sum()))
         total += .8 ** s * np.mean(each)
@@ -123,25 +119,26 @@ def test_a_favourite_without_a_word_still_teaches(model, net):
 
 # -- the cache
 
+def rows_of(drafting): # of the text, the pending word's included
+    state = drafting.state
+    return state.cache.rows[:, :, :, :len(state.tokens)]
+
+
 def watched(net, target, prompt, tree, limit=30, **options):
-    "Decode, and before each draft compare the cache with a fresh reading of the text"
+    "Decode, and after each draft compare the cache with a fresh reading of the text"
     worst, drafts = [], []
     class Watched(EagleDrafter):
         def begin(self, ctx, state):
             drafting = super().begin(ctx, state)
             propose = drafting.propose
             def check(ctx, rng):
-                draft = propose(ctx, rng)
-                drafts.append(draft)
-                text, n = ctx.tokens[:], drafting.cache.length
-                fresh = EagleDrafter.begin(self, Context(Tokens(text), len(text), ctx.room, ctx.law, 16), target.open(text, self.asks))
-                with torch.no_grad(): fresh.catch_up()
-                if fresh.last is None: assert len(text) == 1 and n == 0 and drafting.last is None
-                else:
-                    a, b = drafting.cache.rows[:, :, :, :n], fresh.cache.rows[:, :, :, :fresh.cache.length]
-                    assert n == fresh.cache.length == len(text) - 1
-                    worst.append(max(float((a - b).abs().max()), float((drafting.last - fresh.last).abs().max())))
-                return draft
+                drafts.append((yield from propose(ctx, rng)))
+                text = ctx.tokens[:]
+                fresh = EagleDrafter.begin(self, Context(Tokens(text), ctx.budget, ctx.law, vocab_size=16), read(target.open(text, self.asks)))
+                answered(fresh.propose(ctx, Keyed(0)))
+                assert drafting.state.tokens == fresh.state.tokens == text[1:]
+                if len(drafts[-1]): worst.append(float((rows_of(drafting) - rows_of(fresh)).abs().max()))
+                return drafts[-1]
             drafting.propose = check
             return drafting
     trace = Trace(decode(target, Watched(net, tree=tree, **options), prompt, limit=limit, rng=Keyed(1)))
@@ -159,35 +156,35 @@ def test_the_cache_is_that_of_a_fresh_reading(model, own, near, runtime, tree):
 
 
 def test_a_cache_that_remembers_its_dreams_is_seen(own, near, monkeypatch):
-    monkeypatch.setattr(eagle._Eagle, "chain", lambda self, *args, chain=eagle._Eagle.chain: self.__dict__.update(dreamt=True) or chain(self, *args))
-    def keeps(self, ctx, rng):
-        draft = type(self).__mro__[0].chain(self, 2, self.catch_up(), ctx, rng) if self.catch_up() else Draft()
-        return draft                                                # and the length is not set back
-    monkeypatch.setattr(eagle._Eagle, "propose", torch.no_grad()(keeps))
-    with pytest.raises(AssertionError): watched(near, as_target(own), texts(6)[0], 0)
+    def keeps(self, tokens, states, learn=eagle.EagleState.learn):
+        dreams = [0, *range(1, len(self.scored) + 1)] if self.scored is not None else []
+        learn(self, tokens, states)
+        if len(dreams) > 1: self.cache.length = min(self.cache.length + len(dreams) - 1, len(self.tokens) - 1)
+    monkeypatch.setattr(eagle.EagleState, "learn", keeps)
+    worst, _, _ = watched(near, as_target(own), texts(6)[0], 0)
+    assert max(worst) > 1e-3
 
 
 def test_not_asked_for_a_while(own, near):
     "Drafts wanted only now and then: what was committed in between is read later, all of it"
-    target, drafter, text = as_target(own), EagleDrafter(near, k=2), texts(5)[0]
+    target, text = as_target(own), texts(5)[0]
     class Lazy(EagleDrafter):
         def begin(self, ctx, state):
-            drafting, propose, turn = super().begin(ctx, state), None, iter(range(99))
+            drafting, turn = super().begin(ctx, state), iter(range(99))
             propose = drafting.propose
             drafting.propose = lambda ctx, rng: propose(ctx, rng) if next(turn) % 3 == 0 else Draft()
             self.last = drafting
             return drafting
     lazy = Lazy(near, k=2)
     trace = Trace(decode(target, lazy, text, limit=20, rng=Keyed(4)))
-    whole = text + trace.tokens
     assert trace.tokens == Trace(decode(target, "none", text, limit=20, rng=Keyed(4))).tokens
-    with torch.no_grad():
-        lazy.last.catch_up()
-        fresh, _ = begun(target, drafter, whole)
-        fresh.catch_up()
-    n = fresh.cache.length
-    assert lazy.last.cache.length == n == len(whole) - 1
-    assert torch.allclose(lazy.last.cache.rows[:, :, :, :n], fresh.cache.rows[:, :, :, :n], atol=1e-4)
+    whole = text + trace.tokens
+    fresh, ctx = begun(target, EagleDrafter(near, k=2), whole)
+    for drafting in (lazy.last, fresh):
+        drafting.follow(whole)
+        answered(drafting.ask(Draft()))
+    assert lazy.last.state.tokens == fresh.state.tokens == whole[1:]
+    assert torch.allclose(rows_of(lazy.last), rows_of(fresh), atol=1e-4)
 
 
 # -- drafts
@@ -195,11 +192,11 @@ def test_not_asked_for_a_while(own, near):
 @pytest.mark.parametrize("k,tree,width", [(1, 3, 4), (3, 5, 2), (4, 12, 3), (2, 99, 99)])
 def test_trees_keep_their_bounds(model, net, k, tree, width):
     drafting, ctx = begun(as_target(model), EagleDrafter(net, k=k, tree=tree, width=width), texts(6)[0])
-    draft = drafting.propose(ctx, None)
+    draft = answered(drafting.propose(ctx, None))
     assert 0 < len(draft) <= tree and max(draft.depth) <= k and set(draft.tokens) <= set(WORDS.tolist()) and draft.probs is None
     assert max(len(draft.children(i)) for i in range(-1, len(draft))) <= width
-    ctx.room = Room(2, 1)
-    small = drafting.propose(ctx, None)
+    ctx.budget = Budget(2, 1)
+    small = answered(drafting.propose(ctx, None))
     assert len(small) <= 2 and max(small.depth) == 1 and small.tokens[0] == draft.tokens[0], "the second asking finds the cache as it was"
 
 
@@ -208,10 +205,9 @@ def test_ties_stay_trees(model, net, factor):
     "All words alike, or all certain: a child is worth what its parent is, and never comes without it"
     drafter = EagleDrafter(net, k=3, tree=5, width=2)
     drafting, ctx = begun(as_target(model), drafter, texts(6)[0])
-    net_, predict = drafting.net, drafting.net.predict
-    drafter.net = drafting.net = copy.copy(net_)
-    object.__setattr__(drafting.net, "predict", lambda x: predict(x) * factor)
-    draft = drafting.propose(ctx, None)
+    predict = drafter.net.predict
+    object.__setattr__(drafter.net, "predict", lambda x: predict(x) * factor)
+    draft = answered(drafting.propose(ctx, None))
     assert len(draft) == (3 if factor else 5) and set(range(1, 1 + max(draft.depth))) == set(draft.depth)
 
 

@@ -41,7 +41,7 @@ def test_mixed_drawn_and_chosen_nodes():
     class Mixed(Drafter):
         def propose(self, ctx, rng):
             x = rng.at(0, "draft").categorical(q)
-            return Draft([x, 2, 1], [-1, -1, 1], [q, None, None]) if ctx.room.depth > 1 else Draft()
+            return Draft([x, 2, 1], [-1, -1, 1], [q, None, None]) if ctx.budget.depth > 1 else Draft()
     assert texts(model, Mixed(), 3, rule="rejection") == model.law([0], 3)
 
 
@@ -83,7 +83,7 @@ class Dropping(Drafter):
     def propose(self, ctx, rng):
         q = self.lm.p(tuple(ctx.tokens))
         x = rng.at(0, "draft").categorical(q)
-        return Draft.chain([x], [q]) if q[x] >= F(1, 3) and ctx.room.depth else Draft()
+        return Draft.chain([x], [q]) if q[x] >= F(1, 3) and ctx.budget.depth else Draft()
 
 
 class SharedNoise:

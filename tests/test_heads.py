@@ -8,8 +8,8 @@ import torch
 import transformers as hf
 
 from specdec_nb import Dice, Draft, Keyed, Law, Llama, Stop, Trace
-from specdec_nb.decode import Context, Tokens, as_target, decode
-from specdec_nb.draft import Room
+from specdec_nb.decode import Context, Tokens, answered, as_target, decode, read
+from specdec_nb.draft import Budget
 from specdec_nb.sampling import FrequencyPenalty, RepetitionPenalty
 from specdec_nb.drafters.heads import Medusa, MedusaDrafter, rank_accuracies
 from specdec_nb.training.distill import Batches, Features, Trained, fit_drafter, forward_kl, held_out
@@ -43,7 +43,7 @@ def batch_of(target, net, texts, pad=0):
     hidden, p = {i: torch.zeros(len(texts), T, net.settings["d"]) for i in layers}, torch.zeros(len(texts), T, len(net.words))
     for r, text in enumerate(texts):
         n = len(text)
-        seen = target.open([*text, 0], type(MedusaDrafter.asks)(hidden=tuple(layers))).prefilled.hidden
+        seen = read(target.open([*text, 0], type(MedusaDrafter.asks)(hidden=tuple(layers)))).prefilled.hidden
         tokens[r, :n], real[r, :n] = torch.tensor(text), True
         for i in layers: hidden[i][r, :n] = seen[i]
         p[r, :n] = (seen[target.layers].double() @ target.unembed.double().T).softmax(-1)[:, net.words].float()
@@ -51,7 +51,7 @@ def batch_of(target, net, texts, pad=0):
 
 
 def texts(*lengths, vocab=16): return [GEN.integers(0, vocab, n).tolist() for n in lengths]
-def context(text, **kwargs): return Context(Tokens(text), len(text), Room(99, 99), Law(**kwargs), 16)
+def context(text, **kwargs): return Context(Tokens(text), Budget(99, 99), Law(**kwargs), vocab_size=16)
 
 
 def padding_is_not_text(target, net):
@@ -115,8 +115,8 @@ def q_is_what_was_drawn_from(target, drafter):
     for law in (Law(), Law(temperature=.5, top_k=3), Law(processors=(FrequencyPenalty(.5), RepetitionPenalty(1.3)))):
         text = GEN.integers(0, 16, 7).tolist()
         drafter.bind(target)
-        ctx, spy = Context(Tokens(text), len(text), Room(99, 99), law, 16), Spy()
-        draft = drafter.begin(ctx, target.open(text, drafter.asks)).propose(ctx, spy)
+        ctx, spy = Context(Tokens(text), Budget(99, 99), law, law.start(text), 16), Spy()
+        draft = answered(drafter.begin(ctx, read(target.open(text, drafter.asks))).propose(ctx, spy))
         assert draft.is_chain and len(draft) == len(spy.asked) == drafter.k
         for i, (q, x) in enumerate(spy.asked):
             assert draft.q(i) is q and draft.tokens[i] == x and q[x] > 0
@@ -201,7 +201,7 @@ def test_it_reads_the_row_before_the_pending_token(model, own, net, runtime):
             def check(ctx, rng):
                 nonlocal seen
                 if len(ctx.tokens) > 1:
-                    fresh = target.open(ctx.tokens[:], self.asks).prefilled.hidden[4][-1:]
+                    fresh = read(target.open(ctx.tokens[:], self.asks)).prefilled.hidden[4][-1:]
                     assert torch.allclose(drafting.h.double(), fresh.double(), atol=1e-5)
                     seen += 1
                 else: assert drafting.h is None
@@ -218,15 +218,15 @@ def test_the_tree_is_the_best_of_the_ranks(model, net):
     target, drafter = as_target(model), MedusaDrafter(net, k=3, tree=12)
     drafter.bind(target)
     text = [3, 1, 4, 1]
-    draft = drafter.begin(ctx := context(text), state := target.open(text, drafter.asks)).propose(ctx, None)
+    draft = answered(drafter.begin(ctx := context(text), state := read(target.open(text, drafter.asks))).propose(ctx, None))
     order = (net.states(state.prefilled.hidden[4][-1:].float())[0] @ net.head.T).argsort(descending=True)
     assert draft.depth == drafter.shape(3, 12).depth and len(draft) == 12 and set(draft.depth) == {1, 2, 3}
     for i, rank in enumerate(drafter.shape(3, 12).tokens):
         assert draft.tokens[i] == WORDS[order[draft.depth[i] - 1, rank]]
-    small = Context(Tokens(text), 4, Room(4, 2), Law(), 16)
-    assert len(d := drafter.begin(small, state).propose(small, None)) == 4 and max(d.depth) == 2
-    chains = Context(Tokens(text), 4, Room(9, 9, type("T", (), dict(branches=False))), Law(temperature=0), 16)
-    assert drafter.begin(chains, state).propose(chains, Dice()).is_chain
+    small = Context(Tokens(text), Budget(4, 2), Law(), vocab_size=16)
+    assert len(d := answered(drafter.begin(small, state).propose(small, None))) == 4 and max(d.depth) == 2
+    chains = Context(Tokens(text), Budget(9, 9, type("T", (), dict(branches=False))), Law(temperature=0), vocab_size=16)
+    assert answered(drafter.begin(chains, state).propose(chains, Dice())).is_chain
     net.record["ranks"] = [[.5, .5], [1., 0.]] + net.record["ranks"][2:]            # a sure child is worth what its parent is
     assert MedusaDrafter(net).shape(2, 4).parents == (-1, -1, 0, 1)
     net.record["ranks"] = [[.4, .2, .1], [.3, .3, .1], [.2, .1, .1]]

@@ -6,7 +6,7 @@ import nbformat, nbsync, pytest, specdec_nb
 from conftest import ROOT
 from nbrun import directives
 
-NAME = re.compile(r"(?:\w+/)?(\d\d)_(\w+)$")
+NAME = re.compile(r"(?:\w+/)?(\d\d[a-z]?)_(\w+)$")
 
 
 def chapters():
@@ -15,7 +15,7 @@ def chapters():
     for key, path in nbsync.notebooks().items():
         sources = [c.source for c in nbformat.read(path, 4).cells if c.cell_type == "code"]
         module = next((d["default_exp"] for s in sources if "default_exp" in (d := directives(s))), None)
-        if module: found[f"specdec_nb.{module}"] = int(NAME.match(key)[1]), path
+        if module: found[f"specdec_nb.{module}"] = NAME.match(key)[1], path
     return found
 
 
@@ -35,7 +35,7 @@ def imported(source, module, face):
 def upward(source, module, numbers, face={}):
     "Imports from `source` that do not go to a lower chapter"
     found = imported(source, module, face)
-    return [m for m in found if m != module and numbers.get(m, 99) >= numbers[module]]
+    return [m for m in found if m != module and numbers.get(m, "99") >= numbers[module]]
 
 
 def code(path):

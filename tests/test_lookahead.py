@@ -7,7 +7,7 @@ import torch
 import transformers as hf
 
 from specdec_nb import Draft, HFTarget, Keyed, Law, Llama, Stop, TableLM, Trace, Verdict, law
-from specdec_nb.draft import Room
+from specdec_nb.draft import Budget
 from specdec_nb.sampling import Scores
 from specdec_nb.decode import Context, Step, Tokens, as_target, decode, make_drafter
 from specdec_nb.drafters.lookahead import Lookahead, node_at
@@ -27,9 +27,9 @@ def model(request):
 
 
 def at_work(drafter, columns, text, vocab_size=9999):
-    drafting = drafter.begin(Context(Tokens(text), len(text), Room(999, 999), None, vocab_size), None)
+    drafting = drafter.begin(Context(Tokens(text), Budget(999, 999), None, vocab_size=vocab_size), None)
     drafting.columns = [list(c) for c in columns]
-    return drafting, drafting.propose(Context(Tokens(text), len(text), Room(999, 999), None, vocab_size), None)
+    return drafting, drafting.propose(Context(Tokens(text), Budget(999, 999), None, vocab_size=vocab_size), None)
 
 
 # -- the window
@@ -78,12 +78,12 @@ def test_the_originals_bookkeeping():
         assert [c[0] for c in drafting.columns[1:]] == rows[0] and [[c[r] for c in drafting.columns] for r in range(1, N - 1)] == rows[1:]
         assert all(drafting.pool.after([key]) == shelf[::-1][:4] for key, shelf in pool.items())
         text.append(int(gen.integers(V)))
-        draft = drafting.propose(Context(Tokens(text), 2, Room(999, 999), None, V), None)
+        draft = drafting.propose(Context(Tokens(text), Budget(999, 999), None, vocab_size=V), None)
 
 
 def test_columns_beyond_the_room_wait():
     drafting, _ = at_work(Lookahead(3, 3, 1, text=False), [[1, 2], [3, 4], [5, 6]], [9])
-    draft = drafting.propose(Context(Tokens([9]), 1, Room(99, 1), None, 50), None)
+    draft = drafting.propose(Context(Tokens([9]), Budget(99, 1), None, vocab_size=50), None)
     assert draft.tokens == (2, 3)
     drafting.observe(Step(draft, Verdict.of(draft, (), 7), Scores(np.eye(50)[[7, 8, 10]])))
     assert drafting.columns == [[2, 8], [3, 4], [5, 6]]

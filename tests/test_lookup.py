@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 
 from specdec_nb import Keyed, Law, TableLM, Trace, law
-from specdec_nb.draft import Room
+from specdec_nb.draft import Budget
 from specdec_nb.decode import Context, Tokens, decode, make_drafter
 from specdec_nb.drafters.lookup import (Datastore, PromptLookup, Reference, Rest, Suffix, SuffixAutomaton, blend, suffix_order)
 
 GEN = np.random.default_rng(7)
 
 
-def context(text, vocab_size=99, room=Room(99, 99)): return Context(Tokens(text), len(text), room, None, vocab_size)
+def context(text, vocab_size=99, room=Budget(99, 99)): return Context(Tokens(text), room, None, vocab_size=vocab_size)
 def proposal(drafter, text, **kwargs): return drafter.begin(c := context(text, **kwargs), None).propose(c, None)
 
 
@@ -103,7 +103,7 @@ def test_references_merge_and_reach_beyond_the_prompt():
     assert len(proposal(PromptLookup(), [0, 7, 8, 9])) == 0
     drafter.add([7, 8, 9, 50])
     assert 50 in proposal(drafter, [0, 7, 8, 9]).tokens
-    chain = proposal(drafter, [0, 7, 8, 9], room=Room(99, 99, type("T", (), dict(branches=False))))
+    chain = proposal(drafter, [0, 7, 8, 9], room=Budget(99, 99, type("T", (), dict(branches=False))))
     assert chain.is_chain and len(chain)
 
 

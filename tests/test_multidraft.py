@@ -36,7 +36,7 @@ class Shaped(Drafter):
             above = place[parent]
             depth = 1 if above < 0 else Draft(tokens, parents, probs).depth[above] + 1
             path = [] if above < 0 else [tokens[j] for j in Draft(tokens, parents, probs).path(above)]
-            if depth > ctx.room.depth: continue
+            if depth > ctx.budget.depth: continue
             q = self.lm.p([*ctx.tokens, *path]).copy()
             if not self.replace: q[[t for t, above_ in zip(tokens, parents) if above_ == above]] = F(0)
             if not q.sum(): continue
@@ -73,7 +73,7 @@ def test_mixed_drawn_and_chosen_nodes(rule):
     class Mixed(Drafter):
         def propose(self, ctx, rng):
             x = rng.at(0, "draft").categorical(q)
-            return Draft([x, 2, 1], [-1, -1, 1], [q, None, None]) if ctx.room.depth > 1 else Draft()
+            return Draft([x, 2, 1], [-1, -1, 1], [q, None, None]) if ctx.budget.depth > 1 else Draft()
     assert texts(model, Mixed(), 3, rule=rule) == model.law([0], 3)
 
 

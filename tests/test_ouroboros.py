@@ -6,14 +6,15 @@ import pytest
 import torch
 import transformers as hf
 
-from specdec_nb import Draft, HFTarget, Keyed, Law, Llama, Stop, TableLM, Trace, Verdict, law
-from specdec_nb.draft import Room
+from drafters import Wild
+from specdec_nb import HFTarget, Keyed, Law, Llama, Stop, TableLM, Trace, Verdict, law
+from specdec_nb.draft import Budget
 from specdec_nb.sampling import Scores
-from specdec_nb.decode import Context, NoDrafter, Step, Tokens, as_target, decode, make_drafter
+from specdec_nb.decode import Context, NoDrafter, Request, Step, Tokens, answered, as_target, decode, make_drafter
 from specdec_nb.drafters.lookahead import Lookahead, node_at
-from specdec_nb.drafters.model import some_layers
+from specdec_nb.drafters.layerskip import some_layers
 from specdec_nb.drafters.pool import PhrasePool
-from specdec_nb.phrases.ouroboros import Ouroboros, Resumed
+from specdec_nb.phrases.ouroboros import Ouroboros
 
 OFF = dict(phrases=False, lengthen=0, discarded=False, corrected=False, history=False)
 SWITCHES = [OFF, {**OFF, "phrases": True}, {**OFF, "lengthen": 2, "discarded": True}, {**OFF, "phrases": True, "lengthen": 3, "corrected": True},
@@ -42,36 +43,34 @@ def cycle(n, slips=()):
     return TableLM({(): [1] * n, **{(i,): np.eye(n, dtype=int)[0 if i in slips else (i + 1) % n].tolist() for i in range(n)}})
 
 
-def context(text, depth=99): return Context(Tokens(text), len(text), Room(999, depth), Law(), 99)
+def context(text, depth=99): return Context(Tokens(text), Budget(999, depth), Law(), vocab_size=99)
 
 
 # -- the draft model, resumed
 
 @pytest.mark.parametrize("wrap", WRAPS)
-def test_resumed_rows_are_fresh_rows(wrap):
-    "Grown, cut back, both, unchanged, cut to a beginning: the rows are always those of the text just opened"
+def test_a_resumed_request_is_a_fresh_one(wrap):
+    "Grown, cut back, both, unchanged, cut to a beginning: what is written is always what a new request would write"
     target, gen, text = WRAPS[wrap](llama(2)), np.random.default_rng(0), [1, 2, 3]
-    resumed = Resumed(target, text)
+    request = Request(target, Wild(1), text, GREEDY, stop=Stop(1 << 60))
     for _ in range(20):
         text = text[:max(2, len(text) - gen.integers(0, 5))] + gen.integers(0, 24, gen.integers(0, 5)).tolist()
         text = text[:30]
-        resumed.open(text)
-        for _ in range(gen.integers(1, 4)):
-            draft = Draft.merge(gen.integers(0, 24, (3, 2)).tolist())[0]
-            [scores], [fresh] = resumed.score([(resumed, draft)]), target.score([(target.open(resumed.text), draft)])
-            assert np.abs(np.asarray(scores.rows) - np.asarray(fresh.rows)).max() < 1e-5
-            node = int(gen.integers(-1, len(draft)))
-            resumed.keep(Verdict.of(draft, draft.path(node), int(gen.integers(24))))
-        assert resumed.reader.state.cache.get_seq_length() < len(resumed.text)
+        request.resume(text)
+        made = [t for _ in range(gen.integers(1, 4)) for t in answered(request.round()).verdict.tokens]
+        assert made == Trace(decode(target, "none", text, limit=len(made), law=GREEDY)).tokens
+        assert request.state.length < len(request.tokens) == len(text) + len(made)
 
 
-def test_resumed_reads_only_what_is_new():
-    small = as_target(cycle(5))
-    fed, score = [], small.score
-    small.score = lambda pairs: fed.append(1 + len(pairs[0][1])) or score(pairs)
-    resumed = Resumed(small, [0] * 30)
-    for text in ([0] * 30, [0] * 30 + [1, 2], [0] * 29 + [3]): list(decode(resumed, "none", text, limit=1, law=GREEDY))
-    assert fed == [1, 2, 2]
+def test_a_resumed_request_reads_only_what_is_new():
+    small = as_target(Llama.from_hf(llama(2)))
+    fed, forward = [], small.forward
+    small.forward = lambda feeds: fed.append(len(feeds[0].tokens)) or forward(feeds)
+    request = Request(small, "none", [0] * 30, GREEDY, stop=Stop(1 << 60))
+    for text in ([0] * 30, [0] * 30 + [1, 2], [0] * 29 + [3]):
+        request.resume(text)
+        answered(request.round())
+    assert fed == [29, 1, 2, 1] or fed == [29, 1, 2, 2]
 
 
 # -- the same text
@@ -176,7 +175,7 @@ def one_round(phrase, answers, chain=(1, 2), **options):
     drafter = Ouroboros(lm, k=len(chain), phrases=False, pool=pool, **options)
     drafter.bind(as_target(lm))
     drafting = drafter.begin(context([0]), None)
-    draft = drafting.propose(context([0]), None)
+    draft = answered(drafting.propose(context([0]), None))
     scores, path, row = Scores(np.eye(30)[list(answers)]), [], 0
     while (node := next((i for i in draft.children(row - 1) if draft.tokens[i] == answers[row]), None)) is not None: path, row = [*path, node], node + 1
     step = Step(draft, Verdict.of(draft, path, answers[row]), scores)
@@ -209,7 +208,7 @@ def test_phrases_share_their_beginnings():
     for phrase in ((2, 3, 4), (2, 3, 5), (2, 6)): pool.add(phrase, "history")
     drafter = Ouroboros(cycle(9), k=2, phrases=False, pool=pool)
     drafter.bind(as_target(cycle(9)))
-    draft = drafter.begin(context([0]), None).propose(context([0]), None)
+    draft = answered(drafter.begin(context([0]), None).propose(context([0]), None))
     assert sorted(draft.tokens) == [1, 2, 3, 4, 5, 6] and node_at(draft, [1, 2, 3, 5]) is not None
 
 
@@ -221,7 +220,7 @@ def test_unsure_places_branch():
     for unsure in (0, 1):
         drafter = Ouroboros(small, k=5, phrases=False, unsure=unsure, pool=deepcopy(pool))
         drafter.bind(as_target(small))
-        draft = drafter.begin(context([0]), None).propose(context([0]), None)
+        draft = answered(drafter.begin(context([0]), None).propose(context([0]), None))
         assert (node_at(draft, [1, 2, 7, 8]) is not None) == bool(unsure)
 
 
@@ -247,10 +246,10 @@ def test_on_a_cpu_it_writes_word_by_word_unless_told_otherwise(pair):
     for given, words in ((None, True), (True, False), (False, True)):
         drafter = Ouroboros(pair[1], phrases=given)
         drafter.bind(pair[0])
-        assert (type(drafter.begin(context([1, 2]), None).writer) is NoDrafter) == words
+        assert (type(drafter.begin(context([1, 2]), None).request.drafter) is NoDrafter) == words
     drafter = Ouroboros(cycle(3))
     drafter.bind(as_target(cycle(3)))
-    assert type(drafter.begin(context([1, 2]), None).writer) is not NoDrafter
+    assert type(drafter.begin(context([1, 2]), None).request.drafter) is not NoDrafter
 
 
 def test_history_and_forgetting(tmp_path):
@@ -268,7 +267,7 @@ def test_history_and_forgetting(tmp_path):
 def test_clear_errors(monkeypatch):
     small = cycle(5)
     for options, says in ((dict(k=-1), "k must"), (dict(lengthen=1.5), "lengthen"), (dict(unsure=-2), "unsure"), (dict(window=0), "W, the columns"),
-                          (dict(n=0), "N, "), (dict(history="False"), "history is a switch"), (dict(history=False, pool=PhrasePool()), "drop one of them")):
+                          (dict(n=0), "N, "), (dict(history="False"), "option .history. of drafter .ouroboros. is 0 or 1"), (dict(history=False, pool=PhrasePool()), "drop one of them")):
         with pytest.raises(ValueError, match=says): make_drafter("ouroboros", model=small, **options)
     with pytest.raises(ValueError, match="vocabulary of 5 tokens, the target of 6"): list(decode(cycle(6), Ouroboros(small), [0], limit=3))
     monkeypatch.setattr("specdec_nb.drafters.model.shipped", lambda: None)

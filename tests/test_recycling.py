@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from specdec_nb import Draft, Keyed, Law, TableLM, Trace, law
-from specdec_nb.draft import Room
+from specdec_nb.draft import Budget
 from specdec_nb.sampling import Scores
 from specdec_nb.verify import Verdict
 from specdec_nb.decode import Context, Step, Tokens, decode, make_drafter
@@ -17,7 +17,7 @@ GEN = np.random.default_rng(3)
 class Target: vocab_size, max_nodes, branches = 5000, 256, True
 
 
-def context(text): return Context(Tokens(text), len(text), Room(99, 99, Target), None, Target.vocab_size)
+def context(text): return Context(Tokens(text), Budget(99, 99, Target), None, vocab_size=Target.vocab_size)
 
 
 def test_the_table_against_dictionaries():

@@ -81,5 +81,5 @@ def test_a_text_shorter_than_the_run():
 
 
 def test_strings_come_in_chains():
-    from specdec_nb.drafters.model import StringBridge
+    from specdec_nb.drafters.vocabulary import StringBridge
     with pytest.raises(TypeError, match="tree"): StringBridge(SMALL, None, None, tree=4)

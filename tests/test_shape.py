@@ -71,7 +71,7 @@ def test_accuracy_by_rank_counts_what_was_judged():
 class Confident(Drafter):
     def __init__(self, lm, n): self.lm, self.n = lm, n
     def propose(self, ctx, rng):
-        return best_first(lambda path: enumerate(self.lm.p([*ctx.tokens, *path])), min(self.n, ctx.room.nodes), ctx.room.depth)[0]
+        return best_first(lambda path: enumerate(self.lm.p([*ctx.tokens, *path])), min(self.n, ctx.budget.nodes), ctx.budget.depth)[0]
 
 
 def test_one_run_foretells_every_size():

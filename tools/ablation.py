@@ -17,7 +17,8 @@ from specdec_nb import Law, Trace, load_default
 from specdec_nb.bench.questions import encode, read_questions
 from specdec_nb.decode import Stop, as_target, decode
 from specdec_nb.drafters.lookahead import Lookahead
-from specdec_nb.drafters.model import draft_target, some_layers
+from specdec_nb.drafters.layerskip import some_layers
+from specdec_nb.drafters.model import draft_target
 from specdec_nb.phrases.ouroboros import Ouroboros
 
 OFF = dict(phrases=False, lengthen=0, discarded=False, corrected=False, history=False)

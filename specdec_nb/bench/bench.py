@@ -17,7 +17,7 @@ import torch
 from ..chance import Keyed
 from ..sampling import Law
 from ..verify import make_rule
-from ..decode import Stop, Trace, as_target, decode, drafter_bind, make_drafter
+from ..decode import Stop, Trace, as_target, decode, introduce, make_drafter
 from ..models.hf import HFTarget
 from .questions import Question, encode
 
@@ -68,16 +68,16 @@ def timed(
     setting:Setting,
     request:int=0, # keys the noise
     show=None, # told of each step; its time does not count
-) -> tuple: # `(trace, seconds)`: all the time but the target's reading of the prompt, which is `trace.seconds["prefill"]`
+) -> tuple: # `(trace, seconds)`: all the time but the target's reading of the prompt, which is `trace.seconds.get("prefill", 0.)`
     "Decode one answer and time it"
-    drafter_bind(drafter, target)
+    introduce(drafter, target)
     trace, away, began = Trace(), 0., time.perf_counter()
     for step in setting.decode(target, drafter, prompt, request):
         trace.add(step)
         paused = time.perf_counter()
         if show: show(step)
         away += time.perf_counter() - paused
-    return trace, time.perf_counter() - began - away - trace.seconds["prefill"]
+    return trace, time.perf_counter() - began - away - trace.seconds.get("prefill", 0.)
 
 def record(trace:Trace, seconds:float) -> dict:
     "What is written down of an answer"
@@ -85,7 +85,7 @@ def record(trace:Trace, seconds:float) -> dict:
     sizes = Counter(len(draft) for draft, _ in trace.steps)
     return dict(tokens=trace.tokens, calls=trace.calls, nodes=sum(n * calls for n, calls in sizes.items()),
                 sizes=[sizes[n] for n in range(1 + max(sizes, default=-1))],           # [n]: calls with n nodes
-                judged=judged, accepted=accepted, seconds=seconds, prefill=trace.seconds["prefill"],
+                judged=judged, accepted=accepted, seconds=seconds, prefill=trace.seconds.get("prefill", 0.),
                 forward=trace.seconds.get("forward", 0.), lossy=trace.lossy)
 
 # %% ../../nbs/9_measuring/41_bench.ipynb #9392a7b1

@@ -17,11 +17,8 @@ def node_at(
     path, # token ids from the top down
 ) -> int: # the node they lead to, -1 for no tokens; None if the draft does not hold them
     "Follow tokens down a draft"
-    node = -1
-    for token in path:
-        node = next((i for i in draft.children(node) if draft.tokens[i] == token), None)
-        if node is None: return None
-    return node
+    nodes = draft.follow(path)
+    return ([-1] + nodes)[-1] if len(nodes) == len(path) else None
 
 @register("lookahead")
 class Lookahead(Drafter):
@@ -76,9 +73,9 @@ class _Window:
 
     def propose(self, ctx, rng):
         self.tried = self.phrases(ctx.tokens)
-        if not ctx.room.branches: return Draft.chain(self.tried[0] if self.tried else ())      # no room for a window
+        if not ctx.budget.branches: return Draft.chain(self.tried[0] if self.tried else ())      # no room for a window
         self.asked = self.paths(ctx.tokens[-1])
-        return Draft.merge(p[:ctx.room.depth] for p in (*self.tried, *self.asked))[0]
+        return Draft.merge(p[:ctx.budget.depth] for p in (*self.tried, *self.asked))[0]
 
     def observe(self, step):
         self.pool.credit(self.before, self.tried, step.verdict.tokens)

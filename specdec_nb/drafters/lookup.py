@@ -57,7 +57,7 @@ class _Lookup:
 
     def propose(self, ctx, rng):
         found = self.find(ctx.tokens)
-        return Draft.chain(_copy(ctx.tokens, found[1], min(self.drafter.k, ctx.room.depth))) if found else Draft()
+        return Draft.chain(_copy(ctx.tokens, found[1], min(self.drafter.k, ctx.budget.depth))) if found else Draft()
 
     def observe(self, step): pass
 
@@ -275,10 +275,10 @@ class _Copying:
         return sorted(found, key=lambda match: -match[0]) if self.stores else found
 
     def propose(self, ctx, rng):
-        d, depth = self.drafter, min(self.drafter.k, ctx.room.depth)
+        d, depth = self.drafter, min(self.drafter.k, ctx.budget.depth)
         found = self.matches(ctx.tokens) if depth > 0 else ()
         if not found: return Draft()
-        if ctx.room.branches: return best_first(blend(found), min(d.nodes, ctx.room.nodes), depth, d.least)[0]
+        if ctx.budget.branches: return best_first(blend(found), min(d.nodes, ctx.budget.nodes), depth, d.least)[0]
         m, (first, *_) = found[0]
         return Draft.chain(first[:min(depth, d.nodes, math.floor((m + 1) / max(d.least, 1e-3) + 1e-9) - m - 1)])
 

@@ -139,7 +139,7 @@ def discarded_phrases(
         tail, node = [], i
         while node is not None:
             tail.append(best(node + 1))
-            node = next((c for c in draft.children(node) if draft.tokens[c] == tail[-1]), None)
+            node = draft.child(node, tail[-1])
         head = (before + tuple(draft.tokens[j] for j in draft.path(i)))[-key:]
         if len(tail) > least and len(head) == key: yield head + tuple(tail)
 
@@ -173,8 +173,8 @@ class _Pooling:
 
     def propose(self, ctx, rng):
         self.before, d = ctx.tokens[-self.pool.key:], self.drafter
-        self.offered = self.pool.after(self.before, d.most if ctx.room.branches else 1)
-        draft, _ = Draft.merge(p[:min(d.k, ctx.room.depth)] for p in self.offered)
+        self.offered = self.pool.after(self.before, d.most if ctx.budget.branches else 1)
+        draft, _ = Draft.merge(p[:min(d.k, ctx.budget.depth)] for p in self.offered)
         return draft.take(range(d.nodes)) if len(draft) > d.nodes else draft
 
     def observe(self, step):

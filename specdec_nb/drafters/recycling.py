@@ -112,7 +112,7 @@ class _Recycling:
         def expand(path):
             known, row = d.table.row(*(*self.ends, *path)[-2:])
             return [guess for guess in zip(row, d.rates[known]) if guess[0] >= 0]
-        return best_first(expand, min(d.nodes, ctx.room.nodes), min(d.k, ctx.room.depth), d.least)[0]
+        return best_first(expand, min(d.nodes, ctx.budget.nodes), min(d.k, ctx.budget.depth), d.least)[0]
 
     def observe(self, step):
         d, (before, word) = self.drafter, self.ends

@@ -17,7 +17,7 @@ from transformers.generation import (EosTokenCriteria, GenerateDecoderOnlyOutput
 from ..chance import Dice, Keyed
 from ..sampling import Law
 from ..verify import make_rule
-from ..decode import Stop, Stream, Trace, as_target, make_drafter
+from ..decode import Request, Stop, Trace, as_target, make_drafter, serve
 from .llama import Llama
 from .hf import HFTarget
 
@@ -138,13 +138,11 @@ def _run(model, input_ids, *, logits_processor, stopping_criteria, generation_co
     rng = Keyed(seed) if seed is not None else Dice(int(torch.randint(2**62, ())) if sampling else 0)
     law = law_of(logits_processor, sampling, input_ids, len(seen))
     stop = stop_of(stopping_criteria, input_ids, len(seen), target.window)
-    stream, trace = Stream(target, drafter, seen, law, make_rule(rule, rng), rng, stop, k), Trace()
+    stream, trace = Request(target, drafter, seen, law, make_rule(rule, rng), rng, stop, k), Trace()
     put = streamer.put if streamer is not None else lambda ids: None
     put(input_ids.cpu())
-    while not stream.done:
-        draft = stream.propose()
-        [scores] = target.score([(stream.state, draft)])
-        trace.add(step := stream.advance(scores))
+    for _, step in serve([stream]):
+        trace.add(step)
         for token in step.verdict.tokens: put(torch.tensor([token]))
     if streamer is not None: streamer.end()
     new = torch.tensor([trace.tokens], dtype=input_ids.dtype, device=input_ids.device)

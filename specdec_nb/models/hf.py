@@ -7,7 +7,6 @@ __all__ = ['RowLayer', 'RowCache', 'dressed', 'HFTarget', 'tree_equals_paths']
 
 # %% ../../nbs/2_models/13_hf.ipynb #2c5ef822
 from inspect import signature
-import time
 import warnings
 import weakref
 import numpy as np
@@ -16,7 +15,7 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 from ..draft import Draft
 from ..decode import as_target
-from .kvcache import RowTarget, TensorScores, single, tree_masks
+from .kvcache import RowTarget, tree_masks
 
 # %% ../../nbs/2_models/13_hf.ipynb #089afbbf
 class RowLayer(DynamicLayer):
@@ -39,22 +38,27 @@ class RowLayer(DynamicLayer):
         return buffer[..., :used + n, :]
 
 class RowCache(DynamicCache):
-    "A Hugging Face cache that keeps chosen rows"
+    "A Hugging Face cache whose first `length` rows are the text, and which keeps chosen ones of those behind"
     def __init__(self):
         super().__init__()
-        self.layer_class_to_replicate = RowLayer
+        self.layer_class_to_replicate, self.length = RowLayer, 0
+
+    def cut(self, n:int):
+        "Forget all rows but the first `n`"
+        for layer in self.layers:
+            if layer.is_initialized: layer.keys, layer.values = layer.keys[..., :n, :], layer.values[..., :n, :]
 
     def keep(self,
-        base:int, # rows before the ones scored last
-        rows, # which of those to keep: a LongTensor counted from `base`, or None for a prefix
-        n:int, # how many are kept
+        rows, # which of the rows scored last become text: indices behind `length`, ascending
     ):
-        "Keep `base` rows and, right behind them, the chosen ones"
-        for layer in self.layers:
+        "Rows that become text, right behind the text there is"
+        base, n = self.length, len(rows)
+        chosen = None if rows == list(range(n)) else torch.tensor(rows)
+        for layer in self.layers if chosen is not None else ():
             if not layer.is_initialized: continue
-            for view in (layer.keys, layer.values) if rows is not None else ():
-                view[..., base:base + n, :] = view[..., base:, :].index_select(-2, rows)
-            layer.keys, layer.values = layer.keys[..., :base + n, :], layer.values[..., :base + n, :]
+            for view in (layer.keys, layer.values):
+                view[..., base:base + n, :] = view[..., base:, :].index_select(-2, chosen.to(view.device))
+        self.length = base + n
 
 # %% ../../nbs/2_models/13_hf.ipynb #3b2b6f63
 def dressed(
@@ -109,26 +113,29 @@ class HFTarget(RowTarget):
 
     def new_cache(self): return RowCache()
 
+    def forward(self, feeds): return [self._forward(feed) for feed in feeds]
+
     @torch.no_grad()
-    def forward(self, cache, tokens, base, draft, old, hidden=(), logits=True):
-        "Feed rows; their keys and values go to the cache. Returns their `TensorScores`"
+    def _forward(self, feed):
+        "Feed one request's rows; their keys and values go to its cache"
+        cache, tokens, old, draft, base = feed.state.cache, feed.tokens, feed.old, feed.below, feed.state.length
+        hidden = feed.state.asks.hidden
+        cache.cut(base + old)
         before, ids = cache.get_seq_length(), torch.tensor([list(tokens)], device=self.device)
         inputs = dict(input_ids=ids, past_key_values=cache, use_cache=True)
-        if not logits and "logits_to_keep" in self.takes: inputs["logits_to_keep"] = 1
+        if feed.first == len(tokens) and "logits_to_keep" in self.takes: inputs["logits_to_keep"] = 1
         if not draft.is_chain:
             masks = {k: dressed(m[old:], self.model) for k, m in tree_masks(self.config, draft, base).items()}
             inputs["attention_mask"] = masks[None] if None in masks else masks
             positions = [base, *(base + d for d in draft.depth)][old:]
             inputs["position_ids"] = torch.tensor([positions], device=self.device)
-        began = time.perf_counter()
         if hidden: inputs["output_hidden_states"] = True
         out = self.model(**inputs, return_dict=True)
         if out.logits.is_cuda: torch.cuda.synchronize(out.logits.device)
-        seconds = time.perf_counter() - began
         if cache.get_seq_length() != before + len(tokens):
             raise ValueError(f"{type(self.model).__name__} does not keep its past in the cache it was given: "
                              "it cannot be rolled back")
-        return TensorScores(single(out.logits[0]), seconds, {i: out.hidden_states[i][0] for i in hidden})
+        return out.logits[0][feed.first:], {i: out.hidden_states[i][0] for i in hidden}
 
     @property
     def branches(self) -> bool:

@@ -110,7 +110,6 @@ class Block:
     norm2: torch.Tensor
     gate_up: object
     down: object
-    kind: str # "full_attention" or "sliding_attention"
     qk_norm: torch.Tensor = None # `[heads + kv_heads, head_dim]`: Qwen3 normalises queries and keys
 
 def _fuse(*layers):
@@ -118,7 +117,7 @@ def _fuse(*layers):
     bias = None if layers[0].bias is None else torch.cat([layer.bias.detach() for layer in layers])
     return pack(torch.cat([layer.weight.detach() for layer in layers]), bias)
 
-def _block(layer, kind):
+def _block(layer):
     "A Hugging Face decoder layer as a `Block`"
     a, m, qk_norm = layer.self_attn, layer.mlp, None
     if hasattr(a, "q_norm"):
@@ -126,7 +125,7 @@ def _block(layer, kind):
         qk_norm = torch.cat([norm.detach().expand(width // a.head_dim, -1) for norm, width in pairs])
     return Block(layer.input_layernorm.weight.detach(), _fuse(a.q_proj, a.k_proj, a.v_proj), _fuse(a.o_proj),
                  layer.post_attention_layernorm.weight.detach(), _fuse(m.gate_proj, m.up_proj),
-                 _fuse(m.down_proj), kind, qk_norm)
+                 _fuse(m.down_proj), qk_norm)
 
 # %% ../../nbs/2_models/11_llama.ipynb #561543d3
 def _refusal(config):
@@ -157,37 +156,31 @@ class Llama:
         self.eps = torch.tensor(config.rms_norm_eps, dtype=torch.promote_types(embed.dtype, torch.float32))
         self.head_dim = getattr(config, "head_dim", None) or config.hidden_size // self.heads
         self.dtype, self.device, self.vocab_size = embed.dtype, embed.device, config.vocab_size
-        self.attend = attention_on(self.device)
+        self.kinds, self.attend = _kinds(config), attention_on(self.device)
 
     @torch.inference_mode()
     def forward(self,
         tokens, # `[n]` LongTensor
         positions, # `[n]` LongTensor
-        cache, # `put(i, k, v)`: takes layer i's new rows `[n, kv_heads, head_dim]`, returns all `[kv_heads, L, head_dim]`
-        masks:dict, # `{layer kind: [n, L] booleans, or None: all see all}`; the key None alone serves all kinds
-        logits:bool=True, # False: only the cache is wanted
+        cache, # `attend(i, q, k, v)`: takes layer i's new rows, returns what each has seen, `[n, heads * head_dim]`
+        logits=None, # the rows whose logits are wanted, a LongTensor; None: all
         hidden:dict=None, # keys are layers; gets what enters each, `[n, d]`; key `n_layers`: what leaves the last norm
-    ): # `[n, V]` logits, or None
-        "One pass over `n` rows"
+    ): # `[m, V]` logits of the rows wanted; None if there are none
+        "One pass over `n` rows, whosever they are"
         n, x, eps = len(tokens), self.embed[tokens], self.eps
         heads, turning = self.heads, self.heads + self.kv_heads             # queries; queries and keys
-        turn, group = rotation(positions, self.inv_freq, self.scale, x.dtype), heads // self.kv_heads
-        def shown(m): # once for each head of a group; here as what is added to the scores, which PyTorch would else write out in each layer
-            return m.repeat(group, 1) if self.attend is not grouped_attention else x.new_zeros(m.shape).masked_fill_(~m, -math.inf).repeat(group, 1)
-        masks = {kind: None if m is None else shown(m) for kind, m in masks.items()}
-        hidden = {} if hidden is None else hidden
+        turn, hidden = rotation(positions, self.inv_freq, self.scale, x.dtype), {} if hidden is None else hidden
         for i, b in enumerate(self.blocks):
             if i in hidden: hidden[i] = x
             qkv = b.qkv(rms_norm(x, b.norm1, eps)).view(n, -1, self.head_dim)
             qk, v = qkv[:, :turning], qkv[:, turning:]
             qk = turn(qk if b.qk_norm is None else rms_norm(qk, b.qk_norm, eps))
-            keys, values = cache.put(i, qk[:, heads:], v)
-            mask = masks[b.kind if b.kind in masks else None]
-            x = b.out(self.attend(qk[:, :heads], keys, values, mask), x)
+            x = b.out(cache.attend(i, qk[:, :heads], qk[:, heads:], v), x)
             gate, up = b.gate_up(rms_norm(x, b.norm2, eps)).chunk(2, -1)
             x = b.down(F.silu(gate) * up, x)
         if len(self.blocks) in hidden: hidden[len(self.blocks)] = rms_norm(x, self.norm, eps)
-        return self.head(rms_norm(x, self.norm, eps)) if logits else None
+        if logits is not None: x = x[logits]
+        return self.head(rms_norm(x, self.norm, eps)) if len(x) else None
 
     @staticmethod
     def refuses(config) -> str: # None: it doesn't
@@ -200,7 +193,7 @@ class Llama:
         if why := cls.refuses(model.config):
             raise ValueError(f"{why}: use it through HFTarget, which takes any decoder")
         body = model.model
-        blocks = [_block(layer, kind) for layer, kind in zip(body.layers, _kinds(model.config))]
+        blocks = [_block(layer) for layer in body.layers]
         return cls(model.config, body.embed_tokens.weight.detach(), blocks, body.norm.weight.detach(),
                    pack(model.lm_head.weight.detach()), body.rotary_emb.inv_freq,
                    body.rotary_emb.attention_scaling, model.generation_config, model.lm_head.weight.detach())

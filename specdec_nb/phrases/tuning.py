@@ -6,6 +6,7 @@
 __all__ = ['Pace', 'cost_of', 'Hedge', 'Tuned', 'Auto']
 
 # %% ../../nbs/6_phrases/30_tuning.ipynb #9117a09f
+from inspect import isgenerator
 from itertools import islice
 import math
 import numpy as np
@@ -111,6 +112,7 @@ class _Tuning:
 
     def propose(self, ctx, rng):
         d, full, branch = self.drafter, self.drafting.propose(ctx, rng), []
+        if isgenerator(full): full = yield from full
         while (below := full.children(branch[-1] if branch else -1)) and len(branch) < d.lengths[-1]: branch.append(below[0])
         self.branch = full.take(branch)
         if branch: self.open.append((len(ctx.tokens), self.branch.tokens))
@@ -250,7 +252,7 @@ class _Listening:
             above, text = states[path[:-1]], self.text
             states[path] = tuple(s.move(state, text, path[:-1], path[-1]) if state else () for s, state in zip(self.sources, above))
             return [(token, d.trust(record)) for token, record in d.second(self.listen(states[path], path)[0])]
-        draft, self.values = best_first(expand, min(d.nodes, ctx.room.nodes), min(d.k, ctx.room.depth), .99 * pace.price * pace.cheapest)
+        draft, self.values = best_first(expand, min(d.nodes, ctx.budget.nodes), min(d.k, ctx.budget.depth), .99 * pace.price * pace.cheapest)
         return draft.take(range(pace.size(self.values))) if len(draft) else draft
 
     def observe(self, step):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LOSSES', 'KINDS', 'forward_kl', 'reverse_kl', 'jensen_shannon', 'variation_loss', 'feature_loss', 'Lender',
            'fingerprint', 'Trained', 'Features', 'Batches', 'judge', 'held_out', 'prefers_half', 'fit_drafter',
-           'TrainedDrafter', 'guesses', 'draw_chain', 'DraftModel']
+           'TrainedDrafter', 'DraftVocabulary', 'DraftModel']
 
 # %% ../../nbs/4_learning/21_distill.ipynb #365f976d
 from hashlib import blake2b
@@ -23,12 +23,10 @@ from torch import nn
 import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from ..chance import Point
-from ..sampling import Asks, Scores
-from ..draft import Draft
+from ..sampling import Asks
 from ..decode import Drafter
 from ..models.llama import Llama, pack
-from ..drafters.model import lends, shipped
+from ..drafters.model import Mapped, lends, shipped
 
 # %% ../../nbs/4_learning/21_distill.ipynb #6259ca74
 def forward_kl(
@@ -362,41 +360,29 @@ class TrainedDrafter(Drafter):
         if not isinstance(network, Trained): network = Trained.from_pretrained(network or _ours(self.kind))
         if network.kind != self.kind: raise ValueError(f"a {self.kind} drafter was expected, this one is of kind {network.kind}")
         self.network, self.k, self.tree, self.asks, self.lent = network, k, tree, Asks(hidden=tuple(network.layers)), None
+        self.least = 0.
 
     def bind(self, target):
-        if lends(target, self.lent) is not self.lent: self.net, self.lent = self.network.join(target).packed(), target.embed
+        if lends(target, self.lent) is self.lent: return
+        self.net, self.lent = self.network.join(target).packed(), target.embed
+        self.bridge = DraftVocabulary(self.net.words, target.vocab_size)
 
-    def size(self, ctx) -> tuple: # `(levels, nodes; 0: a chain)`
-        "What is asked for, cut to the room there is"
-        nodes = min(self.tree, ctx.room.nodes) if self.tree and ctx.room.branches else 0
-        return min(self.k, ctx.room.depth), nodes
+    def law(self, law): return law
+
+class DraftVocabulary:
+    "A drafter that knows some of the target's words, under the target's ids: its rows are over these"
+    def __init__(self, words, size:int): # `[W]` ids; the target's vocabulary
+        self.words, self.size = words.cpu().numpy(), size
+    def ids(self, tokens): return tokens
+    def read(self, text): return text
+    def rows(self, scores): return _OfWords(scores, slice(None), self.words, self.size)
+
+class _OfWords(Mapped):
+    def likely(self, i, k): return [(int(self.theirs[x]), p) for x, p in self.scores.likely(i, k)]
 
 def _ours(kind):
     if (folder := shipped(kind)) is None: raise ValueError(f"no {kind} drafter comes with this installation: train one with specdec train {kind}, and give its folder")
     return folder
-
-def guesses(net, states, n:int) -> list: # for each row, `[(token, its probability), ...]`, best first
-    "The `n` most probable words of each state, `[m, d]`"
-    best = net.predict(states).softmax(-1).topk(min(n, len(net.words)))
-    return [list(zip(ids, q)) for ids, q in zip(net.words[best.indices].tolist(), best.values.tolist())]
-
-def draw_chain(
-    net, # a joined, packed `Trained`
-    states, # a function from `(how many were drawn, the last of them)` to the state `[1, d]` that foretells the next
-    depth:int, # tokens at most
-    ctx, # the drafter's `Context`
-    rng, # a source of randomness
-) -> Draft: # each node with the law it was drawn from
-    "A chain drawn from the drafter's own distributions, under the user's law"
-    tokens, probs, s, token = [], [], ctx.law.start(ctx.tokens[:]), None
-    for d in range(depth):
-        rows = Scores(net.spread(net.predict(states(d, token))).cpu().numpy())
-        q = ctx.law.row(s, rows, 0)
-        token = rng.at(d, "draft").categorical(q)
-        tokens.append(token)
-        probs.append(None if isinstance(q, Point) else q)
-        s = ctx.law.step(s, token)
-    return Draft.chain(tokens, probs)
 
 # %% ../../nbs/4_learning/21_distill.ipynb #bbe4e3e2
 class DraftModel(Trained):

@@ -10,9 +10,8 @@ from ..draft import Draft
 from ..verify import Verdict, verify_walk
 from ..decode import register
 from ..shape import best_first
-from ..chance import Point
 from ..rejection import accept_probability
-from ..drafters.model import ModelDrafter, ModelDrafting
+from ..drafters.model import ModelDrafter, TreeDrafting
 
 # %% ../../nbs/5_trees/27_dag.ipynb #7a578292
 class TokenGraph:
@@ -85,25 +84,25 @@ def verify_longest(draft, p, rng):
     taken = {-1}
     for i, parent in enumerate(draft.parents):
         owed = p[parent + 1]
-        q = Point(draft.tokens[i], len(owed)) if draft.q(i) is None else draft.q(i)
+        q = draft.law(i, len(owed))
         if parent in taken and rng.at(draft.depth[i] - 1, "coin").bernoulli(accept_probability(owed, q, draft.tokens[i])): taken.add(i)
     end = max(taken, key=lambda i: (draft.depth[i] if i >= 0 else 0, -i))
     return Verdict.of(draft, draft.path(end), max(range(len(p[end + 1])), key=lambda x: p[end + 1][x]))
 verify_longest.lossy = True
 
 # %% ../../nbs/5_trees/27_dag.ipynb #9fc8bd87
-class _GraphDrafting(ModelDrafting):
-    def grow(self, depth, room):
-        d = self.drafter
-        self.graph, at = TokenGraph(self.text, d.repeat), {(): -1}
-        def children(path, rows, i):
-            found, u = self.likely(rows, path, i, d.width), at[path]
+class _GraphDrafting(TreeDrafting):
+    def grow(self, depth, budget):
+        d, at = self.drafter, {(-1, None): -1}                           # parent and token -> node of the graph
+        self.graph = TokenGraph(self.state.tokens, d.repeat)
+        def candidates(draft, node, rows, i, s):
+            found, u = self.likely(rows, i, s, d.width), at[(draft.parents[node], draft.tokens[node]) if node >= 0 else (-1, None)]
             kept = [(x, q) for x, q in found if q >= d.sibling * found[0][1]]
             nodes = [(x, q, self.graph.add(u, x, q)) for x, q in kept]
-            at.update({path + (x,): node for x, _, node in nodes})
-            return [(x, q) for x, q, node in nodes if node is not None]
-        self.levels(depth, d.level, children)
-        return self.graph.unroll(min(d.tree, room.nodes), room.depth, d.damp)[0]
+            at.update({(node, x): new for x, _, new in nodes})
+            return [(x, q) for x, q, new in nodes if new is not None]
+        yield from self.levels(depth, d.level, candidates)
+        return self.graph.unroll(min(d.tree, budget.nodes), budget.depth, d.damp)[0]
 
 @register("gsd")
 class GraphDrafter(ModelDrafter):

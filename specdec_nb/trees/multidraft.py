@@ -59,17 +59,14 @@ def _walks(draft, p):
     "Whether walking keeps all that can be kept: nothing was drawn, or the target rolls no dice"
     return all(draft.q(i) is None for i in range(len(draft))) or isinstance(p[0], Point)
 
-def _q(draft, i, size):
-    q = draft.q(i)
-    return Point(draft.tokens[i], size) if q is None else q
-
 def _runs(draft, node, size):
     "The children of a node, those drawn from one law together: `[(q, nodes), ...]`"
     runs = []
     for i in draft.children(node):
-        q = draft.q(i)
-        if q is not None and runs and np.array_equal(runs[-1][0], q): runs[-1][1].append(i)
-        else: runs.append((_q(draft, i, size), [i]))
+        q = draft.law(i, size)
+        drawn = runs and not isinstance(q, Point) and not isinstance(runs[-1][0], Point)
+        if drawn and np.array_equal(runs[-1][0], q): runs[-1][1].append(i)
+        else: runs.append((q, [i]))
     return runs
 
 def verify_kseq(
@@ -121,7 +118,7 @@ def verify_block(
     for i in range(len(draft) + 1):
         due = left = r * np.asarray(p[i])
         if i < len(draft):
-            q = _q(draft, i, len(due))
+            q = draft.law(i, len(due))
             left, r = _after(due, q), accept_probability(due, q, draft.tokens[i])
         if i == 0 or coins.bernoulli(left.sum()): n, owed = i, left
     return Verdict.of(draft, range(n), _own(owed, p[n], rng.at(n, "target")))
@@ -138,7 +135,7 @@ def verify_traversal(
     def visit(node, r, path): # the verdict, if the path to `node` is accepted, which has probability r
         due = r * np.asarray(p[node + 1])
         for i in draft.children(node) if r > 0 else ():
-            q = _q(draft, i, len(due))
+            q = draft.law(i, len(due))
             if done := visit(i, accept_probability(due, q, draft.tokens[i]), (*path, i)): return done
             due = _after(due, q)
         if node < 0 or coins.bernoulli(due.sum()):
@@ -174,7 +171,7 @@ def lenient(
         while True:
             owed, coins = p[node + 1], rng.at(len(path), "coin")
             for i in draft.children(node):
-                q = _q(draft, i, len(owed))
+                q = draft.law(i, len(owed))
                 if coins.bernoulli(min(1, accept_probability(owed, q, draft.tokens[i]) / l)): break
                 owed = residual(owed, q)
             else: return Verdict.of(draft, path, rng.at(len(path), "target").categorical(owed))
