@@ -11,7 +11,7 @@ import matplotlib
 import nbformat
 import pytest
 
-from exercises import Chapter, Exercise, everything, exercises
+from exercises import Chapter, Exercise, bound, everything, exercises
 
 EXERCISES = everything()
 WRONG = {}
@@ -66,10 +66,7 @@ def test_parts(exercise):
     cells = nbformat.read(exercise.path, 4).cells
     stub, solution = cells[exercise.stub].source, cells[exercise.solution].source
     assert f"# {exercise.judge}(" in stub, "the stub ends with the line that asks the judge, commented out"
-    def names(source): return {n.id if isinstance(n, ast.Name) else n.name for n in ast.walk(ast.parse(source))
-                               if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and n.col_offset == 0
-                               or isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
-    def top(source): return names("\n".join(ast.unparse(s) for s in ast.parse(source).body if not isinstance(s, (ast.Expr, ast.Import, ast.ImportFrom))))
+    def top(source): return {name for statement in ast.parse(source).body for name in bound(statement)}
     assert not top(stub) & top(solution), f"Run all would overwrite {top(stub) & top(solution)}"
 
 
