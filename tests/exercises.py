@@ -9,7 +9,7 @@ from pathlib import Path
 
 import nbformat
 from nbrun import directives
-from nbsync import ROOT, notebooks
+from nbsync import notebooks
 
 NUMBER = re.compile(r"^\*\*(\d+)\.\*\* ", re.M)
 
