@@ -64,11 +64,18 @@ def read(statement):
     return {*names(symtable.symtable(ast.unparse(statement), "cell", "exec"), True)}
 
 
+def now(node):
+    "The nodes of a statement that run when it runs: not the bodies of functions"
+    yield node
+    if not isinstance(node, (ast.FunctionDef, ast.Lambda)):
+        for child in ast.iter_child_nodes(node): yield from now(child)
+
+
 def bound(statement):
     "The global names that a statement binds, or changes by an assignment into them"
     top = symtable.symtable(ast.unparse(statement), "cell", "exec")
     found = {s.get_name() for s in top.get_symbols() if s.is_assigned() or s.is_imported() or s.is_namespace()}
-    for node in ast.walk(statement):
+    for node in now(statement):
         if isinstance(node, (ast.Attribute, ast.Subscript)) and isinstance(node.ctx, ast.Store):
             while isinstance(node, (ast.Attribute, ast.Subscript)): node = node.value
             if isinstance(node, ast.Name): found.add(node.id)

@@ -10,7 +10,7 @@ from specdec_nb.verify import RULES
 PAGE = (ROOT/"nbs/fidelity.md").read_text()
 CHAPTERS = {key: path.read_text() for key, path in texts().items() if key != "index"}
 CODE = re.compile(r"\b([A-Za-z][\w-]*/[A-Za-z][\w.-]*) (?:\(commit )?([0-9a-f]{7})\b")
-SAID = re.compile(r"\b(?:of |in |\()?([A-Za-z][\w-]*/[A-Za-z][\w-]*),? (?:\(|up to )?commit ([0-9a-f]{7})\b")
+SAID = re.compile(r"\b(?:of |in |\()?([A-Za-z][\w-]*/[A-Za-z][\w-]*),?\s+(?:\(|up to )?commit ([0-9a-f]{7})\b")
 NOT_PAPERS = {"none"}                                           # plain decoding
 
 

@@ -49,13 +49,23 @@ def judged(exercise, wrong):
         try: said = refuses(judge, answer)
         except Exception as e: raise ValueError(f"{exercise}: {kind}: {type(e).__name__}: {e}") from e
         if len(said) < 12: raise ValueError(f"{exercise}: {kind} is refused, and nobody knows why: {said!r}")
+    return c
+
+
+def asked(exercise, c):
+    "Fill in nothing, and ask the judge as the stub's last line says"
+    stub = nbformat.read(exercise.path, 4).cells[exercise.stub].source
+    [call] = [line.removeprefix("# ") for line in stub.splitlines() if line.startswith("# check_")]
+    exec(stub, c._module.__dict__)
+    return eval(call, c._module.__dict__)
 
 
 @pytest.mark.parametrize("exercise", EXERCISES, ids=str)
 def test_judge(exercise):
-    "The solution is accepted, three wrong answers are not"
+    "The solution is accepted, three wrong answers are not, nor is the stub as it stands"
     assert exercise.judge in WRONG, f"{exercise}: tests/judges/ holds no wrong answers for {exercise.judge}"
-    judged(exercise, WRONG[exercise.judge])
+    c = judged(exercise, WRONG[exercise.judge])
+    with pytest.raises(Exception): asked(exercise, c)
 
 
 @pytest.mark.parametrize("exercise", EXERCISES, ids=str)
