@@ -84,11 +84,17 @@ def test_exact_law():
 
 
 def test_rates_follow_what_is_right():
+    """Two in three words follow rank 0, one in three rank 1. A rate forgets at 1/100 a word, so its deviation is sqrt(2/9 / 199) = .033, that of a mean
+    of sixteen .0084: .035 is exceeded once in 30 000 times (4.2 deviations), and what a drafter believes at first does not pass"""
     second = TableLM({(): [1, 0, 0], **{(x,): [0 if y == x else 2 if y == (x + 1) % 3 else 1 for y in range(3)] for x in range(3)}})
-    drafter = Recycling()
-    for i in range(30): list(decode(second, drafter, [0, 1], limit=20, rng=Keyed(i)))
-    rates = drafter.rates[True]
-    assert abs(rates[0] - 2 / 3) < .15 and abs(rates[1] - 1 / 3) < .15 and rates[2] < .03
+    def learnt(seed):
+        drafter = Recycling()
+        for i in range(30): list(decode(second, drafter, [0, 1], limit=20, rng=Keyed(seed, i)))
+        return drafter.rates[True][:3]
+    rates = np.mean([learnt(seed) for seed in range(16)], axis=0)
+    assert abs(rates[0] - 2 / 3) < .035 and abs(rates[1] - 1 / 3) < .035 and rates[2] < .001
+    first = Recycling().rates[True]
+    assert abs(first[0] - 2 / 3) > .035 and abs(first[1] - 1 / 3) > .035
 
 
 def test_saved_and_loaded(tmp_path):

@@ -1,0 +1,143 @@
+"Wrong answers to the exercises of Part I"
+from fractions import Fraction
+
+import numpy as np
+
+
+def check_placed(c):
+    right = c.solution
+    return {"nothing": {}, "one place for all": dict.fromkeys(right, "who"),
+            "the layers are the target": {**right, "skip every other layer of the target": "target"},
+            "memory and who swapped": {x: {"memory": "who", "who": "memory"}.get(y, y) for x, y in right.items()}}
+
+
+def check_entropy_rate(c):
+    right = c.solution
+    return {"a constant": lambda lm, s, n: 1., "not divided": lambda lm, s, n: n * right(lm, s, n),
+            "nats": lambda lm, s, n: right(lm, s, n) * np.log(2), "the next token alone": lambda lm, s, n: right(lm, s, 1),
+            "the prefix forgotten": lambda lm, s, n: right(lm, [], n), "the last token alone": lambda lm, s, n: n * right(lm, s, n) - (n - 1) * right(lm, s, max(n - 1, 1)),
+            "as if the mean of 0 and 1": lambda lm, s, n: float(len(lm.law(s, n)) > 1)}
+
+
+def check_longest(c):
+    return {"a constant": lambda v, most: 3, "a quotient": lambda v, most: most // v, "rounded": lambda v, most: round(np.log(most) / np.log(v)),
+            "a logarithm cut": lambda v, most: int(np.log(most) / np.log(v)), "one too many": lambda v, most: c.solution(v, most) + 1}
+
+
+def check_not_snow(c):
+    p, snow = c.p, c.SNOW
+    def shared(rng):
+        q = p + p[snow] / 2
+        q[snow] = 0 * q[snow]
+        return rng.categorical(q)
+    return {"it may snow": lambda rng: rng.categorical(p), "a fair coin": lambda rng: int(rng.bernoulli(Fraction(1, 2))),
+            "a constant": lambda rng: c.SUN, "snow's mass in equal parts": shared,
+            "two draws, then sun": lambda rng: c.SUN if (x := rng.categorical(p)) == snow and (x := rng.categorical(p)) == snow else x}
+
+
+def check_keep_typical(c):
+    def nearest(p, mass):
+        surprise = -np.log(np.maximum(p, 1e-300))
+        at = np.argmin(abs(surprise - (p * surprise).sum()))
+        return p if mass == 1 else np.eye(len(p))[at]
+    def by_number(p, mass):
+        "Nearest to a probability of one half"
+        order = np.argsort(abs(p - .5), kind="stable")
+        kept = np.isin(np.arange(len(p)), order[np.cumsum(p[order]) - p[order] < mass - 1e-12])
+        return kept * p / (kept * p).sum()
+    return {"top-p": c.keep_top_p, "min-p": c.keep_min_p, "all": lambda p, mass: p, "the nearest alone": nearest,
+            "not normalised": lambda p, mass: p * (c.solution(p, mass) > 0), "near one half": by_number}
+
+
+def check_lenient(c):
+    def own_residual(p, q, l):
+        kept, left = np.minimum(q, p / l), np.maximum(p / l - q, 0)
+        return dict(enumerate(kept + (1 - kept.sum()) * left / left.sum() if left.sum() else kept))
+    def again(p, q, l):
+        kept = np.minimum(q, p / l)
+        return dict(enumerate(kept + (1 - kept.sum()) * p))
+    return {"p": lambda p, q, l: dict(enumerate(p)), "q": lambda p, q, l: dict(enumerate(q)), "p or q": lambda p, q, l: dict(enumerate(p if l == 1 else q)),
+            "p - lq": lambda p, q, l: dict(enumerate(p - l * q)), "a mixture": lambda p, q, l: dict(enumerate(l * p + (1 - l) * q)),
+            "a residual of its own": own_residual, "drawn again from p": again}
+
+
+def check_bias(c):
+    return {"total variation": c.total_variation, "times the overlap": lambda p, q: c.total_variation(p, q) * c.overlap(p, q),
+            "a constant": lambda p, q: c.epsilon, "none": lambda p, q: Fraction(0), "squared": lambda p, q: c.total_variation(p, q) ** 2}
+
+
+def check_shared(c):
+    def texts(d): return [tuple(d.tokens[j] for j in d.path(i)) for i in range(len(d))]
+    def pairs(keys): return sum(keys[i] == keys[j] for i in range(len(keys)) for j in range(i))
+    return {"a constant": lambda d: 0, "tokens alone": lambda d: pairs(d.tokens), "drawn or not": lambda d: 2 * (d.probs is not None),
+            "equal siblings": lambda d: pairs([*zip(d.tokens, d.parents)]), "token and depth": lambda d: pairs([*zip(d.tokens, d.depth)]),
+            "repeats, not pairs": lambda d: len(d) - len(set(texts(d)))}
+
+
+def check_same_in_law(c):
+    def by_length(draft, prefix):
+        laws = [c.exact_law(lambda rng, rule=rule: rule(draft, c.rows(c.target, prefix, draft), rng).tokens[:1]) for rule in c.RULES.values()]
+        return laws[0] == laws[1]
+    return {"always": lambda d, s: True, "never": lambda d, s: False, "nothing recorded": lambda d, s: d.probs is None,
+            "nothing drawn": lambda d, s: not any(q is not None for q in d.probs or ()), "the first token alone": by_length,
+            "more than one node": lambda d, s: len(d) != 1}
+
+
+def check_surprise(c):
+    half, Draft = Fraction(1, 2), c.Draft
+    fair, sure = np.array([half] * 2, dtype=object), np.array([Fraction(1), Fraction(0)], dtype=object)
+    def mean(rule, below=1, apart=False):
+        def run(rng):
+            first = rng.categorical(fair)
+            second = 1 - first if apart else rng.categorical(fair)
+            draft = Draft([first, second, 0, 0, 0], [-1, -1, below, 2, 3], [fair, fair, None, None, None])
+            return len(rule(draft, [fair] + [sure] * 5, rng).tokens)
+        return sum(n * w for n, w in c.exact_law(run).items())
+    return {"a constant": lambda rule: Fraction(5, 2), "by name": lambda rule: Fraction(5, 2) if rule is c.verify_walk else 2,
+            "below the first": lambda rule: mean(rule, below=0), "without replacement": lambda rule: mean(rule, apart=True),
+            "accepted, not committed": lambda rule: mean(rule) - 1}
+
+
+def check_echo(c):
+    Draft, Drafter = c.Draft, c.Drafter
+    class Last(Drafter):
+        def __init__(self, n): self.n = n
+        def propose(self, ctx, rng): return Draft.chain([ctx.tokens[-1]] * self.n)
+    class Fixed(Drafter):
+        def __init__(self, n): pass
+        def propose(self, ctx, rng): return Draft.chain([0, 1, 2])
+    class First(Drafter):
+        def __init__(self, n): self.n = n
+        def propose(self, ctx, rng): return Draft.chain(ctx.tokens[:self.n])
+    return {"no guess": lambda n: c.NoDrafter(), "always two": lambda n: c.Solution(2), "always three": lambda n: c.Solution(3),
+            "the last token, repeated": Last, "a constant": Fixed, "from the beginning": First}
+
+
+def check_batched(c):
+    return {"one stream": lambda curve, b: curve.v, "units of one row": lambda curve, b: lambda k: curve.relative(b * (k + 1)),
+            "drafts added, not multiplied": lambda curve, b: lambda k: curve.relative(b + k), "a constant": lambda curve, b: lambda k: 1.,
+            "b times as long": lambda curve, b: lambda k: b * curve.v(k)}
+
+
+def check_better(c):
+    def fixed(k): return lambda alpha, cost: "faster" if c.speedup(alpha, k, cost / 2) > c.speedup((1 + alpha) / 2, k, cost) else "surer"
+    return {"surer": lambda alpha, cost: "surer", "faster": lambda alpha, cost: "faster", "dear or not": lambda alpha, cost: "faster" if cost >= .5 else "surer",
+            "sure or not": lambda alpha, cost: "faster" if alpha >= .9 else "surer", "four tokens": fixed(4), "one token": fixed(1)}
+
+
+def check_break_even(c):
+    static_tree = c.static_tree
+    def forgets_rows(acc, curve): return max(sum(static_tree(acc[:d], 64)[1]) / d for d in range(1, len(acc) + 1))
+    def full_depth(acc, curve):
+        v = static_tree(acc, 64)[1]
+        return max(np.cumsum(v) + 1 - curve.relative(2 + np.arange(len(v)))) / len(acc)
+    def one_level(acc, curve): return (np.cumsum(acc[0]) + 1 - curve.relative(2 + np.arange(len(acc[0])))).max()
+    return {"rows are free": forgets_rows, "all levels": full_depth, "one level": one_level, "a constant": lambda acc, curve: .5}
+
+
+def check_rank_accuracies(c):
+    ids = lambda t, d, texts: sum(t.p(s) for s in texts) / Fraction(len(texts))
+    own = lambda t, d, texts: sum(np.sort(d.p(s))[::-1] for s in texts) / Fraction(len(texts))
+    def best(t, d, texts): return sum(np.sort(t.p(s))[::-1] for s in texts) / Fraction(len(texts))
+    return {"the drafter's confidence": own, "by id": ids, "ranked by the target": best,
+            "a constant": lambda t, d, texts: [Fraction(1, 2), Fraction(11, 36), Fraction(7, 36)], "not a mean": lambda t, d, texts: len(texts) * c.solution(t, d, texts)}

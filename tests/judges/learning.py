@@ -1,0 +1,76 @@
+"Wrong answers to the exercises of Part IV"
+from fractions import Fraction
+
+import numpy as np
+
+
+def check_words(c):
+    class Same:
+        def __init__(self, texts): self.train = self.held = texts
+    class Swapped:
+        def __init__(self, corpus): self.train, self.held = corpus.held, corpus.train
+    return {"a constant": lambda corpus, s: 1, "a share of three": lambda corpus, s: int(np.ceil(3 * s)), "one or three": lambda corpus, s: 1 if s <= .25 else 3,
+            "the training text twice": lambda corpus, s: c.solution(Same(corpus.train), s), "the other twice": lambda corpus, s: c.solution(Same(corpus.held), s),
+            "the other way round": lambda corpus, s: c.solution(Swapped(corpus), s)}
+
+
+def check_pinsker(c):
+    tv, kl = c.variation_loss, c.forward_kl
+    return {"a constant": lambda z, p: 0 * z[:, 0], "no root": lambda z, p: kl(z, p) - tv(z, p), "no half": lambda z, p: kl(z, p).clamp_min(0).sqrt() - tv(z, p),
+            "the other divergence": lambda z, p: (c.reverse_kl(z, p).clamp_min(0) / 2).sqrt() - tv(z, p), "the bound alone": lambda z, p: (kl(z, p).clamp_min(0) / 2).sqrt()}
+
+
+def check_blind(c):
+    def unweighted(lm, text): return sum(c.solution(lm, [*text, x]) for x in range(lm.vocab_size)) / lm.vocab_size
+    def flat(lm, text):
+        after = [lm.p([*text, x]) for x in range(lm.vocab_size)]
+        return sum(w * sum(map(min, sum(after) / len(after), law)) for w, law in zip(lm.p(text), after))
+    def guessed(lm, text):
+        "Accepted by equality: sum of p q"
+        after = [lm.p([*text, x]) for x in range(lm.vocab_size)]
+        mean = sum(w * law for w, law in zip(lm.p(text), after))
+        return sum(w * sum(mean * law) for w, law in zip(lm.p(text), after))
+    return {"a constant": lambda lm, text: Fraction(1), "half": lambda lm, text: Fraction(1, 2), "a word later": unweighted, "words alike": flat, "by equality": guessed,
+            "the favourite": lambda lm, text: max(lm.p(text))}
+
+
+def check_longest_run(c):
+    def padded(draft, best):
+        runs = []
+        for leaf in range(len(draft)):
+            nodes = [*draft.path(leaf), *[leaf] * 9]              # filled up with token 0 below the last node
+            tokens = [draft.tokens[i] for i in draft.path(leaf)] + [0] * 9
+            after, run = -1, []
+            for i, token in zip(nodes, tokens):
+                if token != best[after + 1]: break
+                run.append(i)
+                after = i
+            runs.append(tuple(run))
+        return max(runs, key=len, default=())
+    def everywhere(draft, best): return tuple(i for i in range(len(draft)) if draft.tokens[i] == best[draft.parents[i] + 1])
+    return {"a constant": lambda draft, best: (), "filled up with 0": padded, "right nodes anywhere": everywhere, "one level": lambda draft, best: c.solution(draft, best)[:1],
+            "a bonus counted": lambda draft, best: (*c.solution(draft, best), -1)}
+
+
+def check_mask(c):
+    def lower(n): return np.tri(n, dtype=bool)
+    def eye(n): return np.eye(n, dtype=bool)
+    def blocks(T, n, own): return np.block([[lower(T) if b == 0 and a == 0 else own(a, b, T) for b in range(n)] for a in range(n)])
+    return {"all before": lambda T, n: lower(T * n), "every level alike": lambda T, n: np.tile(lower(T), (n, n)), "places alone": lambda T, n: np.kron(lower(n), eye(T)),
+            "all": lambda T, n: np.ones((T * n, T * n), bool), "its own level alone": lambda T, n: blocks(T, n, lambda a, b, T: lower(T) if b == 0 else eye(T) & (a == b))}
+
+
+def check_calibration(c):
+    def grouped(pairs, tenth, value):
+        tenths = {}
+        for p, a in pairs: tenths.setdefault(tenth(p), []).append(value(p, a))
+        return {t: float(np.mean(rest)) for t, rest in tenths.items()}
+    return {"nothing": lambda pairs: {}, "1 alone": lambda pairs: grouped(pairs, lambda p: int(10 * p), lambda p, a: a - p),
+            "rounded": lambda pairs: grouped(pairs, lambda p: min(round(10 * p), 9), lambda p, a: a - p), "the other sign": lambda pairs: {t: -x for t, x in c.solution(pairs).items()},
+            "accepted alone": lambda pairs: grouped(pairs, lambda p: min(int(10 * p), 9), lambda p, a: a), "against the middle": lambda pairs: grouped(pairs, lambda p: min(int(10 * p), 9), lambda p, a: a - min(int(10 * p), 9) / 10 - .05)}
+
+
+def check_foretell(c):
+    def pace(log, steps, i): return log[-1]["seconds"] + (steps - log[-1]["step"]) * (log[-1]["seconds"] - log[i]["seconds"]) / (log[-1]["step"] - log[i]["step"])
+    return {"a constant": lambda log, n: 500, "from nothing": lambda log, n: log[-1]["seconds"] / log[-1]["step"] * n, "half a second each": lambda log, n: n / 2,
+            "the whole run's pace": lambda log, n: pace(log, n, 0), "what was there is forgotten": lambda log, n: pace(log, n, 4) - log[-1]["seconds"]}

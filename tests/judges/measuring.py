@@ -1,0 +1,81 @@
+"Wrong answers to the exercises of Part IX"
+import sys
+
+import numpy as np
+
+
+def check_alpaca(c):
+    return {"the input alone": lambda row, stem: ("alpaca", (row["input"] or "-",), True), "the instruction alone": lambda row, stem: ("alpaca", (row["instruction"],), True),
+            "two messages": lambda row, stem: ("alpaca", tuple(filter(None, (row["instruction"], row["input"]))), True), "the file's name": lambda row, stem: (stem, *c.solution(row, stem)[1:]),
+            "always an empty line": lambda row, stem: ("alpaca", (f"{row['instruction']}\n\n{row['input']}",), True), "a constant": lambda row, stem: ("alpaca", ("Translate to German.\n\nGood morning.",), True)}
+
+
+def check_counted(c):
+    def until(blocks, eos, limit):
+        "Without the token that ends the text"
+        tokens = [t for block in blocks for t in block]
+        return min(limit, next((i for i, t in enumerate(tokens) if t in eos), len(tokens)))
+    def whole(blocks, eos, limit):
+        "Whole blocks"
+        n = 0
+        for block in blocks:
+            n += len(block)
+            if n >= limit or set(block) & eos: break
+        return n
+    return {"a constant": lambda b, e, n: 4, "no end": lambda b, e, n: min(n, sum(map(len, b))), "all but ends": lambda b, e, n: sum(t not in e for x in b for t in x), "the end not counted": until, "whole blocks": whole,
+            "no limit": lambda b, e, n: c.solution(b, e, 10**9)}
+
+
+def check_interval(c):
+    def drawn(value, seed=0):
+        def f(plain, method, seed=seed):
+            draws = np.random.default_rng(seed).integers(0, len(plain), (1000, len(plain)))
+            return np.quantile(value(plain, method, draws), [.05, .95])
+        return f
+    def unpaired(plain, method, seed=0):
+        a, b = np.random.default_rng(seed).integers(0, len(plain), (2, 1000, len(plain)))
+        return np.quantile(plain[a].sum(1) / method[b].sum(1), [.05, .95])
+    def all_of_it(plain, method, seed=0):
+        draws = np.random.default_rng(seed).integers(0, len(plain), (1000, len(plain)))
+        ratios = plain[draws].sum(1) / method[draws].sum(1)
+        return ratios.min(), ratios.max()
+    return {"unpaired": unpaired, "means of ratios": drawn(lambda p, m, d: (p / m)[d].mean(1)), "one point": lambda p, m, seed=0: (p.sum() / m.sum(),) * 2,
+            "a constant": lambda p, m, seed=0: (2., 2.), "single questions": lambda p, m, seed=0: np.quantile(p / m, [.05, .95]), "everything": all_of_it}
+
+
+def check_prompt(c):
+    return {"nothing to copy": "Name a cat.", "the book's": c.EXAMPLES["repeat"].turns[0], "too long": "Repeat: " + "to be or not to be, " * 40, "nothing": "", "no text": ...}
+
+
+def check_drafted_share(c):
+    return {"of the pieces": lambda p: sum(d for _, d in p) / len(p), "a constant": lambda p: 3 / 4, "the others'": lambda p: 1 - c.solution(p),
+            "of pieces with text": lambda p: sum(d for t, d in p if t) / sum(bool(t) for t, _ in p), "drafted to not drafted": lambda p: sum(len(t) * d for t, d in p) / max(sum(len(t) * (not d) for t, d in p), 1)}
+
+
+def check_guarded(c):
+    def catching(*kinds, says=lambda e: " ".join(str(e).split()), code=2):
+        def guard(f):
+            def call():
+                try: f()
+                except kinds as e:
+                    print(says(e), file=sys.stderr)
+                    return code
+                return 0
+            return call
+        return guard
+    return {"hides all": catching(Exception), "catches nothing": lambda f: lambda: f() or 0, "as many lines as there were": catching(ValueError, OSError, says=str),
+            "says nothing": catching(ValueError, OSError, says=lambda e: ""), "a constant": lambda f: lambda: 0, "files alone": catching(OSError), "another code": catching(ValueError, OSError, code=1)}
+
+
+def check_spread(c):
+    def picked(keep):
+        def f(report, method):
+            still = [r["seconds_plain"] / r["seconds"] for r in report.rows if keep(r, method)]
+            return (min(still), max(still)) if still else None
+        return f
+    def name(r, method): return r["drafter"] == method[0]
+    def silent(r): return r["tokens"] == r["calls"]
+    return {"a constant": lambda report, method: (.75, 1.25), "drafts as well": picked(lambda r, m: (r["drafter"], r["warm"]) == m and r["category"] != "all"),
+            "cold and warm": picked(lambda r, m: name(r, m) and silent(r) and r["category"] != "all"), "the sum of all": picked(lambda r, m: (r["drafter"], r["warm"]) == m and silent(r)),
+            "the other way round": lambda report, method: (s := c.solution(report, method)) and s[::-1], "never none": lambda report, method: c.solution(report, method) or (1., 1.),
+            "first and last": lambda report, method: (v := [r["seconds_plain"] / r["seconds"] for r in report.rows if (r["drafter"], r["warm"]) == method and silent(r) and r["category"] != "all"]) and (v[0], v[-1]) or None}

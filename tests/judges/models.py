@@ -1,0 +1,64 @@
+"Wrong answers to the exercises of Part II"
+import torch
+
+
+def check_embedding_share(c):
+    def rows(m): return m.config.vocab_size / sum(w.numel() for w in m.parameters())
+    def twice(m): return c.solution(m) * 2
+    def layers(m): return 1 - sum(w.numel() for w in m.model.layers.parameters()) / sum(w.numel() for w in m.parameters())
+    return {"a constant": lambda m: .5, "words, not numbers": rows, "head and embedding": twice, "all but the layers": layers}
+
+
+def check_comb(c):
+    def by(rounding, levels=15):
+        def comb(b): return b.min() + rounding((b - b.min()) / (b.max() - b.min()) * levels) * (b.max() - b.min()) / levels
+        return comb
+    return {"as it was": lambda b: b, "a grid of its own": lambda b: torch.round(b * 8) / 8, "the level below": by(torch.floor), "a constant": torch.zeros_like,
+            "eight levels": by(torch.round, 7), "seventeen": by(torch.round, 16)}
+
+
+def check_intensity(c):
+    return {"one row": lambda config, r, b: 2 / b, "four bytes": lambda config, r, b: r / 2, "a constant": lambda config, r, b: .5,
+            "a product": lambda config, r, b: 2 * r * b, "one operation a weight": lambda config, r, b: r / b, "of this width": lambda config, r, b: 2 * r / b * config.hidden_size / 64}
+
+
+def check_shifted(c):
+    def change(size):
+        def f(llama, tokens, by):
+            n, masks = len(tokens), {None: torch.ones(len(tokens), len(tokens)).tril().bool()}
+            at = lambda by: llama.forward(torch.tensor(tokens), torch.arange(n) + by, c.Forgetful(), masks)
+            return float(size(at(by) - at(0)))
+        return f
+    return {"a constant": lambda *a: 0., "shifted or not": lambda llama, tokens, by: 1e-3 * bool(by), "a mean": change(lambda d: d.abs().mean()),
+            "upwards": change(lambda d: d.max()), "the last row's first": change(lambda d: d[-1, 0].abs())}
+
+
+def check_indexed(c):
+    return {"right positions": c.worst_row, "a constant": lambda m, d: 1., "a chain or not": lambda m, d: 0. if d.is_chain else 1.,
+            "siblings or not": lambda m, d: 0. if d.is_chain else float(m.embed.abs().max()), "how far off the positions are": lambda m, d: max([i + 1 - x for i, x in enumerate(d.depth)])}
+
+
+def check_fooled(c):
+    HFTarget = c.HFTarget
+    class Says(HFTarget): branches = False
+    class Always(HFTarget):
+        def forward(self, *args, **more): return c.TensorScores(super().forward(*args, **more).rows.flip(0))
+    class Refuses(HFTarget):
+        def forward(self, cache, tokens, base, draft, *rest, **more):
+            if not draft.is_chain: raise AssertionError("this target takes no trees")
+            return super().forward(cache, tokens, base, draft, *rest, **more)
+    class Noisy(HFTarget):
+        def forward(self, cache, tokens, base, draft, *rest, **more):
+            scores = super().forward(cache, tokens, base, draft, *rest, **more)
+            return scores if draft.is_chain else c.TensorScores(scores.rows + 1)
+    return {"nothing changed": HFTarget, "a constant": Says, "chains as well": Always, "no trees at all": Refuses, "other rows": Noisy}
+
+
+def check_agree(c):
+    def both(same, **fixed):
+        def f(model, prompt, options):
+            options = fixed or options
+            return same(c.generate(model, prompt, do_sample=False, **options), model.generate(prompt, do_sample=False, **options))
+        return f
+    return {"yes": lambda *a: True, "no": lambda *a: False, "nothing": lambda *a: None, "lengths": both(lambda a, b: a.shape == b.shape),
+            "the first token": both(lambda a, b: bool(a[0, 6] == b[0, 6])), "other options": both(torch.equal, max_new_tokens=6)}

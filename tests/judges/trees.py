@@ -1,0 +1,95 @@
+"Wrong answers to the exercises of Part V"
+from fractions import Fraction
+
+import numpy as np
+
+
+def check_chunked(c):
+    def by_columns(draft, base, w):
+        sees, at = c.solution(draft, base, 1 << 30), np.arange(base + 1 + len(draft))
+        return sees & (at[base:, None] // w == at[None] // w)
+    return {"by columns": by_columns, "a wider chunk": lambda d, b, w: c.solution(d, b, w + 1), "no chunks": lambda d, b, w: c.solution(d, b, 1 << 30),
+            "a constant": lambda d, b, w: np.ones((1 + len(d), b + 1 + len(d)), bool), "the last four": lambda d, b, w: last(c, d, b, w)}
+
+
+def last(c, draft, base, w):
+    "A sliding window instead of chunks"
+    at = np.array([*range(base + 1), *(base + d for d in draft.depth)])
+    return c.solution(draft, base, 1 << 30) & (at[base:, None] - at < w)
+
+
+def check_program(c):
+    class Ignores(c.TreeMask):
+        def __init__(self, rows, w): super().__init__(rows)
+    class Inside(c.Solution):
+        def set(self, draft, base):
+            self.number = base
+            return super().set(draft, base)
+        def __call__(self, batch, head, row, column):
+            node = (column - self.number).clamp(0, self.rows - 1)
+            position = c.torch.where(column < self.number, column, self.number + self.depth[node])
+            return c.TreeMask.__call__(self, batch, head, row, column) & (position // self.w == (self.number + self.depth[row]) // self.w)
+    class Columns(c.Solution):
+        def __call__(self, batch, head, row, column):
+            return c.TreeMask.__call__(self, batch, head, row, column) & (column // self.w == (self.base + row) // self.w)
+    return {"no chunks": Ignores, "the base inside": Inside, "by columns": Columns}
+
+
+def check_rejection_acceptance(c):
+    def stays(p, q, k): return 1 - (1 - c.overlap(p, q))**k
+    def other(p, q, k):
+        "The draft's law changes, the target's stays"
+        lost = 1
+        for _ in range(k):
+            lost *= 1 - c.overlap(p, q)
+            if lost: q = c.residual(q, p)
+        return 1 - lost
+    return {"a constant": lambda p, q, k: 1, "independent": stays, "one sibling": lambda p, q, k: c.overlap(p, q), "k times": lambda p, q, k: k * c.overlap(p, q), "q's residual": other}
+
+
+def check_greedy_fan(c):
+    def best(q, k): return np.argsort(-q, kind="stable")[:k - 1]
+    def forgets(q, k): # the last node carries q, though drawn from the rest
+        right = c.solution(q, k)
+        return lambda rng: c.Draft((d := right(rng)).tokens, d.parents, [None] * (k - 1) + [q])
+    def repeats(q, k): # and here it is drawn from q
+        return lambda rng: c.Draft([*best(q, k), rng.categorical(q)], [-1] * k, [None] * (k - 1) + [q])
+    def top(q, k): return lambda rng: c.Draft(np.argsort(-q, kind="stable")[:k].tolist(), [-1] * k, [None] * k)
+    def drawn(q, k): return c.iid(q, k)
+    return {"q recorded": forgets, "drawn from q": repeats, "all chosen": top, "all drawn": drawn}
+
+
+def check_lead(c):
+    worst, mean = c.solution()
+    return {"never worse": lambda: (Fraction(0), mean), "twice the mean": lambda: (worst, mean * 2), "the mean twice": lambda: (mean, mean), "nothing": lambda: (Fraction(0), Fraction(0)),
+            "the other way round": lambda: (-worst, mean)}
+
+
+def check_lattice(c):
+    class Never(c.TokenGraph):
+        def __init__(self, text, repeat): super().__init__(text, -1)
+    class Tokens(c.Solution):
+        def __init__(self, text, repeat): super().__init__(text, 0)
+    class Pairs(c.Solution):
+        def __init__(self, text, repeat): super().__init__(text, 1)
+    return {"any depth": c.TokenGraph, "no meetings": Never, "r is 0": Tokens, "r is 1": Pairs}
+
+
+def check_worst(c):
+    TableLM = c.TableLM
+    return {"the chapter's": c.moody, "a fair die": TableLM({(): [1, 1, 1]}), "one word for ever": TableLM({(): [0, 0, 1]}), "its neighbour, the first course":
+            TableLM({(): [0, 0, 1], (c.SUN,): [1, 0, 0], (c.SNOW,): [0, 1, 0], (c.SUN, c.RAIN): [1, 0, 0], (c.SNOW, c.RAIN): [0, 0, 1]}),
+            "wrong now and then": TableLM({(): [0, 0, 1], (c.SUN,): [0, 0, 1], (c.SNOW,): [0, 1, 0], (c.SUN, c.RAIN): [1, 0, 0], (c.SNOW, c.RAIN): [1, 0, 1]})}
+
+
+def check_sight(c):
+    Draft, right = c.Draft, c.solution
+    return {"the mask written out": lambda d, base, w=None: c.Sight.of([c.mask_of(d, base)]), "no window": lambda d, base, w=None: right(d, base),
+            "a chain": lambda d, base, w=None: right(Draft.chain(d.tokens), base, w), "a wider window": lambda d, base, w=None: right(d, base, w and w + 1),
+            "a constant": lambda d, base, w=None: right(Draft(), 3, None)}
+
+
+def check_free(c):
+    def ridge(m): return m["flops"] / m["bandwidth"]
+    return {"a constant": lambda m, G, itemsize=2: 73.8, "wider is dearer": lambda m, G, itemsize=2: ridge(m) / G * 2 / itemsize, "heads forgotten": lambda m, G, itemsize=2: ridge(m) / 2 * itemsize,
+            "one operation": lambda m, G, itemsize=2: ridge(m) * itemsize / G, "bytes forgotten": lambda m, G, itemsize=2: ridge(m) / G}
