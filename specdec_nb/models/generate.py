@@ -19,7 +19,7 @@ from ..sampling import Law
 from ..verify import make_rule
 from ..decode import Stop, Stream, Trace, as_target, make_drafter
 from .llama import Llama
-from .hf import HFTarget
+from .hf import HFTarget, cache_name
 
 # %% ../../nbs/2_models/14_generate.ipynb #f6390a21
 class HFProcessors:
@@ -80,7 +80,7 @@ def stop_of(
 _OFF = dict(num_beams=1, num_return_sequences=1, output_scores=False, output_logits=False, output_attentions=False,
             output_hidden_states=False, cache_implementation=None, prompt_lookup_num_tokens=None, guidance_scale=1,
             watermarking_config=None, assistant_early_exit=None, penalty_alpha=None, dola_layers=None)
-_TAKEN = {"attention_mask", "position_ids", "past_key_values", "use_cache", "logits_to_keep", "cache_position"}
+_TAKEN = {"attention_mask", "position_ids", "past_key_values", "cache", "use_cache", "logits_to_keep", "cache_position"}
 
 def _refuse(input_ids, config, inputs):
     "Raise ValueError for whatever the prepared call asks and speculative decoding does not honour, naming it"
@@ -90,7 +90,7 @@ def _refuse(input_ids, config, inputs):
             raise ValueError(f"{name}={given!r} is not supported by speculative decoding here; use {hint}")
     if input_ids.shape[0] != 1:
         raise ValueError(f"batches are not supported yet: got {input_ids.shape[0]} rows, give one at a time")
-    if getattr(inputs.get("past_key_values"), "_is_user_defined", False):
+    if any(getattr(inputs.get(name), "_is_user_defined", False) for name in ("cache", "past_key_values")):
         raise ValueError("past_key_values= is not supported: give the whole prompt as input_ids")
     if strange := sorted(k for k, v in inputs.items() if k not in _TAKEN and v is not None):
         raise ValueError(f"model inputs {strange} are not supported: only input_ids and attention_mask are")
@@ -103,7 +103,7 @@ def _refuse_call(model, input_ids, ours, kwargs):
         raise TypeError(f"expected a transformers model or a Llama, got {type(model).__name__}")
     if isinstance(model, PreTrainedModel): HFTarget(model)
     for name in ("assistant_model", "assistant_tokenizer", "negative_prompt_ids", "custom_generate", "past_key_values",
-                 "inputs_embeds"):
+                 "cache", "inputs_embeds"):
         if kwargs.get(name) is not None: raise ValueError(f"{name}= is not supported by speculative decoding here")
     if input_ids is not None and input_ids.numel() == 0:
         raise ValueError("the prompt is empty: give at least one token (the BOS token, for instance)")
@@ -150,7 +150,8 @@ def _run(model, input_ids, *, logits_processor, stopping_criteria, generation_co
     new = torch.tensor([trace.tokens], dtype=input_ids.dtype, device=input_ids.device)
     ids, cache = torch.cat([input_ids, new], 1), stream.state.cache
     if not generation_config.return_dict_in_generate: return ids
-    return SpeculativeOutput(sequences=ids, past_key_values=cache if isinstance(cache, Cache) else None, trace=trace)
+    kept = {cache_name(SpeculativeOutput.__dataclass_fields__): cache if isinstance(cache, Cache) else None}
+    return SpeculativeOutput(sequences=ids, trace=trace, **kept)
 
 # %% ../../nbs/2_models/14_generate.ipynb #d9cb8aaa
 def generate(
