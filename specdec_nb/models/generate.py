@@ -38,9 +38,9 @@ class HFProcessors:
         self.processors, self.prompt, self.visible, self.record, self.seen = processors, prompt, visible, record, {}
     def __call__(self, prefix, row):
         ids = _whole(self.prompt, prefix, self.visible)
-        raw = scores = torch.tensor(row, device=ids.device)[None]
+        raw = scores = torch.tensor(row, dtype=torch.float32, device=ids.device)[None]
         for process in self.processors: scores = process(ids, scores)
-        if self.record: self.seen[tuple(prefix)] = raw.float(), scores.float()
+        if self.record: self.seen[tuple(prefix)] = raw, scores
         return scores[0].cpu().numpy()
 
 def _whole(prompt, text, visible):
@@ -59,13 +59,24 @@ def law_of(
     record:bool=False, # remember the rows that were asked for, before and after the processors
 ) -> Law:
     "The law that a list of logits processors describes"
-    if record: return Law(temperature=int(do_sample), processors=(HFProcessors(processors, prompt, visible, True),))
+    whole = Law(temperature=int(do_sample), processors=(HFProcessors(processors, prompt, visible, record),))
     rank, front, tail = list(WARPERS), list(processors), []
     while do_sample and front and type(front[-1]) in rank and getattr(front[-1], "min_tokens_to_keep", 1) == 1 \
             and (not tail or rank.index(type(front[-1])) < rank.index(type(tail[0]))): tail.insert(0, front.pop())
     settings = {WARPERS[type(w)]: getattr(w, WARPERS[type(w)]) for w in tail}
+    if record or front and "top_p" in settings: return whole
+    if "top_p" in settings: return _TopP(**settings, whole=whole)
     if front: settings["processors"] = (HFProcessors(front, prompt, visible),)
     return Law(**{"temperature": 1 if do_sample else 0, **settings})
+
+@dataclass(frozen=True)
+class _TopP(Law):
+    "Top-p sorts a few; which of several equal tokens at its edge stay is for the library's own sort to say"
+    whole: Law = None # the same law, by the library's processors
+    def row(self, s, scores, i):
+        p, z = super().row(s, scores, i), scores.row(i)
+        tie = bool((z[p == 0] == z[p > 0].min()).any())
+        return self.whole.row(tuple(s or ()), scores, i) if tie else p
 
 # %% ../../nbs/2_models/14_generate.ipynb #0cb5b8b4
 def stop_of(

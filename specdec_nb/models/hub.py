@@ -90,13 +90,15 @@ def load_hf(
     name=None, # a Hugging Face folder, the id of a model in the local hub cache, or None: the default model
     dtype=torch.float32,
 ) -> tuple: # `(model, tokenizer)`, the model in eval mode
-    "A decoder-only Hugging Face model from this machine; downloads nothing. ValueError if it cannot be read"
+    "A decoder-only Hugging Face model from this machine; downloads nothing. ValueError if it cannot be read, or only in part"
     from transformers import AutoModelForCausalLM, AutoTokenizer
     path = name or default_folder() or HUB_ID
     is_path = Path(path).is_dir() or Path(path).is_absolute() or str(path).startswith(".")
     if is_path and not Path(path).is_dir(): raise ValueError(f"no model folder at {path}")
     try:
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, local_files_only=True)
+        given = dict(dtype=dtype, local_files_only=True, output_loading_info=True)
+        model, report = AutoModelForCausalLM.from_pretrained(path, **given)
+        _refuse_gaps(report)
         return model.eval(), AutoTokenizer.from_pretrained(path, local_files_only=True)
     except Exception as e:
         if path == HUB_ID:
@@ -105,6 +107,11 @@ def load_hf(
         hint = "its files are incomplete or damaged" if is_path else f"download it first: hf download {path}"
         why = f"{type(e).__name__}: {str(e).splitlines()[0]}"
         raise ValueError(f"cannot load the model {path}: {hint} ({why})") from e
+
+def _refuse_gaps(report):
+    "Raise ValueError where the library filled weights that are not in the files with random ones"
+    gaps = [*report["missing_keys"], *(key[0] for key in report["mismatched_keys"])]
+    if gaps: raise ValueError(f"{len(gaps)} weights are missing or of another shape, {min(gaps)} among them")
 
 def chat(
     tokenizer,
