@@ -12,14 +12,14 @@ OLDEST = ALLOWED.split(">=")[1].split(",")[0]
 
 
 def environment(name, requirement):
-    """A Python with `requirement`, in the cache folder; everything else is what runs this test. Made once; asked again for
-    the newest each time"""
+    """A Python with `requirement`, and with peft, in the cache folder; everything else is what runs this test. Made once; asked
+    again for the newest each time"""
     folder = cache_folder() / "versions" / f"{name}-py{sys.version_info.major}.{sys.version_info.minor}"
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     if not python.exists(): venv.create(folder, with_pip=True)
     site = subprocess.check_output([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], text=True).strip()
     with open(f"{site}/outer.pth", "w") as f: f.write(sysconfig.get_path("purelib"))        # behind its own packages
-    subprocess.run([python, "-m", "pip", "install", "-q", "--upgrade", requirement], check=True)
+    subprocess.run([python, "-m", "pip", "install", "-q", "--upgrade", requirement, "peft"], check=True)
     return python
 
 

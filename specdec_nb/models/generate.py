@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['WARPERS', 'HONOURED', 'HARMLESS', 'REFUSED', 'CALL', 'HFProcessors', 'law_of', 'stop_of', 'refuse_options', 'resumed',
-           'SpeculativeOutput', 'generate']
+           'SpeculativeOutput', 'generate', 'custom_generate_folder']
 
 # %% ../../nbs/2_models/14_generate.ipynb #94f729c7
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from inspect import signature
 from operator import index
+from pathlib import Path
 from types import SimpleNamespace
 import copy
 import sys
@@ -27,6 +28,7 @@ from ..sampling import Asks, Law
 from ..draft import Draft
 from ..verify import make_rule
 from ..decode import Drafter, Stop, Stream, Trace, as_target, make_drafter
+from .hub import cache_folder, prompt_ids
 from .llama import Llama
 from .kvcache import Prefilled, RowState
 from .hf import HFTarget, RowCache, RowLayer, cache_name, plain_model, row_bounds, same_rows
@@ -327,40 +329,6 @@ def _result(input_ids, config, trace, cache, rows, tokens):
                              scores=rows.scores(text) if config.output_scores else None,
                              logits=rows.logits(text) if config.output_logits else None)
 
-# %% ../../nbs/2_models/14_generate.ipynb #d9cb8aaa
-def _prompt(given, tokenizer, kwargs):
-    "Token ids `[rows, L]`, or None, from whatever was given; what came with them goes to `kwargs`"
-    if (other := kwargs.pop("inputs", None)) is not None:
-        if given is not None: raise ValueError("both input_ids and inputs were given: give one")
-        given = other
-    if isinstance(given, str) or isinstance(given, (list, tuple)) and given and isinstance(given[0], str):
-        if tokenizer is None: raise ValueError("a prompt that is text needs tokenizer=, or give its token ids")
-        texts = [given] if isinstance(given, str) else list(given)
-        if len(texts) > 1: raise ValueError(f"batches are not supported yet: got {len(texts)} prompts, give one at a time")
-        encoded = tokenizer(texts, return_tensors="pt")
-        given = {name: encoded[name] for name in ("input_ids", "attention_mask") if name in encoded}
-    if isinstance(given, Mapping):
-        rest = {name: _tensor(x) for name, x in given.items() if name != "input_ids"}
-        if twice := sorted(rest.keys() & kwargs.keys()): raise ValueError(f"{twice} were given twice")
-        kwargs |= rest
-        given = given["input_ids"]
-    return _checked_ids(_tensor(given))
-
-def _tensor(x):
-    "Lists and arrays as tensors; one row of a list as `[1, L]`"
-    if x is None or torch.is_tensor(x): return x
-    try: x = torch.as_tensor(x)
-    except (TypeError, ValueError): raise ValueError("input_ids must be numbers, in rows of equal length") from None
-    return x[None] if x.dim() == 1 else x
-
-def _checked_ids(ids):
-    if ids is None: return None
-    if ids.numel() == 0: raise ValueError("the prompt is empty: give at least one token (the BOS token, for instance)")
-    if ids.dtype == torch.bool or ids.is_floating_point() or ids.is_complex():
-        raise ValueError(f"input_ids are whole numbers, got {ids.dtype}")
-    if ids.dim() != 2: raise ValueError(f"input_ids must be [1, L], got {list(ids.shape)}")
-    return ids
-
 # %% ../../nbs/2_models/14_generate.ipynb #773e7db0
 def _asked(model, given) -> dict:
     "The options of a call as `model.generate` merges them: the model's own, a configuration's, the call's"
@@ -446,7 +414,8 @@ def generate(
     Everything else is as for `model.generate`: max_new_tokens, do_sample, temperature, top_p, stop_strings,
     logits_processor, stopping_criteria, past_key_values, return_dict_in_generate, output_scores, …
 
-    Also works as `model.generate(..., custom_generate=specdec_nb.generate, drafter="lookup")`.
+    Also works as `model.generate(..., custom_generate=specdec_nb.generate, drafter="lookup")`, without stop strings;
+    with `custom_generate=custom_generate_folder(), trust_remote_code=True` these work there, too.
     Raises ValueError naming any option it cannot honour.
     """
     ours = dict(k=_whole_number("k", k, 0), rule=rule, seed=_whole_number("seed", seed))
@@ -462,7 +431,7 @@ def generate(
     ours |= dict(drafter=_drafter(drafter, kwargs.pop("assistant_model", None), k), streamer=streamer)
     pasts = [kwargs.pop(name, None) for name in ("past_key_values", "cache")]
     ours["past"] = next((c for c in pasts if c is not None), None)
-    ids = _settle(model, _prompt(input_ids, tokenizer, kwargs), tokenizer, kwargs)
+    ids = _settle(model, prompt_ids(input_ids, tokenizer, kwargs), tokenizer, kwargs)
     def second_half(shell, input_ids, **prepared): return _run(model, input_ids, **ours, **prepared)
     return _shell(model).generate(ids, custom_generate=second_half, **kwargs)
 
@@ -473,3 +442,21 @@ def _kept_back() -> dict:
     kept = frame.f_locals if frame else {}
     if kept.get("synced_gpus"): raise ValueError("synced_gpus= is not supported by speculative decoding here")
     return kept
+
+# %% ../../nbs/2_models/14_generate.ipynb #b57b5007
+_AS_FILE = '''"""Speculative decoding for `model.generate`: see specdec_nb"""
+
+def generate(model, inputs=None, **call):
+    import specdec_nb
+    return specdec_nb.generate(model, inputs, **call)
+'''
+
+def custom_generate_folder(
+    folder=None, # where to write it, to publish it with a model, for instance; None: into the cache
+) -> str: # for `model.generate(..., custom_generate=folder, trust_remote_code=True)`
+    "This library as a folder that `model.generate` takes; it is given everything, tokenizer and streamer too"
+    folder = Path(folder or cache_folder())
+    file = folder / "custom_generate" / "generate.py"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if not file.exists() or file.read_text() != _AS_FILE: file.write_text(_AS_FILE)
+    return str(folder)

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['MODEL', 'HUB_ID', 'INSTALL', 'default_gguf', 'cache_folder', 'is_complete', 'convert', 'default_folder', 'load_hf',
-           'chat']
+           'chat', 'prompt_ids']
 
 # %% ../../nbs/2_models/10_hub.ipynb #fa61669b
+from collections.abc import Mapping
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -123,3 +124,41 @@ def chat(
         return tokenizer("\n\n".join(m["content"] for m in messages), return_tensors="pt").input_ids
     settings = dict(add_generation_prompt=True, return_tensors="pt", return_dict=True)
     return tokenizer.apply_chat_template(messages, **settings)["input_ids"]
+
+# %% ../../nbs/2_models/10_hub.ipynb #0ce9d142
+def prompt_ids(
+    given, # token ids (a tensor `[1, L]`, a list, an array), what a tokenizer returned, a text, or None
+    tokenizer=None, # for a text
+    more:dict=None, # the call's other arguments: what came with the ids goes there, and a prompt called `inputs` is taken from it
+) -> torch.Tensor: # `[rows, L]`, or None
+    "A prompt as token ids. ValueError if it is none, or empty"
+    more = {} if more is None else more
+    if (other := more.pop("inputs", None)) is not None:
+        if given is not None: raise ValueError("both input_ids and inputs were given: give one")
+        given = other
+    if isinstance(given, str) or isinstance(given, (list, tuple)) and given and isinstance(given[0], str):
+        if tokenizer is None: raise ValueError("a prompt that is text needs tokenizer=, or give its token ids")
+        encoded = tokenizer([given] if isinstance(given, str) else list(given))
+        given = {name: encoded[name] for name in ("input_ids", "attention_mask") if name in encoded}
+    if isinstance(given, Mapping):
+        rest = {name: _tensor(x) for name, x in given.items() if name != "input_ids"}
+        if twice := sorted(rest.keys() & more.keys()): raise ValueError(f"{', '.join(twice)} given twice")
+        more |= rest
+        given = given["input_ids"]
+    return _checked_ids(_tensor(given))
+
+def _tensor(x):
+    "Lists and arrays as tensors, a single list as one row"
+    if x is None or torch.is_tensor(x): return x
+    try: x = torch.as_tensor(x)
+    except (TypeError, ValueError):
+        raise ValueError("a prompt is token ids, in rows of equal length: batches are not supported yet") from None
+    return x[None] if x.dim() == 1 else x
+
+def _checked_ids(ids):
+    if ids is None: return None
+    if ids.numel() == 0: raise ValueError("the prompt is empty: give at least one token (the BOS token, for instance)")
+    if ids.dtype == torch.bool or ids.is_floating_point() or ids.is_complex():
+        raise ValueError(f"token ids are whole numbers, got {ids.dtype}")
+    if ids.dim() != 2: raise ValueError(f"input_ids must be [1, L], got {list(ids.shape)}")
+    return ids
