@@ -197,9 +197,9 @@ def _seen(target, input_ids, mask, positions, limit):
     trials = [_LEFT] * (not seen[0]) + [_INSIDE] * inside
     if tight or isinstance(target, HFTarget) and not all(target.tried(t) for t in trials):
         where = "inside the prompt" if inside else "on the left"
-        raise ValueError(f"{type(target.model).__name__} counts masked tokens {where} as rows"
-                         f"{f' ({tight[0]})' if tight else ''}: without them its text would be another. "
-                         "Remove them from input_ids; if they are the pad token, give attention_mask=")
+        raise ValueError(f"attention mask: to {type(target.model).__name__}, masked tokens {where} are not nothing"
+                         f"{f' (it counts rows: {tight[0]})' if tight else ''}, so leaving them out would give another text. "
+                         "Take them out of input_ids; if it is the pad token that was taken for padding, give attention_mask=")
     return seen
 
 # %% ../../nbs/2_models/14_generate.ipynb #b0854f00

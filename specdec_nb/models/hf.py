@@ -158,9 +158,8 @@ class HFTarget(RowTarget):
     @property
     def branches(self) -> bool:
         "Whether this model scores trees rightly: tried once a model; if not, drafts are cut to chains"
-        kind = _attention(self.model)
-        return "flash" not in kind and "position_ids" in self.takes and self.tried(tree_equals_paths,
-            f"{type(self.model).__name__} with {kind!r} attention cannot score a tree: drafts are cut to chains")
+        return self.tried(tree_equals_paths, f"{type(self.model).__name__} with {_attention(self.model)!r} attention "
+                                             "cannot score a tree: drafts are cut to chains")
 
     def tried(self,
         trial, # a function of a target -> bool
@@ -240,6 +239,7 @@ def tree_equals_paths(
     target, # an `HFTarget`
 ) -> bool:
     "Whether a small tree's rows equal those of its paths, scored one by one, wherever the text may end"
+    if "flash" in _attention(target.model) or "position_ids" not in target.takes: return False
     words = np.random.default_rng(0).choice(target.vocab_size, 15, replace=target.vocab_size < 15).tolist()
     draft, state = Draft([words[i] for i in _TREE.tokens], _TREE.parents), target.open(words[6:])
     bounds = {n for n in row_bounds(target.config).values() if n <= (target.window or n)} | {target.window or 0}
