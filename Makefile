@@ -7,10 +7,10 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 ROOT_USER := $(if $(filter 0,$(shell id -u)),--allow-root)
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test race bench site export outputs clean
+.PHONY: help lab test test-versions race bench site export outputs clean
 
 help:     ## print this list
-	@grep -E '^[a-z]+: .*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /  make \1\t/' | expand -t 18
+	@grep -E '^[a-z-]+: .*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 22
 
 $(READY): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || python3.11 -m venv .venv 2>/dev/null || python3 -m venv .venv
@@ -25,6 +25,9 @@ lab: $(READY)     ## open the book in JupyterLab (LAB_ARGS='--no-browser --port 
 
 test: $(READY)    ## run every test: unit, notebooks, house, site (TEST_ARGS='-k lm' passes options on)
 	python -m pytest -n 2 --dist worksteal $(TEST_ARGS)
+
+test-versions: $(READY) ## `generate` with the oldest and the newest transformers allowed (needs a package index)
+	python -m pytest -q -s --slow tests/test_versions.py $(TEST_ARGS)
 
 race: $(READY)    ## plain against speculative decoding, side by side (ARGS='--prompt ...')
 	specdec race $(ARGS)

@@ -103,14 +103,18 @@ def keep_top_k(p:np.ndarray, k:int) -> np.ndarray:
     return p if k >= len(p) else _keep(p, p >= np.partition(p, len(p) - k)[len(p) - k])
 
 def keep_top_p(p:np.ndarray, mass) -> np.ndarray:
-    "Only the shortest list of most probable tokens of `p` whose probabilities reach `mass` (Holtzman et al. 2020)"
+    """Only the shortest list of most probable tokens of `p` whose probabilities reach `mass` (Holtzman et al. 2020).
+
+    As long a list as transformers keeps, where sums are rounded to single precision; of equals at its edge the higher ids.
+    """
     n = min(1024, len(p))                                    # a nucleus is short: sort a few, all only if they fall short
-    top = np.argpartition(-p, n - 1)[:n] if n < len(p) else np.arange(n)
-    if n < len(p) and p[top].sum() < mass: top = np.arange(len(p))
-    top = top[np.argsort(-p[top], kind="stable")]
-    before = np.concatenate([p[:1] * 0, np.cumsum(p[top])[:-1]])
+    top = np.flatnonzero(p >= np.partition(p, len(p) - n)[len(p) - n])
+    if p[top].sum() < mass: top = np.arange(len(p))
+    top = top[np.argsort(p[top], kind="stable")]             # rising, of equals the lower id first
+    upto, rest = p.sum() - p[top].sum() + np.cumsum(p[top]), 1 - mass        # a token and all below it
+    if p.dtype != object: upto, rest = upto.astype(np.float32), np.float32(rest)
     kept = np.zeros(len(p), bool)
-    kept[top[:1]] = kept[top[(before < mass).astype(bool)]] = True      # at mass 0 the first is still kept
+    kept[top[-1:]] = kept[top[(upto > rest).astype(bool)]] = True            # at mass 0 the first is still kept
     return _keep(p, kept)
 
 def keep_min_p(p:np.ndarray, ratio) -> np.ndarray:
@@ -199,6 +203,11 @@ class Law:
         for name, (low, high) in bounds.items():
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"{name} must be between {low} and {high}, got {getattr(self, name)}")
+
+    @property
+    def pure(self) -> bool:
+        "Whether it may be asked about guesses: no processor has a memory"
+        return all(getattr(process, "pure", True) for process in self.processors)
 
     def start(self, prompt):
         "The law's state after the prompt"

@@ -1,5 +1,6 @@
 """`generate` against `model.generate`: many families, every stop, every error; small random models in float64."""
 import copy
+import inspect
 import subprocess
 import sys
 import warnings
@@ -11,8 +12,11 @@ import transformers as hf
 from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteriaList
 
 from drafters import Oracle, Wild
-from specdec_nb import Dice, Draft, HFTarget, Keyed, Law, Trace, generate, verify_rejection, verify_walk
-from specdec_nb.decode import Drafter, decode
+from specdec_nb import Dice, Draft, HFTarget, Keyed, Law, Llama, Trace, generate, verify_rejection, verify_walk
+from specdec_nb.decode import Drafter, as_target, decode, read
+from specdec_nb.models.generate import custom_generate_folder
+from specdec_nb.models.options import CALL, HARMLESS, HONOURED, REFUSED, law_of, refuse_options
+from specdec_nb.sampling import Asks, Scores
 
 SIZES = dict(vocab_size=48, hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
              max_position_embeddings=128, initializer_range=.5, bos_token_id=None, eos_token_id=None, pad_token_id=None)
@@ -86,9 +90,9 @@ def test_tree_rows_equal_their_paths_past_the_window():
 
 def test_grown_drafts_feed_only_new_nodes(model):
     target = HFTarget(model)
-    state, fed = target.open([1, 2, 3]), []
+    state, fed = read(target.open([1, 2, 3])), []
     plain = target.forward
-    target.forward = lambda cache, tokens, *rest, **kw: fed.append(len(tokens)) or plain(cache, tokens, *rest, **kw)
+    target.forward = lambda feeds: fed.append(len(feeds[0].tokens)) or plain(feeds)
     small, large = Draft([4, 5], [-1, -1]), Draft([4, 5, 6, 7], [-1, -1, 0, 1])
     target.score([(state, small)])
     grown = target.score([(state, large)])[0].rows
@@ -237,11 +241,11 @@ def test_the_window_s_end(name):
 # -- what is refused, by name
 
 @pytest.mark.parametrize("options,says", [
-    (dict(num_beams=3), "num_beams"), (dict(num_return_sequences=2, do_sample=True), "num_return_sequences"), (dict(max_new_tokens=0), "max_new_tokens"),
-    (dict(max_new_tokens=-3), "max_new_tokens"), (dict(do_sample=True, temperature=0.), "temperature"), (dict(output_scores=True), "output_scores"),
+    (dict(num_beams=3), "num_beams"), (dict(max_new_tokens=0), "max_new_tokens"),
+    (dict(max_new_tokens=-3), "max_new_tokens"), (dict(do_sample=True, temperature=0.), "temperature"),
     (dict(output_hidden_states=True), "output_hidden_states"), (dict(prompt_lookup_num_tokens=3), "drafter='lookup'"), (dict(stop_strings=["a"]), "tokenizer"),
-    (dict(assistant_model=1), "assistant_model"), (dict(drafter="telepathy"), "known: .*lookup, .*none"), (dict(rule="hope"), "known: kseq, block, traversal, typical, lenient, walk, rejection"),
-    (dict(k=-1), "k must"), (dict(inputs_embeds=torch.zeros(1, 3, 32)), "inputs_embeds"), (dict(past_key_values=hf.DynamicCache()), "past_key_values"),
+    (dict(negative_prompt_attention_mask=PROMPT), "negative_prompt_attention_mask"), (dict(drafter="telepathy"), "known: .*lookup, .*none"), (dict(rule="hope"), "known: kseq, block, traversal, typical, lenient, walk, rejection"),
+    (dict(k=-1), "k must"), (dict(inputs_embeds=torch.zeros(1, 3, 32)), "inputs_embeds"), (dict(past_key_values="mine"), "past_key_values"),
     (dict(cache_implementation="static"), "cache_implementation"), (dict(position_ids=torch.arange(8)[None] + 3), "position_ids"),
     (dict(guidance_scale=2.), "guidance_scale"),
 ])
@@ -255,7 +259,7 @@ def test_unknown_arguments_are_not_swallowed(model):
 
 
 @pytest.mark.parametrize("ids,says", [(torch.zeros(1, 0, dtype=torch.long), "empty"), (torch.tensor([[1, 48]]), "0 to 47"), (torch.tensor([[-1]]), "0 to 47"),
-                                      (torch.tensor([[1], [2]]), "batches"), (torch.tensor([1, 2]), "L")])
+                                      (torch.tensor([1, 2]), "L")])
 def test_bad_prompts(model, ids, says):
     with pytest.raises(ValueError, match=says): generate(model, ids, max_new_tokens=3)
 
@@ -298,3 +302,292 @@ def test_targets_are_found_without_importing_their_chapter():
             "print(type(as_target(m)).__name__, type(as_target(Llama.from_hf(m))).__name__)")
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert out.stdout.split() == ["HFTarget", "LlamaTarget"], out.stderr
+
+
+# -- complete by construction
+
+def test_every_option_is_honoured_harmless_or_refused():
+    "A new option of a new transformers fails here"
+    fields = set(vars(hf.GenerationConfig()))
+    assert not (missing := fields - HONOURED - HARMLESS - set(REFUSED)), missing
+    assert not HONOURED & HARMLESS and not (HONOURED | HARMLESS) & set(REFUSED)
+    call = set(inspect.signature(hf.GenerationMixin.generate).parameters)
+    refused = {"synced_gpus", "negative_prompt_ids", "negative_prompt_attention_mask", "custom_generate"}
+    assert not (missing := call - CALL - refused), missing
+
+
+@pytest.mark.parametrize("name", sorted(set(vars(hf.GenerationConfig())) & set(REFUSED)))
+@pytest.mark.filterwarnings("ignore")
+def test_every_refused_option_is_refused_wherever_it_is_given(model, name):
+    given = {"cache_implementation": "static", "watermarking_config": dict(bias=2.), "force_words_ids": [[3]], "constraints": [3], "dola_layers": "high"}.get(name, 3)
+    config = hf.GenerationConfig(max_new_tokens=3)
+    setattr(config, name, given)
+    for call in (dict(generation_config=config), {name: given, "max_new_tokens": 3}):
+        before = set(vars(model))
+        with pytest.raises(ValueError, match=name): generate(model, PROMPT, **call)
+        assert set(vars(model)) == before, "a mark was left on the model"
+
+
+def test_an_option_of_tomorrow_is_refused(model, monkeypatch):
+    class Tomorrow(hf.GenerationConfig):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            self.telepathy = kwargs.get("telepathy")
+    monkeypatch.setattr("specdec_nb.models.options.GenerationConfig", Tomorrow)
+    with pytest.raises(ValueError, match="telepathy"): refuse_options(dict(telepathy=True))
+    refuse_options(dict(telepathy=None, top_p=.3, a_models_own_entry=5))
+
+
+@pytest.mark.parametrize("options,says", [
+    (dict(synced_gpus=True), "synced_gpus"), (dict(negative_prompt_ids=PROMPT), "negative_prompt_ids"), (dict(assistant_tokenizer=1), "assistant_tokenizer"),
+    (dict(custom_generate="x/y"), "custom_generate"), (dict(k=2.5), "k must be a whole"), (dict(k=True), "k must be a whole"), (dict(k="3"), "k must be a whole"),
+    (dict(seed=1.5), "seed must be a whole"), (dict(seed="1"), "seed"), (dict(max_new_tokens=2.5), "max_new_tokens"), (dict(use_mtp=True), "use_mtp"),
+    (dict(force_words_ids=[[3]]), "force_words_ids"), (dict(token_healing=True), "tokenizer"),
+])
+@pytest.mark.filterwarnings("ignore")
+def test_nothing_is_ignored_in_silence(model, options, says):
+    with pytest.raises(ValueError, match=says): generate(model, PROMPT, **{"max_new_tokens": 4, **options})
+
+
+def test_what_is_off_is_off(model):
+    off = dict(custom_generate=None, synced_gpus=False, assistant_model=None, negative_prompt_ids=None, cache_implementation="dynamic", num_beams=1, use_mtp=False)
+    off = {k: v for k, v in off.items() if k != "use_mtp" or "use_mtp" in vars(hf.GenerationConfig())}
+    assert torch.equal(generate(model, PROMPT, max_new_tokens=24, do_sample=False, **off), greedy(model))
+
+
+# -- prompts
+
+@pytest.mark.parametrize("form", [PROMPT[0].tolist(), PROMPT.tolist(), PROMPT.numpy(), PROMPT.int(), dict(input_ids=PROMPT), hf.BatchEncoding(dict(input_ids=PROMPT, attention_mask=torch.ones_like(PROMPT))),
+                                  hf.BatchEncoding(dict(input_ids=PROMPT[0].tolist(), attention_mask=[1] * 8))], ids=lambda f: type(f).__name__)
+def test_forms_of_a_prompt(model, form):
+    for call in (dict(input_ids=form), dict(inputs=form)):
+        assert torch.equal(generate(model, **call, max_new_tokens=24, do_sample=False), greedy(model))
+
+
+@pytest.mark.parametrize("form,says", [(PROMPT.float(), "whole numbers"), (PROMPT.bool(), "whole numbers"), ([1.5, 2.5], "whole numbers"), ("a text", "tokenizer"),
+                                       ([[1, 2], []], "empty"), ([], "empty"), (dict(input_ids=PROMPT, attention_mask=PROMPT), "given twice")])
+def test_forms_that_say_why(model, form, says):
+    with pytest.raises(ValueError, match=says): generate(model, form, max_new_tokens=3, attention_mask=torch.ones_like(PROMPT))
+
+
+def test_no_prompt_is_the_first_token(model):
+    own = Llama.from_hf(model)
+    for bos in (3, 9):
+        plain = model.generate(max_new_tokens=9, do_sample=False, bos_token_id=bos)
+        for m in (model, own): assert torch.equal(generate(m, max_new_tokens=9, do_sample=False, bos_token_id=bos), plain)
+    with pytest.raises(ValueError, match="bos_token_id"): generate(own, max_new_tokens=3)
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral, window 5", "bloom, alibi", "mpt, alibi", "gpt2", "gpt-neo, local layers", "llama4, chunks of 6"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.filterwarnings("ignore")
+def test_masks_give_plains_text_or_are_refused(name, dtype):
+    model = build(name, dtype)
+    ids = torch.tensor([[0, 0, 5, 7, 0, 9, 11, 23, 8, 40, 3, 30]])
+    masks = {"left": [0, 1], "inside": [4, 5], "both": [0, 4], "trailing": [11], "all but one": [*range(11)]}
+    for what, zeros in masks.items():
+        mask = torch.ones_like(ids)
+        mask[0, zeros] = 0
+        for call in (dict(attention_mask=mask),) + (dict(pad_token_id=0),) * (what == "both"):
+            plain = model.generate(ids, max_new_tokens=20, do_sample=False, **call)
+            try: ours = generate(model, ids, drafter=Wild(1, plain[0].tolist()), max_new_tokens=20, do_sample=False, **call)
+            except ValueError as e: assert "mask" in str(e)
+            else: assert torch.equal(ours, plain), what
+    if name in ("llama", "gpt2"):
+        mask[0] = 1
+        mask[0, [0, 1, 4]] = 0
+        assert torch.equal(generate(model, ids, attention_mask=mask, max_new_tokens=20, do_sample=False), model.generate(ids, attention_mask=mask, max_new_tokens=20, do_sample=False))
+
+
+# -- drafters that are models
+
+def test_a_model_is_a_draft_model(model):
+    other = build("gpt2")
+    for call in (dict(drafter=other), dict(assistant_model=other), dict(drafter=model, k=3), dict(drafter=torch.compile(other))):
+        out = generate(model, PROMPT, max_new_tokens=24, do_sample=False, return_dict_in_generate=True, **call)
+        assert torch.equal(out.sequences, greedy(model)) and any(len(draft) for draft, _ in out.trace.steps)
+    out = model.generate(PROMPT, custom_generate=generate, assistant_model=model, max_new_tokens=24, do_sample=False, return_dict_in_generate=True)
+    assert torch.equal(out.sequences, greedy(model)) and sum(out.trace.drafted) > 12
+    with pytest.raises(ValueError, match="give one"): generate(model, PROMPT, drafter="lookup", assistant_model=other, max_new_tokens=3)
+    with pytest.raises(TypeError, match="Oracle\\(...\\)"): generate(model, PROMPT, drafter=Oracle, max_new_tokens=3)
+
+
+# -- what comes back
+
+def pieces(run):
+    class Pieces:
+        def __init__(self): self.got, self.ended = [], 0
+        def put(self, x): self.got.append(x)
+        def end(self): self.ended += 1
+    streamer = Pieces()
+    run(streamer)
+    assert streamer.ended == 1
+    return [(x.dtype, x.shape, x.tolist()) for x in streamer.got]
+
+
+def test_dtype_and_streamed_pieces_are_plains(model):
+    options = dict(max_new_tokens=9, do_sample=False)
+    for ids in (PROMPT, PROMPT.int()):
+        plain, ours = model.generate(ids, **options), generate(model, ids, drafter=Oracle(greedy(model)[0].tolist()), **options)
+        assert torch.equal(ours, plain) and ours.dtype == plain.dtype
+        expected = pieces(lambda s: model.generate(ids, streamer=s, **options))
+        folder = dict(custom_generate=custom_generate_folder(), trust_remote_code=True)
+        for run in (lambda s: generate(model, ids, streamer=s, **options), lambda s: model.generate(ids, streamer=s, custom_generate=generate, **options),
+                    lambda s: model.generate(ids, streamer=s, drafter="lookup", **folder, **options)):
+            assert pieces(run) == expected
+
+
+@pytest.mark.parametrize("options", [{}, dict(repetition_penalty=1.3), dict(do_sample=True, seed=3), dict(do_sample=True, seed=3, temperature=.7, top_k=12, top_p=.9, no_repeat_ngram_size=2)])
+def test_scores_and_logits_are_plains(model, options):
+    told = dict(max_new_tokens=12, return_dict_in_generate=True, output_scores=True, output_logits=True)
+    seed = options.get("seed")
+    first = generate(model, PROMPT, drafter=Wild(1, greedy(model)[0].tolist()), **told, **options)
+    given = first.sequences[0].tolist()
+    class Forced(LogitsProcessor):
+        "Plain decoding along our text: its scores before this processor are those to compare with"
+        def __call__(self, ids, scores): return torch.full_like(scores, -1e9).index_fill_(1, torch.tensor([given[ids.shape[1]]]), 0)
+    rest = {k: v for k, v in options.items() if k != "seed"}
+    plain = model.generate(PROMPT, **told, **rest) if seed is None else model.generate(PROMPT, **told, logits_processor=LogitsProcessorList([Forced()]))
+    assert torch.equal(first.sequences, plain.sequences) and isinstance(first, type(plain)) and len(first.scores) == len(first.logits) == 12
+    for ours, theirs in zip(first.logits, plain.logits): assert ours.dtype == theirs.dtype and ours.shape == theirs.shape and torch.allclose(ours, theirs, atol=1e-5)
+    if seed is None: assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(first.scores, plain.scores))
+    else: assert all(bool(s[0, t] > -1e30) for s, t in zip(first.scores, given[8:]))
+    again = generate(model, PROMPT, drafter="none", max_new_tokens=12, **options)
+    assert torch.equal(first.sequences, again)
+
+
+def test_criteria_that_read_scores(model):
+    def sure(ids, scores, **kw): return torch.tensor([len(scores) >= 5 and scores[-1].shape == (1, 48)])
+    told = dict(max_new_tokens=20, do_sample=False, return_dict_in_generate=True, output_scores=True, stopping_criteria=[sure])
+    plain = model.generate(PROMPT, **{**told, "stopping_criteria": StoppingCriteriaList([sure])})
+    ours = generate(model, PROMPT, drafter=Oracle(greedy(model)[0].tolist()), **told)
+    assert torch.equal(ours.sequences, plain.sequences) and ours.sequences.shape == (1, 13) and len(ours.scores) == 5
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("first", ["ours", "plain"])
+@pytest.mark.filterwarnings("ignore")
+def test_turns(name, first):
+    "A cache goes on from turn to turn, in windows and chunks too, whoever filled it and whoever reads it next"
+    model, told = build(name), dict(max_new_tokens=12, do_sample=False, return_dict_in_generate=True)
+    def more(ids): return torch.cat([ids, torch.tensor([[7, 9, 11]])], 1)
+    for drafter in ("lookup", Wild(1)):
+        out = generate(model, PROMPT, drafter=drafter, **told) if first == "ours" else model.generate(PROMPT, **told)
+        past, turn = out.past_key_values, more(out.sequences)
+        if past is None: return                                  # configured without one, and so is plain's
+        second = generate(model, turn, drafter=drafter, past_key_values=past, **told)
+        assert torch.equal(second.sequences, model.generate(turn, max_new_tokens=12, do_sample=False))
+        assert past.get_seq_length() == second.sequences.shape[1] - 1, "the caller's cache grows along"
+        third = more(second.sequences)[:, :38]
+        if third.shape[1] > past.get_seq_length():
+            assert torch.equal(model.generate(third, past_key_values=past, max_new_tokens=2, do_sample=False), model.generate(third, max_new_tokens=2, do_sample=False))
+
+
+def test_turns_read_only_what_is_new(model):
+    told = dict(max_new_tokens=12, do_sample=False, return_dict_in_generate=True)
+    for m in (model, Llama.from_hf(model)):
+        out = generate(m, PROMPT, **told)
+        turn = torch.cat([out.sequences, torch.tensor([[7, 9, 11]])], 1)
+        fed, target = [], type(as_target(m))
+        forward = target.forward
+        target.forward = lambda self, feeds: fed.append(len(feeds[0].tokens)) or forward(self, feeds)
+        try: second = generate(m, turn, drafter="none", past_key_values=out.past_key_values, **told)
+        finally: target.forward = forward
+        assert sum(fed[:2]) == 4 and torch.equal(second.sequences, model.generate(turn, max_new_tokens=12, do_sample=False))
+    with pytest.raises(ValueError, match="holds 34.*prompt 8"): generate(model, PROMPT, past_key_values=model.generate(turn, **told).past_key_values, **told)
+    with pytest.raises(ValueError, match="StaticCache"): generate(model, PROMPT, past_key_values=hf.StaticCache(config=model.config, max_cache_len=64), **told)
+
+
+def test_turns_with_a_drafter_that_wants_the_whole_prompt(model):
+    class Curious(Wild):
+        asks = Asks(hidden=(1,))
+        def begin(self, ctx, state):
+            assert state.prefilled.hidden[1].shape[0] == len(ctx.tokens) - 1
+    told = dict(max_new_tokens=12, do_sample=False, return_dict_in_generate=True)
+    out = generate(model, PROMPT, drafter=Curious(), **told)
+    turn = torch.cat([out.sequences, torch.tensor([[7, 9, 11]])], 1)
+    assert torch.equal(generate(model, turn, drafter=Curious(), past_key_values=out.past_key_values, **told).sequences, model.generate(turn, max_new_tokens=12, do_sample=False))
+
+
+def test_a_cache_made_in_inference_mode_goes_on_outside(model):
+    with torch.inference_mode(): out = generate(model, PROMPT, drafter="lookup", max_new_tokens=12, do_sample=False, return_dict_in_generate=True)
+    onward = dict(past_key_values=out.past_key_values, max_new_tokens=12, do_sample=False)
+    assert torch.equal(generate(model, out.sequences, **onward), greedy(model))
+    with torch.inference_mode(): out = generate(model, PROMPT, drafter="lookup", max_new_tokens=12, do_sample=False, return_dict_in_generate=True)
+    assert torch.equal(model.generate(out.sequences, **{**onward, "past_key_values": out.past_key_values}), greedy(model))
+
+
+@pytest.mark.parametrize("drafter", ["auto", "recycling", "pool", "lookahead", "model"])
+def test_the_callers_random_state(model, drafter):
+    "Greedy decoding draws nothing; a drafter that builds modules draws for itself"
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    class Builder(Wild):
+        def bind(self, target): torch.nn.Linear(3, 3)
+        def begin(self, ctx, state): torch.nn.Linear(3, 3)
+    generate(model, PROMPT, drafter=build("gpt2") if drafter == "model" else drafter, max_new_tokens=5, do_sample=False) if drafter != "model" else None
+    torch.set_rng_state(before)
+    generate(model, PROMPT, drafter=Builder() if drafter == "model" else drafter, max_new_tokens=5, do_sample=False)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_an_own_model_is_left_without_marks(model):
+    own = Llama.from_hf(model)
+    before = set(vars(own))
+    generate(own, PROMPT, drafter="lookup", max_new_tokens=5, do_sample=False)
+    assert set(vars(own)) == before
+
+
+def test_top_p_keeps_plains_set_at_ties():
+    "300 rows of half-integral logits, where many tokens tie at the edge; our own sort alone keeps other ids in some of them"
+    gen, prompt, other = np.random.default_rng(0), torch.tensor([[1, 2, 3]]), 0
+    for i in range(300):
+        row = ((gen.normal(size=int(gen.choice([4, 40, 3000]))) * 6).round() / 2).astype("float32")
+        top = hf.TopPLogitsWarper(float(gen.choice([.1, .25, .5, .7, .9, .95])))
+        listed = LogitsProcessorList([hf.TemperatureLogitsWarper(.7)] * (i % 2) + [top])
+        theirs = listed(prompt, torch.tensor(row)[None]).softmax(-1)[0].numpy()
+        law = law_of(listed, True, prompt, 3)
+        ours, alone = law.row(None, Scores(row[None]), 0), Law(temperature=law.temperature, top_p=law.top_p).row(None, Scores(row[None]), 0)
+        assert ((ours > 0) == (theirs > 0)).all() and np.allclose(ours, theirs, atol=1e-6)
+        assert (alone > 0).sum() == (theirs > 0).sum()
+        other += ((alone > 0) != (theirs > 0)).any()
+    assert other > 0
+
+
+# -- what needs a tokenizer
+
+def test_stop_strings_wherever_they_are_given(original):
+    model, tokenizer = original
+    ids = tokenizer("The quick brown fox jumps over the lazy dog. The quick brown", return_tensors="pt").input_ids
+    free = model.generate(ids, max_new_tokens=16, do_sample=False)
+    string = tokenizer.decode(free[0, ids.shape[1] + 3:ids.shape[1] + 5])[1:]
+    plain = model.generate(ids, max_new_tokens=16, do_sample=False, stop_strings=[string], tokenizer=tokenizer)
+    assert plain.shape[1] < free.shape[1]
+    options, folder = dict(max_new_tokens=16, do_sample=False, tokenizer=tokenizer), dict(custom_generate=custom_generate_folder(), trust_remote_code=True)
+    own = Llama.from_hf(model)
+    assert torch.equal(generate(own, ids, stop_strings=string, **options), plain)
+    assert torch.equal(model.generate(ids, stop_strings=string, drafter="lookup", **folder, **options), plain)
+    assert torch.equal(generate(own, ids, tokenizer=tokenizer, generation_config=hf.GenerationConfig(max_new_tokens=16, do_sample=False, stop_strings=[string])), plain)
+    with pytest.raises(ValueError, match="tokenizer"): model.generate(ids, custom_generate=generate, stop_strings=string, max_new_tokens=16)
+    model.generation_config.stop_strings = [string]
+    try:
+        assert torch.equal(generate(model, ids, **options), plain) and torch.equal(generate(own, ids, **options), plain)
+        with pytest.raises(ValueError, match="tokenizer"): generate(model, ids, max_new_tokens=3)
+    finally: model.generation_config.stop_strings = None
+
+
+def test_a_text_is_a_prompt_and_its_last_token_heals(original):
+    model, tokenizer = original
+    own, text = Llama.from_hf(model), "See the documentation at http"
+    ids = tokenizer(text, return_tensors="pt").input_ids
+    options = dict(max_new_tokens=8, do_sample=False, tokenizer=tokenizer)
+    plain = model.generate(ids, **options)
+    assert torch.equal(generate(own, text, **options), plain) and torch.equal(generate(model, [text], **options), plain)
+    ids = tokenizer("The capital of Franc", return_tensors="pt").input_ids
+    healed = model.generate(ids, token_healing=True, pad_token_id=2, **options)
+    for m in (model, own): assert torch.equal(generate(m, ids, token_healing=True, pad_token_id=2, **options), healed)
+
+
+def test_help_names_the_parameters():
+    shown = inspect.getdoc(generate) + str(inspect.signature(generate))
+    for word in ("drafter", "seed", "rule", "tokenizer", "streamer", "max_new_tokens", "past_key_values", "output_scores", "int | None", "SpeculativeOutput"): assert word in shown

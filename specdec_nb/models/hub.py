@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['MODEL', 'HUB_ID', 'INSTALL', 'default_gguf', 'cache_folder', 'is_complete', 'convert', 'default_folder', 'load_hf',
-           'chat']
+           'chat', 'prompt_ids']
 
 # %% ../../nbs/2_models/10_hub.ipynb #fa61669b
+from collections.abc import Mapping
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -90,13 +91,15 @@ def load_hf(
     name=None, # a Hugging Face folder, the id of a model in the local hub cache, or None: the default model
     dtype=torch.float32,
 ) -> tuple: # `(model, tokenizer)`, the model in eval mode
-    "A decoder-only Hugging Face model from this machine; downloads nothing. ValueError if it cannot be read"
+    "A decoder-only Hugging Face model from this machine; downloads nothing. ValueError if it cannot be read, or only in part"
     from transformers import AutoModelForCausalLM, AutoTokenizer
     path = name or default_folder() or HUB_ID
     is_path = Path(path).is_dir() or Path(path).is_absolute() or str(path).startswith(".")
     if is_path and not Path(path).is_dir(): raise ValueError(f"no model folder at {path}")
     try:
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, local_files_only=True)
+        given = dict(dtype=dtype, local_files_only=True, output_loading_info=True)
+        model, report = AutoModelForCausalLM.from_pretrained(path, **given)
+        _refuse_gaps(report)
         return model.eval(), AutoTokenizer.from_pretrained(path, local_files_only=True)
     except Exception as e:
         if path == HUB_ID:
@@ -105,6 +108,11 @@ def load_hf(
         hint = "its files are incomplete or damaged" if is_path else f"download it first: hf download {path}"
         why = f"{type(e).__name__}: {str(e).splitlines()[0]}"
         raise ValueError(f"cannot load the model {path}: {hint} ({why})") from e
+
+def _refuse_gaps(report):
+    "Raise ValueError where the library filled weights that are not in the files with random ones"
+    gaps = [*report["missing_keys"], *(key[0] for key in report["mismatched_keys"])]
+    if gaps: raise ValueError(f"{len(gaps)} weights are missing or of another shape, {min(gaps)} among them")
 
 def chat(
     tokenizer,
@@ -116,3 +124,51 @@ def chat(
         return tokenizer("\n\n".join(m["content"] for m in messages), return_tensors="pt").input_ids
     settings = dict(add_generation_prompt=True, return_tensors="pt", return_dict=True)
     return tokenizer.apply_chat_template(messages, **settings)["input_ids"]
+
+# %% ../../nbs/2_models/10_hub.ipynb #0ce9d142
+def prompt_ids(
+    given, # token ids (a tensor `[1, L]`, a list, an array), what a tokenizer returned, a text, or None
+    tokenizer=None, # for a text
+    more:dict=None, # the call's other arguments: what came with the ids goes there, and a prompt called `inputs` is taken from it
+) -> torch.Tensor: # `[rows, L]`, or None
+    "A prompt as token ids. ValueError if it is none, or empty"
+    more = {} if more is None else more
+    if (other := more.pop("inputs", None)) is not None:
+        if given is not None: raise ValueError("both input_ids and inputs were given: give one")
+        given = other
+    if isinstance(given, str) or isinstance(given, (list, tuple)) and given and isinstance(given[0], str):
+        if tokenizer is None: raise ValueError("a prompt that is text needs tokenizer=, or give its token ids")
+        encoded = tokenizer([given] if isinstance(given, str) else list(given))
+        given = {name: encoded[name] for name in ("input_ids", "attention_mask") if name in encoded}
+    if isinstance(given, Mapping):
+        unequal = len({len(row) if hasattr(row, "__len__") else 0 for row in given["input_ids"]}) > 1
+        rest = {name: _tensor(x) for name, x in given.items() if name != "input_ids" and not (unequal and name == "attention_mask")}
+        if twice := sorted(rest.keys() & more.keys()): raise ValueError(f"{', '.join(twice)} given twice")
+        more |= rest
+        given = given["input_ids"]
+    return _checked_ids(_tensor(_filled(given, more)))
+
+def _filled(given, more):
+    "Rows of unequal length as equal ones, padded on the left, with a mask that says so"
+    if not isinstance(given, (list, tuple)) or not all(hasattr(row, "__len__") for row in given) or not len(given): return given
+    longest = max(map(len, given))
+    if all(len(row) == longest for row in given): return given
+    if not all(map(len, given)): raise ValueError("a prompt is empty: give at least one token (the BOS token, for instance)")
+    more["attention_mask"] = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in given])
+    return [[0] * (longest - len(row)) + [int(t) for t in row] for row in given]
+
+def _tensor(x):
+    "Lists and arrays as tensors, a single list as one row"
+    if x is None or torch.is_tensor(x): return x
+    try: x = torch.as_tensor(x)
+    except (TypeError, ValueError):
+        raise ValueError("a prompt is token ids, whole numbers, in rows") from None
+    return x[None] if x.dim() == 1 else x
+
+def _checked_ids(ids):
+    if ids is None: return None
+    if ids.numel() == 0: raise ValueError("the prompt is empty: give at least one token (the BOS token, for instance)")
+    if ids.dtype == torch.bool or ids.is_floating_point() or ids.is_complex():
+        raise ValueError(f"token ids are whole numbers, got {ids.dtype}")
+    if ids.dim() != 2: raise ValueError(f"input_ids must be [1, L], got {list(ids.shape)}")
+    return ids

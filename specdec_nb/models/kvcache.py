@@ -16,7 +16,7 @@ import torch
 from ..sampling import Asks, Scores
 from ..draft import Draft
 from ..verify import Verdict
-from ..decode import as_target
+from ..decode import target_of
 from .hub import load_hf
 from .llama import Llama, grouped_attention
 
@@ -179,6 +179,12 @@ class RowState:
         self.follow(self.tokens[:length])
         self.drop()
 
+    def finished(self):
+        "The cache, with the rows of the text and no others, for whoever wants to go on from it"
+        self.drop()
+        getattr(self.cache, "cut", lambda n: None)(self.length)
+        return self.cache
+
     def fork(self) -> "RowState":
         "An independent copy"
         twin = copy.copy(self)
@@ -266,7 +272,7 @@ def parted(feeds, logits, hidden) -> list: # for each feed `(logits or None, {la
     split = {i: h.split(sizes) for i, h in hidden.items()}
     return [(rows, {i: split[i][j] for i in f.state.asks.hidden}) for j, (f, rows) in enumerate(zip(feeds, logits))]
 
-@as_target.register(Llama)
+@target_of.register(Llama)
 class LlamaTarget(RowTarget):
     "Our own runtime as a target"
     def __init__(self, model:Llama):

@@ -181,4 +181,5 @@ def lenient(
     return rule
 
 verify_typical.lossy = True
+verify_block.looks_ahead = verify_traversal.looks_ahead = verify_typical.looks_ahead = True
 RULES.update(kseq=verify_kseq, block=verify_block, traversal=verify_traversal, typical=verify_typical, lenient=lenient(.5))

@@ -1,0 +1,204 @@
+"""Models of Hugging Face as targets: which may score trees, which are no causal decoders, wrappers, vision-language models, odd weights."""
+import warnings
+
+import pytest
+import torch
+import transformers as hf
+
+from drafters import Wild
+from specdec_nb import HFTarget, generate
+from specdec_nb.models.hf import cache_name, plain_model, row_bounds, tree_equals_paths
+from specdec_nb.models.hub import load_hf
+from test_generate import GPT, PROMPT, SIZES, build, greedy
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+LLAMA4 = dict(num_local_experts=2, intermediate_size_mlp=64, head_dim=8, no_rope_layers=[1, 0, 1])
+NEO = dict(num_layers=3, num_heads=4, attention_types=[[["global", "local", "global"], 1]])
+
+
+def make(config, **changes):
+    torch.manual_seed(0)
+    model = hf.AutoModelForCausalLM.from_config(getattr(hf, config)(**{**SIZES, "max_position_embeddings": 512, **changes}))
+    if hasattr(model, "set_experts_implementation"): model.set_experts_implementation("eager")
+    return model.double().eval()
+
+
+def same(model, ids, n=20, drafters=("lookup", "auto"), **options):
+    "Whether `generate` gives plain's text, with trees that are right for a while among the drafts"
+    options = dict(options, repetition_penalty=1.5)
+    plain = model.generate(ids, max_new_tokens=n, do_sample=False, **options)
+    assert len(set(plain[0, ids.shape[1]:].tolist())) > 2, "a model that repeats itself passes everything"
+    return all(torch.equal(generate(model, ids, drafter=d, max_new_tokens=n, do_sample=False, **options), plain)
+               for d in (*drafters, Wild(1, plain[0].tolist())))
+
+
+def prompt(n, seed=0): return torch.randint(2, 48, (1, n), generator=torch.Generator().manual_seed(seed))
+
+
+# -- rows and positions
+
+@pytest.mark.parametrize("config,changes,length,trees", [
+    ("GPTNeoConfig", dict(NEO, window_size=16), 40, False), ("GPTNeoConfig", dict(NEO, window_size=256), 300, False),
+    ("GPTNeoConfig", dict(NEO, window_size=100), 95, False),
+    ("Llama4TextConfig", dict(LLAMA4, attention_chunk_size=64, floor_scale=100, attn_scale=.9), 90, False),
+    ("Llama4TextConfig", dict(LLAMA4, attention_chunk_size=32), 60, True),
+    ("MistralConfig", dict(sliding_window=64), 90, True), ("Gemma3TextConfig", dict(sliding_window=64, head_dim=8, query_pre_attn_scalar=8, tie_word_embeddings=False), 70, True),
+    ("Cohere2Config", dict(sliding_window=6), 30, True), ("RobertaConfig", dict(is_decoder=True, pad_token_id=1), 20, True),
+    ("XLMRobertaConfig", dict(is_decoder=True, pad_token_id=1), 20, True), ("BertConfig", dict(is_decoder=True), 20, True),
+    ("ElectraConfig", dict(is_decoder=True), 20, True), ("FalconConfig", dict(alibi=True), 20, False), ("FalconConfig", {}, 20, True),
+    ("PhiConfig", {}, 20, True), ("StableLmConfig", {}, 20, True), ("CohereConfig", {}, 20, True), ("Olmo2Config", {}, 20, True),
+    ("GPTJConfig", dict(GPT, rotary_dim=4), 20, True), ("BioGptConfig", {}, 20, True),
+], ids=lambda x: x if isinstance(x, str) else None)
+def test_trees_only_where_rows_do_not_count(config, changes, length, trees):
+    model = make(config, **changes)
+    assert HFTarget(model).branches == trees
+    assert same(model, prompt(length))
+
+
+@pytest.mark.parametrize("config,changes", [("GPTNeoConfig", NEO), ("GPT2Config", GPT), ("OPTConfig", dict(ffn_dim=64, word_embed_proj_dim=32))])
+def test_the_end_of_what_a_model_reads(config, changes):
+    assert same(make(config, **{**changes, "max_position_embeddings": 128, "n_positions": 128}), prompt(118), 11)
+
+
+def test_the_trial_needs_the_window():
+    "A negative control: without the bounds that the configuration names, the trial would let GPT-Neo score trees"
+    model = make("GPTNeoConfig", **NEO, window_size=64)
+    assert not HFTarget(model).branches
+    blind = HFTarget(model)
+    blind.config, blind.window = type("Empty", (), {"to_dict": lambda self: {}})(), None
+    blind.config.__dict__ |= vars(model.config)
+    assert tree_equals_paths(blind)
+
+
+def test_bounds_are_found_wherever_a_configuration_names_them():
+    config = dict(sliding_window=7, num_local_experts=8, nested=dict(chunk_size=9), window_sizes=[3, 11], attn_scale=.5, block_token_id=5, floor_scale=64.0)
+    assert row_bounds(config) == {"sliding_window": 7, "chunk_size": 9, "window_sizes": 11, "floor_scale": 64}
+
+
+@pytest.mark.parametrize("config", ["BertConfig", "RobertaConfig", "ElectraConfig"])
+def test_what_sees_the_future_is_refused(config):
+    model = make(config, is_decoder=False)
+    with pytest.raises(ValueError, match="comes after.*is_decoder"): generate(model, PROMPT, max_new_tokens=3)
+
+
+def test_the_cache_s_name():
+    assert cache_name({"input_ids", "past_key_values"}) == "past_key_values" and cache_name({"cache"}) == "cache"
+    with pytest.raises(ValueError, match="Odd.*rolled back"): cache_name({"input_ids", "mems"}, "Odd")
+
+
+# -- wrappers
+
+def test_compiled_models_are_unwrapped():
+    model = build("llama")
+    assert torch.equal(generate(torch.compile(model), PROMPT, max_new_tokens=24, do_sample=False), greedy(model))
+    assert plain_model(torch.nn.DataParallel(model)) is model
+
+
+def adapted(**changes):
+    peft = pytest.importorskip("peft")
+    kind = getattr(peft, changes.pop("kind", "LoraConfig"))
+    return peft.get_peft_model(build("llama"), kind(task_type="CAUSAL_LM", **changes)).double().eval()
+
+
+def test_adapters_in_the_layers_speak():
+    model = adapted(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    plain = model.generate(input_ids=PROMPT, max_new_tokens=15, do_sample=False)
+    assert not torch.equal(plain, greedy(build("llama"), 15))
+    assert torch.equal(generate(model, PROMPT, drafter=Wild(1, plain[0].tolist()), max_new_tokens=15, do_sample=False), plain)
+    assert torch.equal(generate(build("llama"), PROMPT, drafter=model, max_new_tokens=15, do_sample=False), greedy(build("llama"), 15))
+
+
+def test_adapters_before_the_prompt_are_refused():
+    model = adapted(kind="PromptTuningConfig", num_virtual_tokens=3)
+    with pytest.raises(ValueError, match="PROMPT_TUNING.*model.generate"): generate(model, PROMPT, max_new_tokens=3)
+
+
+def test_an_adapter_that_does_more_is_noticed():
+    model = adapted(r=4, target_modules=["q_proj"])
+    forward = type(model).forward
+    type(model).forward = lambda self, *args, **more: type("Out", (), {"logits": forward(self, *args, **more).logits.flip(-1)})()
+    try:
+        with pytest.raises(ValueError, match="more than its layers"): generate(model, PROMPT, max_new_tokens=3)
+    finally: type(model).forward = forward
+
+
+# -- vision-language models, used for text
+
+TEXT = {**SIZES, "num_hidden_layers": 2}
+ROPE = dict(rope_type="default", mrope_section=[1, 1, 2], rope_theta=1e4)
+EYES = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=8, patch_size=4)
+QWEN = dict(image_token_id=47, video_token_id=46, vision_start_token_id=45, vision_end_token_id=44)
+VISION = {
+    "Llava": lambda: dict(text_config=hf.LlamaConfig(**TEXT), vision_config=hf.CLIPVisionConfig(**EYES, projection_dim=16), image_token_index=47),
+    "Gemma3": lambda: dict(text_config=hf.Gemma3TextConfig(**{**TEXT, "sliding_window": 4, "head_dim": 8, "query_pre_attn_scalar": 8, "tie_word_embeddings": False}), vision_config=EYES, tie_word_embeddings=False,
+                           mm_tokens_per_image=4, image_token_index=47, boi_token_index=46, eoi_token_index=45),
+    "Mistral3": lambda: dict(text_config=hf.MistralConfig(**TEXT, sliding_window=5), vision_config=hf.PixtralVisionConfig(**EYES), image_token_index=47),
+    "InternVL": lambda: dict(text_config=hf.Qwen2Config(**TEXT), vision_config={**EYES, "image_size": [8, 8], "patch_size": [4, 4]}, image_token_id=47),
+    "Qwen2VL": lambda: dict(text_config=dict(TEXT, rope_parameters=ROPE), vision_config=dict(depth=1, embed_dim=16, hidden_size=32, num_heads=2, patch_size=4), **QWEN),
+    "Qwen2_5_VL": lambda: dict(text_config=dict(TEXT, rope_parameters=ROPE), vision_config=dict(depth=1, hidden_size=16, out_hidden_size=32, num_heads=2, patch_size=4, intermediate_size=16), **QWEN),
+}
+
+
+def seeing(name):
+    torch.manual_seed(0)
+    model = getattr(hf, f"{name}ForConditionalGeneration")(getattr(hf, f"{name}Config")(**VISION[name]())).double().eval()
+    for weight in model.parameters():
+        if weight.dim() > 1: torch.nn.init.normal_(weight, std=.5)
+    return model
+
+
+@pytest.mark.parametrize("name", VISION)
+def test_text_through_models_that_see(name):
+    model = seeing(name)
+    assert HFTarget(model).branches and same(model, PROMPT, drafters=("lookup",))
+    assert same(model, PROMPT, drafters=("none",), attention_mask=torch.ones_like(PROMPT))
+    turn = model.generate(PROMPT, max_new_tokens=9, do_sample=False, return_dict_in_generate=True)
+    assert torch.equal(generate(model, turn.sequences, past_key_values=turn.past_key_values, max_new_tokens=9, do_sample=False), model.generate(PROMPT, max_new_tokens=18, do_sample=False))
+
+
+def test_pictures_are_refused_by_name():
+    model = seeing("Llava")
+    with pytest.raises(ValueError, match="pixel_values|mm_encoder_outputs"):
+        generate(model, torch.tensor([[3, 47, 47, 47, 47, 5]]), pixel_values=torch.zeros(1, 3, 8, 8).double(), max_new_tokens=3)
+
+
+# -- odd weights
+
+def test_offloaded_models():
+    accelerate = pytest.importorskip("accelerate")
+    away = accelerate.cpu_offload(build("llama"))
+    assert away.device.type == "meta" and HFTarget(away).device.type == "cpu" and HFTarget(away).embed.numel() == 0
+    for drafter in ("auto", Wild(1, greedy(build("llama"))[0].tolist())):
+        assert torch.equal(generate(away, PROMPT, drafter=drafter, max_new_tokens=24, do_sample=False), greedy(build("llama")))
+
+
+def test_dynamically_quantised_models_run_and_say_what_they_cannot_promise():
+    small = torch.ao.quantization.quantize_dynamic(build("llama", torch.float32), {torch.nn.Linear}, dtype=torch.qint8)
+    with pytest.warns(UserWarning, match="one scale a call"): target = HFTarget(small)
+    assert target.unembed.shape == (48, 32) and target.unembed.dtype == torch.float32
+    for drafter in ("auto", "recycling", Wild()): assert generate(small, PROMPT, drafter=drafter, max_new_tokens=9, do_sample=False).shape == (1, 17)
+
+
+@pytest.mark.parametrize("gap", ["a layer too many", "a tensor deleted", "another shape", None])
+def test_incomplete_checkpoints_are_refused(tmp_path, gap):
+    from safetensors.torch import load_file, save_file
+    config = hf.LlamaConfig(**{**SIZES, "num_hidden_layers": 2, "tie_word_embeddings": True})
+    hf.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    if gap == "a layer too many": hf.LlamaConfig(**{**config.to_dict(), "num_hidden_layers": 3}).save_pretrained(tmp_path)
+    if gap == "a tensor deleted": del weights["model.layers.1.mlp.up_proj.weight"]
+    if gap == "another shape": weights["model.norm.weight"] = torch.ones(31)
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    hf.PreTrainedTokenizerFast(tokenizer_object=__import__("tokenizers").Tokenizer(__import__("tokenizers").models.WordLevel({"a": 0}))).save_pretrained(tmp_path)
+    if gap is None: assert load_hf(tmp_path)[0].num_parameters() > 0
+    else:
+        with pytest.raises(ValueError, match="cannot load"): load_hf(tmp_path)
+
+
+def test_too_long_for_scaled_rotary_positions_names_both_windows():
+    model = build("llama dynamic rope")
+    model.config.max_position_embeddings, model.config.rope_parameters["original_max_position_embeddings"] = 80, 40
+    with pytest.raises(ValueError, match="window 40 .*of the 80"): generate(model, prompt(45), max_new_tokens=3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert generate(model, prompt(30), max_new_tokens=3).shape == (1, 33)
