@@ -1,7 +1,6 @@
 """Files whole or not at all, ledgers, manners: whoever dies, whatever is full, whatever lies there instead."""
 import json, os, resource, signal, subprocess, sys, threading, zipfile
 
-import numpy as np
 import pytest
 from conftest import ROOT
 from specdec_nb.drafters.lookup import Datastore
@@ -10,7 +9,7 @@ from specdec_nb.drafters.recycling import Successors
 from specdec_nb.speedup import CostCurve, cached_cost
 from specdec_nb.workshop import files
 from specdec_nb.workshop.files import fault, load_arrays, read_json, save_arrays, standin, sweep, whole, write_json
-from specdec_nb.workshop.ledger import Ledger, commit, sourced
+from specdec_nb.workshop.ledger import Ledger, commit
 from specdec_nb.workshop.shell import exit_code, narrowed, one_line
 
 ENV = {**os.environ, "PYTHONPATH": str(ROOT)}
