@@ -32,7 +32,9 @@ def _setting(o):
     "The options that a `Setting` is made of; ValueError for a rule or a drafter that there is not"
     from specdec_nb.decode import make_drafter
     from specdec_nb.bench.bench import Setting
-    for name in o.drafters: make_drafter(name, k=o.k)
+    for name in o.drafters:
+        try: make_drafter(name, k=o.k)
+        except (TypeError, AttributeError) as e: raise ValueError(f"no drafter can be made of {name!r}: {e}") from None
     given = {name: getattr(o, name) for name in ("max_new_tokens", "temperature", "seed", "k", "rule", "turns") if name in o}
     Setting(**given)
     return given
@@ -42,6 +44,7 @@ def _prompt(o):
     from specdec_nb.bench.race import EXAMPLES
     if o.prompt is None and o.file is None: return EXAMPLES[o.example]
     name, text = ("the prompt", o.prompt) if o.file is None else (o.file, content(o.file))
+    if name == "-": name = "standard input"
     if not text.strip(): raise ValueError(f"{name} is empty: give some text")
     return Question(name, "prompt", (text,))
 
@@ -146,7 +149,10 @@ def run_train(o):
     if o.kind != "data" and not o.data:
         raise ValueError("--data is missing: the corpus to train on; write one with: specdec train data --out FOLDER")
     if o.objective not in LOSSES: raise ValueError(f"unknown loss {o.objective!r}; known: {', '.join(LOSSES)}")
-    if o.out.exists() and not o.out.is_dir(): raise ValueError(f"--out {o.out} is a file: give a folder")
+    near = next(p for p in (o.out, *o.out.absolute().parents) if p.exists())
+    if not near.is_dir(): raise ValueError(f"--out {o.out}: {near} is a file, no folder")
+    for name in ("data", "by", "begin"):
+        if (given := getattr(o, name)) and not given.is_dir(): raise ValueError(f"--{name} {given}: there is no such folder")
     o.device = _device(o.device)
     model, tokenizer = _trained_for(o)
     with _ticking(leads := not int(os.environ.get("RANK", 0))) as tick:

@@ -99,6 +99,7 @@ def test_bad_input(capsys, tmp_path):
     assert "--resume needs --json" in told(capsys, *bench, qa, "--resume")
     train = ("train", "draft", "--out", tmp_path/"out")
     assert "--data is missing" in told(capsys, *train)
+    assert "--data" in told(capsys, *train, "--data", tmp_path/"no-such") and "no such folder" in told(capsys, *train, "--data", tmp_path/"no-such")
     assert "unknown loss 'hinge'" in told(capsys, *train, "--data", tmp_path, "--objective", "hinge")
     assert "--batch" in told(capsys, *train, "--data", tmp_path, "--batch", 0)
     assert "--device nonsense is not to be had here" in told(capsys, *train, "--data", tmp_path, "--device", "nonsense")
@@ -130,6 +131,9 @@ def test_bare_version_and_drafters(capsys):
     ["bench", "--drafters", ","], ["bench", "--n", "1.5"], ["bench", "--turns", "0"], ["bench", "--hf", "--temperature", "1"], ["bench", "--rule", "trust"],
     ["bench", "--json", "no/such/out.json"], ["bench", "--questions", "."], ["bench", "--drafters", "lookup:longest=0"],
     ["train", "data"], ["train", "dance", "--out", "x"], ["train", "draft", "--out", "x", "--data", "y", "--epochs", "0"],
+    ["race", "--drafter", "lookup:k=abc"], ["race", "--drafter", "lookup:k"], ["race", "--drafter", "layerskip:options=3"], ["bench", "--drafters", "recycling:table=x"],
+    ["race", "--drafter", f"rest:store={ROOT/'README.md'}"], ["race", "--file", "/dev/null"], ["race", "--file", "a\0b"], ["bench", "--json", "x" * 300],
+    ["train", "data", "--out", "/dev/null/x"], ["train", "data", "--out", "x", "--by", "nowhere"], ["train", "draft", "--out", "x", "--data", str(ROOT/"README.md")],
     ["train", "draft", "--out", "x", "--data", "y", "--lr", "nan"], ["train", "draft", "--out", str(ROOT/"README.md"), "--data", "y"], ["dance"], ["--dance"]])
 def test_arguments_are_checked_before_a_model_is_loaded(capsys, monkeypatch, argv):
     from specdec_nb.models import hub, kvcache

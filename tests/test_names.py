@@ -36,6 +36,8 @@ def test_good_names(name, options):
         (lambda: make_drafter("lookup:=3"), "name=value"),
         (lambda: make_drafter("lookup:k=3:k=4"), "'k' is given twice"),
         (lambda: make_drafter("recycling:least=abc"), "least must be a number.*abc"),
+        (lambda: make_drafter("pool:pool=x"), "pool"),                       # an object is no text
+        (lambda: make_drafter("recycling:table=x"), "table"),
         (lambda: make_drafter("lookahead:text=maybe"), "text must be true or false.*maybe"),
     ]]])
 def test_bad_names_are_refused_in_words(call, says):

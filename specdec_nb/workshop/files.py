@@ -35,7 +35,8 @@ def need_room(path, need:int):
     near = next(p for p in (Path(path), *Path(path).parents) if p.exists())
     free = shutil.disk_usage(near).free
     if need > free:
-        raise OSError(errno.ENOSPC, f"no room: {need / 1e9:.2g} GB are needed, {free / 1e9:.2g} GB are free", str(path))
+        told = f"no room: {need / 1e9:.2g} GB are needed, {free / 1e9:.2g} GB are free"
+        raise OSError(errno.ENOSPC, told, str(path))
 
 # %% ../../nbs/0_workshop/w1_files.ipynb #07b8dca4
 _MARK = ".part" # what unfinished files and folders end with
@@ -75,7 +76,7 @@ def standin(
     need:int=0, # bytes that will be written, if known
     folder:bool=False, # whether it is a folder
 ): # yields a path to write to: an empty file, or an empty folder
-    "A place to write to that becomes `path` if all goes well. Raises OSError, naming `path`, if there is no room or no permission"
+    "A place to write to that becomes `path` if all goes well. Raises OSError, naming `path`, if that cannot be"
     path = Path(os.path.realpath(path))
     if path.is_dir() and not folder: raise IsADirectoryError(errno.EISDIR, "it is a folder", str(path))
     try:
@@ -101,9 +102,9 @@ def whole(
     path,
     need:int=0, # bytes that will be written, if known
 ): # yields an open binary file
-    "A file to write to that is complete under its name, or not there; an older one stays until then. Raises OSError, naming `path`"
+    "A file to write to that is complete under its name, or not there. Raises OSError, naming `path`"
     path = Path(os.path.realpath(path))
-    if path.exists() and not path.is_file() and not path.is_dir():           # /dev/null, a pipe: nothing that could be replaced
+    if path.exists() and not path.is_file() and not path.is_dir():           # /dev/null, a pipe: not to be replaced
         with open(path, "wb") as f: yield f
         return
     with standin(path, need) as work, open(work, "wb") as f:
@@ -114,24 +115,27 @@ def whole(
 # %% ../../nbs/0_workshop/w1_files.ipynb #66df9763
 def fault(
     x, # what was read
-    shape, # a type; `[shape]` for lists, `{key: shape}` for objects that have at least these keys; a tuple for one of several
+    shape, # a type; `[shape]` for lists; `{key: shape}` for objects with at least these keys; a tuple: one of several
     at:str="", # where it was found
 ) -> str: # None if it fits
     "Where JSON differs from what is expected, in words"
     if isinstance(shape, tuple): return fault(x, shape[0], at) if all(fault(x, s) for s in shape) else None
-    if isinstance(shape, (list, dict)) and not isinstance(x, type(shape)): return f"{at or 'it'} is {_what(x)}, not {_NAMES[type(shape)]}"
-    if isinstance(shape, list): return next((f for i, y in enumerate(x) if (f := fault(y, shape[0], f"{at}[{i}]"))), None)
-    if isinstance(shape, dict):
-        if lacking := [k for k in shape if k not in x]: return f"{at or 'it'} lacks {', '.join(map(repr, lacking))}"
-        return next((f for k, s in shape.items() if (f := fault(x[k], s, f"{at}.{k}".lstrip(".")))), None)
-    if shape is None: return None if x is None else f"{at or 'it'} is {_what(x)}, not null"
-    fits = isinstance(x, (int, float) if shape is float else shape) and (shape is bool or not isinstance(x, bool))
-    if fits and shape is float: fits = abs(x) <= 1e308                  # no infinity, and no NaN
-    return None if fits else f"{at or 'it'} is {_what(x)}, not {_NAMES[shape]}"
+    kind = type(shape) if isinstance(shape, (list, dict)) else shape
+    if not _is(x, kind): return f"{at or 'it'} is {reprlib.repr(x)}, not {_NAMES[kind]}"
+    if isinstance(shape, dict) and (lacking := [k for k in shape if k not in x]):
+        return f"{at or 'it'} lacks {', '.join(map(repr, lacking))}"
+    inside = ()
+    if isinstance(shape, dict): inside = ((x[k], s, f"{at}.{k}".lstrip(".")) for k, s in shape.items())
+    if isinstance(shape, list): inside = ((y, shape[0], f"{at}[{i}]") for i, y in enumerate(x))
+    return next((wrong for each in inside if (wrong := fault(*each))), None)
 
-_NAMES = {int: "a whole number", float: "a finite number", str: "a text", bool: "true or false", list: "a list", dict: "an object"}
+_NAMES = {int: "a whole number", float: "a finite number", str: "a text", bool: "true or false",
+          list: "a list", dict: "an object", None: "null"}
 
-def _what(x): return reprlib.repr(x)
+def _is(x, kind):
+    if kind is None or isinstance(x, bool): return x is None if kind is None else kind is bool
+    if kind is float: return isinstance(x, (int, float)) and abs(x) <= 1e308          # no infinity, and no NaN
+    return isinstance(x, kind)
 
 # %% ../../nbs/0_workshop/w1_files.ipynb #3e3b86a8
 def parse_json(text, kind:str, where):
@@ -146,7 +150,7 @@ def read_json(
     kind:str, # what it should hold, for people
     shape=dict, # see `fault`
 ):
-    "What a JSON file holds. Raises OSError if it cannot be opened, ValueError naming file and fault if it is something else"
+    "What a JSON file holds. Raises OSError if it cannot be opened, ValueError naming file and fault if that is wrong"
     found = parse_json(Path(path).read_bytes(), kind, path)
     if wrong := fault(found, shape): raise ValueError(f"{path} is no {kind}: {wrong}")
     return found
@@ -175,7 +179,7 @@ def load_arrays(
     shapes:dict=None, # `{name: (dtype, ndim)}` of arrays that must be there
     settings:dict=None, # the shape of the settings, see `fault`
 ) -> tuple: # `(settings, {name: array})`
-    "What `save_arrays` wrote. Raises OSError if it cannot be opened, ValueError if it is damaged or holds something else"
+    "What `save_arrays` wrote. Raises OSError if it cannot be opened, ValueError if it is damaged or something else"
     with _opened(path, kind) as f:
         try:
             with np.load(f, allow_pickle=False) as saved: arrays = dict(saved)
@@ -183,8 +187,10 @@ def load_arrays(
             found = header.pop("kind")
         except Exception as e: raise ValueError(f"{path} holds no {kind}, or a damaged one: {e!r:.120}") from None
     if found != kind: raise ValueError(f"{path} holds a {found}, not a {kind}")
-    wrong = fault(header, settings or {}) or next((f"{n} is not {np.dtype(t).name}, {d}-dimensional" for n, (t, d) in (shapes or {}).items()
-                                                   if n not in arrays or (arrays[n].dtype, arrays[n].ndim) != (t, d)), None)
+    wrong = fault(header, settings or {})
+    for name, (dtype, ndim) in (shapes or {}).items():
+        if name not in arrays or (arrays[name].dtype, arrays[name].ndim) != (dtype, ndim):
+            wrong = wrong or f"{name} is no {ndim}-dimensional array of {np.dtype(dtype).name}"
     if wrong: raise ValueError(f"{path} holds a damaged {kind}: {wrong}")
     return header, arrays
 

@@ -36,7 +36,8 @@ class Ledger:
             if not (hold(self.file) and self.path.exists()):
                 raise ValueError(f"another run is writing {out}: wait for it, or give another output")
             begun = bool(self.file.read(1))
-            if begun and not resume: raise ValueError(f"{self.path} holds an interrupted run: give --resume, or delete that file")
+            if begun and not resume:
+                raise ValueError(f"{self.path} holds an interrupted run: give --resume, or delete that file")
             if self.out.is_file() and not (begun or force):
                 raise FileExistsError(f"{out} is there already: give --force to replace it, or another output")
             if header is not None: self.begin(header)
@@ -57,7 +58,8 @@ class Ledger:
         for i, line in enumerate(whole):
             where, shape = f"{self.path}:{i + 1}", self.shape if i else dict
             record = parse_json(line, "record" if i else "header of a run", where)
-            if wrong := fault(record, shape): raise ValueError(f"{where} is no record of this run: {wrong}; delete the line to measure it again")
+            if wrong := fault(record, shape):
+                raise ValueError(f"{where} is no record of this run: {wrong}; delete the line to measure it again")
             if i: self.records.append(record)
             elif wrong := differences(record, header): raise ValueError(
                 f"{self.path} was begun with {'; '.join(wrong)}: resume with the same settings, or delete that file")
@@ -111,8 +113,9 @@ def of_model(model) -> dict:
     device, own = torch.device(model.device), not hasattr(model, "parameters")
     weights = [model.embed, model.norm, *(b.norm1 for b in model.blocks)] if own else model.parameters()
     mark = sha256("".join(f"{list(w.shape)}{w.detach().flatten()[:8].tolist()}" for w in weights).encode())
-    return dict(device=torch.cuda.get_device_name(device) if device.type == "cuda" else str(device), dtype=str(model.dtype).removeprefix("torch."),
-                runtime="own" if own else "hf", model=Path(model.config.name_or_path).name, fingerprint=mark.hexdigest()[:16])
+    return dict(device=torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+                dtype=str(model.dtype).removeprefix("torch."), runtime="own" if own else "hf",
+                model=Path(model.config.name_or_path).name, fingerprint=mark.hexdigest()[:16])
 
 def commit(
     file=None, # a file of the checkout; None: this module
@@ -124,7 +127,8 @@ def commit(
         if git(["git", "ls-files", "--error-unmatch", file.name]).returncode: return None
     except OSError: return None
     top = file.parents[1] if file.parent.name == "workshop" else file.parent
-    return git(["git", "rev-parse", "HEAD"]).stdout.strip() + "+" * bool(git(["git", "status", "--porcelain", "-uno", str(top)]).stdout)
+    edited = git(["git", "status", "--porcelain", "-uno", str(top)]).stdout
+    return git(["git", "rev-parse", "HEAD"]).stdout.strip() + "+" * bool(edited)
 
 def load_average() -> float: # None where the system does not tell
     "How many processes wanted to compute, on average over the last minute"
@@ -136,6 +140,8 @@ SOURCE = {"command": str, "commit": str, "date": str, "cores": int, "threads": i
 def sourced(report:dict, path):
     "`report`, if its provenance says who measured it, on what; ValueError if not"
     if wrong := fault(report, {"provenance": SOURCE}):
-        raise ValueError(f"{path} does not say where its numbers come from ({wrong}): measure again, with specdec bench --json for instance")
-    if "+" in report["provenance"]["commit"]: raise ValueError(f"{path} was measured with code that is in no commit ({report['provenance']['commit']})")
+        raise ValueError(f"{path} does not say where its numbers come from ({wrong}): "
+                         "measure again, with specdec bench --json for instance")
+    commit = report["provenance"]["commit"]
+    if "+" in commit: raise ValueError(f"{path} was measured with code that is in no commit ({commit})")
     return report

@@ -30,7 +30,8 @@ def number(kind=int, least=None, above=None):
 
 def words(text) -> list:
     "A type for options: `a,b` as a list of at least one name"
-    if not (found := [t.strip() for t in text.split(",") if t.strip()]): raise argparse.ArgumentTypeError(f"expected names with commas between them, got {text!r}")
+    found = [t.strip() for t in text.split(",") if t.strip()]
+    if not found: raise argparse.ArgumentTypeError(f"expected names with commas between them, got {text!r}")
     return found
 
 # %% ../../nbs/0_workshop/w3_shell.ipynb #4a005814
@@ -41,7 +42,8 @@ def content(
     name = "standard input" if str(path) == "-" else str(path)
     raw = sys.stdin.buffer.read() if str(path) == "-" else Path(path).read_bytes()
     try: return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as e: raise ValueError(f"{name} is not a text file in UTF-8: {e.reason} at byte {e.start}") from None
+    except UnicodeDecodeError as e:
+        raise ValueError(f"{name} is not a text file in UTF-8: {e.reason} at byte {e.start}") from None
 
 def readable(text) -> str:
     "A type for options: text, and not bytes that the terminal sent for one. In the C locale UTF-8 is meant"
