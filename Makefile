@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 ROOT_USER := $(if $(filter 0,$(shell id -u)),--allow-root)
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test test-versions race bench site export outputs clean
+.PHONY: help lab test test-versions race bench results site export outputs clean
 
 help:     ## print this list
 	@grep -E '^[a-z-]+: .*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 22
@@ -34,6 +34,21 @@ race: $(READY)    ## plain against speculative decoding, side by side (ARGS='--p
 
 bench: $(READY)   ## measure the drafters on questions (ARGS='--drafters none,lookup ...')
 	specdec bench $(ARGS)
+
+DATA ?= ../shared/data
+SPEC := $(DATA)/spec_bench_dev.jsonl
+CODE := $(DATA)/humaneval_dev.jsonl
+KINDS := multi-turn,translation,summarization,qa,math_reasoning,rag
+results: $(READY) ## measure again what chapters 29 and 44 read (half an hour of a machine that does nothing else, from a committed checkout)
+	python tools/random_words.py
+	specdec bench --drafters none,lookup,suffix,recycling,auto,lookahead,reference,rest,model,medusa,eagle3,gsd,layerskip,ouroboros,tuned \
+	  --questions $(SPEC) $(CODE) --n 1 --max-new-tokens 48 --no-hf --json results/drafters.json --force
+	specdec bench --drafters none,lookup,suffix,reference,recycling,auto --questions $(SPEC) $(CODE) \
+	  --categories $(KINDS),humaneval --n 4 --max-new-tokens 64 --no-hf --json results/auto.json --force
+	specdec bench --drafters none,auto --questions results/random.jsonl --max-new-tokens 64 --temperature 1 --json results/random_words.json --force
+	specdec bench --drafters none,lookup,auto --hf --questions $(SPEC) --categories $(KINDS) --n 2 --max-new-tokens 48 --json results/hf.json --force
+	python tools/ablation.py $(CODE) --n 3 --max-new-tokens 48 --k 6 --layers 0-11,13,15-29 --out results/ouroboros.json
+	python tools/ablation.py $(CODE) --n 3 --max-new-tokens 64 --out results/ouroboros_distilled.json
 
 site: $(READY)    ## build the site into _docs/html
 	python tools/sitebuild.py

@@ -20,6 +20,7 @@ import re
 import time
 import warnings
 import numpy as np
+from .workshop.files import fault, read_json, write_json
 from .draft import Draft
 from .decode import as_target
 
@@ -141,26 +142,16 @@ class CostCurve:
 
     def save(self, path) -> Path:
         "Write the curve as JSON: the file is complete or not there"
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            unfinished.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
-            os.replace(unfinished, path)
-        finally: unfinished.unlink(missing_ok=True)
-        return path
+        return write_json(path, asdict(self))
 
     @classmethod
     def load(cls, path) -> "CostCurve":
-        "Read a saved curve. Raises FileNotFoundError, or ValueError if the file holds something else"
-        try: text = Path(path).read_bytes()
+        "Read a saved curve. Raises OSError if it cannot be opened, or ValueError if the file holds something else"
+        try: saved = read_json(path, "cost curve", {"rows": [int], "seconds": [float], "provenance": dict})
         except FileNotFoundError:
             raise FileNotFoundError(f"no cost curve at {path}: use measure_cost(target).save(path)") from None
-        try:
-            saved = json.loads(text)
-            return cls(saved["rows"], saved["seconds"], saved["provenance"])
-        except (ValueError, KeyError, TypeError) as e:
-            raise ValueError(f"{path} holds no cost curve ({e!r}): delete it and measure again") from None
+        try: return cls(saved["rows"], saved["seconds"], saved["provenance"])
+        except ValueError as e: raise ValueError(f"{path} is no cost curve: {e}") from None
 
 # %% ../nbs/1_exactness/08_speedup.ipynb #9fb752a5
 def _processor() -> str:
@@ -270,11 +261,19 @@ def cached_cost(
     call.apply_defaults()
     identity = [key, {name: x for name, x in call.arguments.items() if name not in ("target", "progress")}]
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:12]
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "specdec_nb" / "cost"
-    path = Path(folder or home) / f"{re.sub(r'[^A-Za-z0-9.]+', '-', key)[:80]}-{digest}.json"
-    try: return CostCurve.load(path)
-    except (FileNotFoundError, ValueError): curve = measure_cost(target, **settings)
+    home = Path(folder or os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
+    if folder is None: home = home / "specdec_nb" / "cost"
+    path = home / f"{re.sub(r'[^A-Za-z0-9.]+', '-', key)[:80]}-{digest}.json"
+    try:
+        if _complete(curve := CostCurve.load(path), call.arguments["rows"]): return curve
+    except (OSError, ValueError): pass                # not there, or not to be used: measured again, whatever is in its place
+    curve = measure_cost(target, **settings)
     curve.provenance["key"] = key
     try: curve.save(path)
     except OSError as e: warnings.warn(f"the cost curve could not be kept in {path} and is lost: {e}")
     return curve
+
+def _complete(curve, rows):
+    "Whether a curve is one that `measure_cost` wrote for these numbers of rows, raw times included"
+    times = curve.provenance.get("times")
+    return curve.rows == tuple(rows) and not fault(times, [[float]]) and len(times) == len(rows) and all(t and min(t) > 0 for t in times)

@@ -7,8 +7,8 @@ from conftest import ROOT
 from specdec_nb.bench.questions import GROUPS, Question, read_questions
 from specdec_nb.bench import bench as bench_module
 from specdec_nb.bench.bench import Setting, bench, divergence, methods_of, rows_of, schedule, timed
-from specdec_nb.cli import Ledger
-from specdec_nb.decode import Drafter, as_target
+from specdec_nb.workshop.ledger import Ledger
+from specdec_nb.decode import Drafter, TableTarget, as_target
 from specdec_nb.draft import Draft
 from specdec_nb.lm import TableLM
 from specdec_nb.verify import Verdict
@@ -84,12 +84,29 @@ def test_a_line_separator_inside_a_string_is_no_new_line(tmp_path):
 @pytest.mark.parametrize("rows, message", [
     ([{"prompt": "x"}, {"question": "y", "answer": "z"}],
      r"q\.jsonl:2 .*'answer', 'question'.*Spec-Bench.*HumanEval.*reference"),
-    ([{"prompt": "x"}, '{"prompt": '], r"q\.jsonl:2 is not JSON"), ([], "no questions"),
+    ([{"prompt": "x"}, '{"prompt": '], r"q\.jsonl:2 is no question in JSON"), ([], "no questions"),
     (["[1]"], r"q\.jsonl:1"),
     ([{"category": "qa", "turns": []}], r"q\.jsonl:1"), ([{"category": "qa", "turns": [3]}], r"q\.jsonl:1"),
-    ([{"query": "x", "docs": 3}], r"q\.jsonl:1"), ([{"prompt": " "}], r"q\.jsonl:1")])
+    ([{"query": "x", "docs": 3}], r"q\.jsonl:1"), ([{"prompt": " "}], r"q\.jsonl:1"),
+    ([{"prompt": "x"}, {"category": "qa", "turns": "hello"}], r"q\.jsonl:2: turns is 'hello', not a list"),
+    ([{"category": ["qa"], "turns": ["x"]}], r"q\.jsonl:1: category is"), ([{"category": "qa", "turns": ["a", None]}], r"turns\[1\] is None"),
+    ([{"category": "qa", "turns": {"a": 1}}], r"q\.jsonl:1: turns is"), ([{"query": "x", "docs": "abc"}], r"docs is 'abc'"),
+    ([{"query": "x", "docs": [1]}], r"docs\[0\] is 1"), ([{"query": None, "docs": ["x"]}], r"query is None"), ([{"prompt": 3}], r"prompt is 3"),
+    ([{"category": "qa", "turns": ["x"], "chat": "no"}], r"chat is 'no'"), (["[" * 100_000], r"q\.jsonl:1 .*nested too deeply"),
+    (["null"], r"q\.jsonl:1"), (['"text"'], r"q\.jsonl:1")])
 def test_bad_files_are_named(tmp_path, rows, message):
     with pytest.raises(ValueError, match=message): read_questions(write(tmp_path/"q.jsonl", *rows))
+
+
+def test_bytes_that_are_no_text_are_named(tmp_path):
+    (tmp_path/"q.jsonl").write_bytes('{"prompt": "naïve"}'.encode("latin-1"))
+    with pytest.raises(ValueError, match=r"q\.jsonl is not a text file"): read_questions(tmp_path/"q.jsonl")
+    with pytest.raises(IsADirectoryError): read_questions(tmp_path)
+
+
+def test_a_text_to_be_continued(tmp_path):
+    path = write(tmp_path/"q.jsonl", {"category": "words", "turns": ["a b"], "chat": False}, {"category": "words", "turns": ["a b"]})
+    assert [q.chat for q in read_questions(path)] == [False, True]
 
 
 def test_categories_and_n(tmp_path):
@@ -119,7 +136,7 @@ def test_shared_data():
 
 def record(question, drafter, tokens, seconds, text=None, **more):
     default = dict(question=question, category="ab"[question % 2], drafter=drafter, warm=False, tokens=tokens,
-                   calls=tokens, nodes=0, seconds=seconds, prefill=1., forward=seconds / 2, lossy=False,
+                   calls=tokens, nodes=0, seconds=seconds, prefill=0., forward=seconds / 2, lossy=False,
                    judged=[], accepted=[], texts=[text or [0] * tokens])
     return {**default, **more}
 
@@ -133,7 +150,7 @@ def test_speedup_is_a_ratio_of_totals():
     assert (row["speedup"], row["speedup_median"]) == (12 / 8.25, (1.25 + 8) / 2)
     assert (row["n"], row["tokens"], row["calls"], row["tau"]) == (2, 120, 60, 2.)
     assert row["acceptance"] == [.5, .25]
-    assert (row["seconds"], row["seconds_plain"], row["prefill"], row["overhead"]) == (8.25, 12., 2., .5)
+    assert (row["seconds"], row["seconds_plain"], row["prefill"], row["overhead"]) == (8.25, 12., 0., .5)
     assert row["identical"] is True
     assert rows["x", "a"]["speedup"] == 1.25 and rows["none", "all"]["speedup"] == 1
     assert list(rows) == [(d, c) for d in ("none", "x") for c in ("a", "b", "all")]
@@ -142,6 +159,16 @@ def test_speedup_is_a_ratio_of_totals():
 def test_writing_less_is_no_speedup():
     row = rows_of([record(0, "none", 100, 10.), record(0, "x", 50, 5.)])[-1]
     assert row["speedup"] == 1 and row["identical"] is False and row["n_identical"] == 0
+
+
+def test_what_is_asked_at_prefill_is_paid_for():
+    "A drafter that wants to know more of the prompt's rows makes reading it dearer: that is its own cost"
+    records = [record(0, "none", 10, 4., prefill=1., forward=3.), record(0, "asks", 10, 4.5, prefill=1.5, forward=3.)]
+    row = rows_of(records)[-1]
+    assert (row["speedup"], row["speedup_decoding"], row["overhead"]) == (4 / 4.5, 1, 0)
+    assert (row["seconds"], row["seconds_plain"], row["prefill"], row["prefill_plain"]) == (4.5, 4., 1.5, 1.)
+    half = rows_of([records[0], record(0, "half", 5, 2.5, prefill=1.)])[-1]
+    assert half["speedup"] == half["speedup_decoding"] == 1, "who writes half reads all the same"
 
 
 def test_every_method_once_a_question_and_who_is_first_rotates():
@@ -159,6 +186,15 @@ def test_what_is_timed():
     trace, seconds = timed(as_target(CIRCLE), Slow(), [0], SMALL, show=lambda step: time.sleep(.1))
     assert .1 <= seconds < .19, "a drafter's beginning counts; its construction, and showing, do not"
     assert len(trace.tokens) == 7
+
+
+def test_reading_the_prompt_is_timed():
+    class Wide(TableTarget):
+        def open(self, prompt, asks=None):
+            time.sleep(.1)
+            return super().open(prompt, *() if asks is None else (asks,))
+    trace, seconds = timed(Wide(CIRCLE), Wild(), [0], SMALL)
+    assert .1 <= trace.seconds["prefill"] <= seconds
 
 
 def test_nothing_after_the_end_counts():
@@ -253,6 +289,7 @@ def test_resume(tmp_path, at):
         bench(CIRCLE, Letters(), ROUNDS, drafters, SMALL, log=ledger, progress=killed)
     with open(ledger.path, "a") as f: f.write('{"question": 3, "id": "q')
     before = exact(ledger.records)
+    ledger.leave()                                               # the lock goes with the process
     resumed = Ledger(tmp_path/"out.json", header, resume=True)
     assert exact(resumed.records) == before and len(before) == at
     assert exact(bench(CIRCLE, Letters(), ROUNDS, drafters, SMALL, log=resumed)) == exact(whole)
@@ -262,7 +299,9 @@ def test_resume(tmp_path, at):
 
 
 def test_a_run_is_not_resumed_with_other_settings(tmp_path):
-    Ledger(tmp_path/"out.json", {"seed": 1}).add({"question": 0})
+    begun = Ledger(tmp_path/"out.json", {"seed": 1})
+    begun.add({"question": 0})
+    begun.leave()
     with pytest.raises(ValueError, match="seed = 1, now it is 2"):
         Ledger(tmp_path/"out.json", {"seed": 2}, resume=True)
     with pytest.raises(ValueError, match="--resume"): Ledger(tmp_path/"out.json", {"seed": 1})

@@ -6,7 +6,12 @@ import nbformat, nbsync, pytest, specdec_nb
 from conftest import ROOT
 from nbrun import directives
 
-NAME = re.compile(r"(?:\w+/)?(\d\d[a-z]?)_(\w+)$")
+NAME = re.compile(r"(?:\w+/)?(w\d|\d\d[a-z]?)_(\w+)$")           # w: the workshop, which everybody may import
+
+
+def layer(number):
+    "A chapter's place in the order of imports: the workshop first"
+    return (int(number[1:]) - 10, "") if number[0] == "w" else (int(number[:2]), number[2:])
 
 
 def chapters():
@@ -15,7 +20,7 @@ def chapters():
     for key, path in nbsync.notebooks().items():
         sources = [c.source for c in nbformat.read(path, 4).cells if c.cell_type == "code"]
         module = next((d["default_exp"] for s in sources if "default_exp" in (d := directives(s))), None)
-        if module: found[f"specdec_nb.{module}"] = NAME.match(key)[1], path
+        if module: found[f"specdec_nb.{module}"] = layer(NAME.match(key)[1]), path
     return found
 
 
@@ -35,7 +40,7 @@ def imported(source, module, face):
 def upward(source, module, numbers, face={}):
     "Imports from `source` that do not go to a lower chapter"
     found = imported(source, module, face)
-    return [m for m in found if m != module and numbers.get(m, "99") >= numbers[module]]
+    return [m for m in found if m != module and numbers.get(m, (99, "")) >= numbers[module]]
 
 
 def code(path):
@@ -53,7 +58,7 @@ FACE = {name: f"specdec_nb.{home[0]}" for name, home in specdec_nb._HOME.items()
 def test_numbers_are_unique():
     keys = [k for k in nbsync.notebooks() if k != "index"]
     assert all(NAME.match(k) for k in keys), f"a chapter is called <part>/<two digits>_<module>: {keys}"
-    numbers = [NAME.match(k)[1] for k in keys]
+    numbers = [layer(NAME.match(k)[1]) for k in keys]
     assert len(set(numbers)) == len(numbers) and numbers == sorted(numbers), "numbers rise through the parts"
     unlike = [m for m, (_, p) in CHAPTERS.items() if m.split(".")[-1] != NAME.match(p.stem)[2]]
     assert not unlike, "a chapter and its module have one name"
@@ -67,13 +72,15 @@ def test_imports_go_down(module):
 
 
 def test_an_upward_import_is_seen():
-    numbers = {"specdec_nb.lm": 1, "specdec_nb.draft": 5, "specdec_nb.models.hf": 14}
+    numbers = {"specdec_nb.workshop.files": layer("w1"), "specdec_nb.lm": layer("01"), "specdec_nb.draft": layer("05"), "specdec_nb.models.hf": layer("14")}
     face = {"generate": "specdec_nb.models.hf"}
     for source in ("from specdec_nb.draft import Draft", "import specdec_nb.draft",
                    "from .draft import Draft", "from specdec_nb import generate",
                    "def f():\n    from specdec_nb.models.hf import generate",
                    "from specdec_nb.nowhere import x"):
         assert upward(source, "specdec_nb.lm", numbers, face), source
+    assert upward("from specdec_nb.lm import TableLM", "specdec_nb.workshop.files", numbers, face)
+    assert not upward("from specdec_nb.workshop.files import whole", "specdec_nb.lm", numbers, face)
     for source in ("from ..draft import Draft", "from specdec_nb.lm import TableLM", "import numpy"):
         assert not upward(source, "specdec_nb.models.hf", numbers, face), source
 

@@ -7,11 +7,9 @@ package; `--layers 0-9,15-29` takes those layers of the default model instead, f
 Each method answers every question, greedily, with a new drafter (cold); those that keep a memory also with one drafter for all (warm).
 Recorded for each answer: tokens, target calls and their rows, forwards of the draft model and theirs, seconds without prefill.
 """
-import argparse, importlib.metadata, json, os, platform, subprocess, sys, time
+import argparse, sys, time
 from datetime import datetime, timezone
 from pathlib import Path
-
-import torch
 
 from specdec_nb import Law, Trace, load_default
 from specdec_nb.bench.questions import encode, read_questions
@@ -20,6 +18,8 @@ from specdec_nb.drafters.lookahead import Lookahead
 from specdec_nb.drafters.layerskip import some_layers
 from specdec_nb.drafters.model import draft_target
 from specdec_nb.phrases.ouroboros import Ouroboros
+from specdec_nb.workshop.files import write_json
+from specdec_nb.workshop.ledger import load_average, provenance
 
 OFF = dict(phrases=False, lengthen=0, discarded=False, corrected=False, history=False)
 SWITCHES = {"speculative decoding": {}, "+ phrases": dict(phrases=True), "+ lengthening": dict(lengthen=3),
@@ -55,7 +55,7 @@ def methods(small, k, n, window):
 def answer(target, small, drafter, prompt, stop):
     calls, rows, began, trace = small.calls, small.rows, time.perf_counter(), Trace()
     for step in decode(target, drafter, prompt, law=Law(temperature=0), stop=stop): trace.add(step)
-    seconds = time.perf_counter() - began - trace.seconds["prefill"]
+    seconds = time.perf_counter() - began - trace.seconds.get("prefill", 0.)
     return dict(tokens=trace.tokens, calls=trace.calls, rows=trace.calls + sum(len(d) for d, _ in trace.steps),
                 drafted_calls=small.calls - calls, drafted_rows=small.rows - rows, seconds=round(seconds, 4))
 
@@ -82,16 +82,12 @@ def main():
             plain = plain or r["tokens"]
             records.append(dict(question=q.id, method=name, warm=kept, **dict(r, tokens=len(r["tokens"])), identical=r["tokens"] == plain))
             print(records[-1], file=sys.stderr, flush=True)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     blocks = len(small.target.model.blocks)
-    note = dict(command="python tools/ablation.py " + " ".join(Path(a).name if "/" in a else a for a in sys.argv[1:]), commit=commit,
-                date=datetime.now(timezone.utc).isoformat(timespec="minutes"), machine=platform.machine(), cores=os.cpu_count(),
-                threads=torch.get_num_threads(), dtype="float32", load=round(os.getloadavg()[0], 1), target="SmolLM2-135M-Instruct, 30 layers",
+    note = dict(provenance(model), command="python tools/ablation.py " + " ".join(Path(a).name if "/" in a else a for a in sys.argv[1:]),
+                date=datetime.now(timezone.utc).isoformat(timespec="minutes"), load=load_average(), target="SmolLM2-135M-Instruct, 30 layers",
                 draft=f"{blocks} of its layers" if args.layers else f"the package's draft model, {blocks} layers",
-                versions={p: importlib.metadata.version(p) for p in ("torch", "transformers", "numpy")},
                 settings={key: value for key, value in vars(args).items() if key in ("n", "max_new_tokens", "k", "ngram", "window")})
-    args.out.parent.mkdir(exist_ok=True)
-    args.out.write_text(json.dumps(dict(provenance=note, records=records), indent=0) + "\n")
+    write_json(args.out, dict(provenance=note, records=records), indent=0)
 
 
 if __name__ == "__main__": main()

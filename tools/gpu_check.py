@@ -332,10 +332,8 @@ def main(argv=None):
                   machine=machine(device), correct=correct, times=list(times(device, o.interpret)))
     out = o.out or (None if o.interpret else ROOT/"results/gpu_check.json")
     if out:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        part = out.with_name(f".{out.name}.part")
-        part.write_text(json.dumps(result, indent=1) + "\n")
-        part.replace(out)
+        from specdec_nb.workshop.files import write_json
+        write_json(out, result)
     for row in result["times"]:
         print(row["name"], {k: f"{1e6 * v['median']:.1f} µs ({v['how']})" if isinstance(v, dict) else v
                             for k, v in row.items() if k not in ("name", "call", "bytes")}, file=sys.stderr)

@@ -20,7 +20,8 @@ LIB = "specdec_nb"
 PARTS = {"1_exactness": "I Exactness", "2_models": "II A real target",
          "3_drafting": "III Drafting without training", "4_learning": "IV Learning to draft",
          "5_trees": "V Trees, DAGs, the GPU", "6_phrases": "VI Phrases", "7_serving": "VII Serving",
-         "8_decoding": "VIII Other ways to decode", "9_measuring": "IX Measuring"}
+         "8_decoding": "VIII Other ways to decode", "9_measuring": "IX Measuring",
+         "0_workshop": "W Workshop"}         # first in the order of imports, last in the tables of contents
 FRONT = ["how_to_read", "notation", "glossary", "api", "references"]
 
 # -- theorems: a blockquote in JupyterLab and on GitHub, a numbered box here ---------------------------
@@ -216,7 +217,10 @@ def opening(doc):
 
 def entry(doc):
     "A chapter in the table of contents: its number and title"
-    return f"{doc.split('/')[1][:2]}  {opening(doc)[0].replace('`', '')} <{doc}>"
+    return f"{number_of(doc)}  {opening(doc)[0].replace('`', '')} <{doc}>"
+
+
+def number_of(doc): return doc.split("/")[1].split("_")[0]
 
 
 def numbers(said):
@@ -232,7 +236,8 @@ def table(docs, text):
         chapters = sorted(d for d in docs if d.startswith(f"{part}/"))
         if chapters: rows.append("| **{}** | **{}** | |".format(*name.split(" ", 1)) + " |"*len(paths))
         for d in chapters:
-            n, on = d.split("/")[1][:2], ["●" if int(d.split("/")[1][:2]) in p else "" for p in paths.values()]
+            n = number_of(d)
+            on = ["●" if n.isdigit() and int(n) in p else "" for p in paths.values()]
             rows.append(" | ".join([f"| {n}", f"[{opening(d)[0]}](/{d}.ipynb)", seconds(d) or "", *on]) + " |")
     return "\n".join(rows)
 
@@ -263,7 +268,7 @@ def source_read(app, docname, content):
 def modules():
     "`{module: its exported names, in full}`, in the order of the book; _modidx leaves out constants"
     index = importlib.import_module(f"{LIB}._modidx").d["syms"]
-    return {m: [*index[m], *constants(m, index[m])] for m in sorted(index, key=home)}
+    return {m: [*index[m], *constants(m, index[m])] for m in sorted(index, key=lambda m: (home(m)[0] == "0", home(m)))}
 
 
 def constants(module, known):
@@ -274,7 +279,7 @@ def constants(module, known):
 
 def home(module):
     "The chapter of a module: `part/number_name`"
-    [path] = (ROOT/"nbs").glob(f"*/[0-9][0-9]_{module.split('.')[-1]}.ipynb")
+    [path] = (ROOT/"nbs").glob(f"*/[w0-9][0-9]_{module.split('.')[-1]}.ipynb")
     return path.relative_to(ROOT/"nbs").with_suffix("").as_posix()
 
 

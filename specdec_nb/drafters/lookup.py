@@ -11,9 +11,9 @@ from collections import Counter, deque
 from itertools import islice, takewhile
 from pathlib import Path
 import math
-import os
 import zlib
 import numpy as np
+from ..workshop.files import whole
 from ..draft import Draft
 from ..decode import Drafter, register
 from ..shape import best_first
@@ -200,34 +200,32 @@ class Datastore:
         return [row[:end] for row, end in zip(rows.tolist(), ends) if end]
 
     def save(self, path) -> Path:
-        "Write one file; it is complete or not there"
-        path, n = Path(path), len(self.text)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}.npy")
+        "Write one file; it is complete or not there. Raises OSError if there is no room"
+        n = len(self.text)
         head = np.array([_MAGIC, 2, self.span, self.vocab_size or 0, n, 0, 0, 0], np.uint32)
         head[5] = zlib.crc32(self.order, zlib.crc32(self.text, zlib.crc32(head)))
-        try:
-            held = np.lib.format.open_memmap(unfinished, "w+", np.uint32, (8 + 2 * n,))
-            for at, part in ((0, head), (8, self.text), (8 + n, self.order)): held[at:at + len(part)] = part
-            held.flush()
-            os.replace(unfinished, path)
-        finally: unfinished.unlink(missing_ok=True)
-        return path
+        with whole(path, 4 * (8 + 2 * n) + 128) as f:            # written, not mapped: on a full disk a mapped file kills the process
+            np.lib.format.write_array_header_1_0(f, dict(descr="<u4", fortran_order=False, shape=(8 + 2 * n,)))
+            for part in (head, self.text, self.order): f.write(np.ascontiguousarray(part, "<u4").data)
+        return Path(path)
 
     @classmethod
     def load(cls,
         path,
-        check:bool=True, # read all of it once, to compare the checksum
+        check:bool=True, # read all of it once, to compare the checksum and to see that no place lies outside
     ) -> "Datastore":
-        "Map a saved datastore into memory. Raises FileNotFoundError, or ValueError for a damaged file"
+        "Map a saved datastore into memory. Raises OSError if it cannot be opened, ValueError for a damaged file"
         if not Path(path).exists(): raise FileNotFoundError(f"no datastore at {path}: Datastore.build(documents).save(path)")
+        with open(path, "rb"): pass                              # whoever may not read it is told so, and not that it is damaged
         try:
             held = np.load(path, mmap_mode="r", allow_pickle=False)
+            if (held.dtype, held.ndim) != (np.uint32, 1): raise ValueError("not its format")
             magic, version, span, vocab_size, n, crc, *_ = held[:8].tolist()
             text, order = held[8:8 + n], held[8 + n:]
-            if (magic, version, len(order), held.dtype) != (_MAGIC, 2, n, np.uint32): raise ValueError("not its format")
+            if (magic, version, len(order)) != (_MAGIC, 2, n) or not min(span, n): raise ValueError("not its format")
             head = np.array([magic, version, span, vocab_size, n, 0, 0, 0], np.uint32)
             if check and crc != zlib.crc32(order, zlib.crc32(text, zlib.crc32(head))): raise ValueError("wrong checksum")
+            if check and (order.max() >= n or text.max() > (vocab_size or 1 << 32)): raise ValueError("ids or places out of range")
         except Exception as e: raise ValueError(f"{path} holds no datastore (or a damaged one: {e!r:.120}): build it again") from None
         return cls(text, order, vocab_size or None, span)
 

@@ -8,10 +8,10 @@ __all__ = ['Successors', 'Recycling']
 # %% ../../nbs/3_drafting/18_recycling.ipynb #039598d7
 from pathlib import Path
 import numpy as np
+from ..workshop.files import load_arrays, save_arrays
 from ..sampling import Asks
 from ..decode import Drafter, register
 from ..shape import best_first
-from .pool import load_arrays, save_arrays
 
 # %% ../../nbs/3_drafting/18_recycling.ipynb #521018ec
 def _last(keys, among):
@@ -64,9 +64,13 @@ class Successors:
     @classmethod
     def load(cls, path) -> "Successors":
         "A saved matrix. Raises FileNotFoundError, or ValueError if the file is damaged or holds something else"
-        _, saved = load_arrays(path, "successor matrix")
-        made = cls(*saved["after"].shape, len(saved["whose"]))
-        made.after, made.after_pair, made.whose = saved["after"], saved["after_pair"], saved["whose"]
+        _, saved = load_arrays(path, "successor matrix", {"after": (np.int32, 2), "after_pair": (np.int32, 2), "whose": (np.int64, 1)})
+        after, pairs, whose = saved["after"], saved["after_pair"], saved["whose"]
+        if min(after.shape) < 1 or pairs.shape != (len(whose), after.shape[1]): raise ValueError(f"{path} holds a damaged successor matrix: its tables do not fit together")
+        if not all(((-1 <= t) & (t < len(after))).all() for t in (after, pairs)):
+            raise ValueError(f"{path} holds a damaged successor matrix: ids outside its vocabulary of {len(after)}")
+        made = cls(*after.shape, len(whose))
+        made.after, made.after_pair, made.whose = after, pairs, whose
         return made
 
 # %% ../../nbs/3_drafting/18_recycling.ipynb #3e292233
