@@ -13,9 +13,10 @@ from sphinx.transforms import SphinxTransform
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT/"tools"))
-from nbrun import TIMES, directives
+from dress import BOX, WAY, directives
+from nbrun import TIMES
 
-LAB = "http://localhost:8888/lab/tree/nbs"      # where `make lab` serves the book, unless the port was taken
+LAB = "http://localhost:8888/lab/tree"      # where `make lab` serves the book, unless the port was taken
 LIB = "specdec_nb"
 PARTS = {"1_exactness": "I Exactness", "2_models": "II A real target",
          "3_drafting": "III Drafting without training", "4_learning": "IV Learning to draft",
@@ -24,12 +25,6 @@ PARTS = {"1_exactness": "I Exactness", "2_models": "II A real target",
 FRONT = ["how_to_read", "notation", "glossary", "api", "references"]
 
 # -- theorems: a blockquote in JupyterLab and on GitHub, a numbered box here ---------------------------
-
-KINDS = "theorem lemma corollary proposition definition proof remark example algorithm"
-BOX = re.compile(r"""^>\ \*\*(?P<kind>%s)\.?\*\*               # > **Theorem**
-    (?:\ \((?P<title>(?:[^()\n]|\([^()\n]*\))*)\))?\.?[ ]*     # (its name).
-    (?:<a\ id="(?P<label>[\w-]+)"></a>)?(?P<rest>[^\n]*)\n?    # <a id="thm-..."></a>
-    (?P<body>(?:>[^\n]*(?:\n|\Z))*)""" % KINDS.replace(" ", "|"), re.M | re.I | re.X)
 
 # [the theorem](04_rejection.ipynb#thm-rejection): a link in JupyterLab, a reference here
 LINK = re.compile(r"\[([^]\n]+)\]\((?:[\w./-]+\.ipynb)?#((?:thm|lem|cor|prop|def|alg)-[\w-]+)\)")
@@ -87,6 +82,7 @@ def works():
 
 
 ARXIV = re.compile(r"arXiv[: ](\d{4}\.\d{4,5})")
+PAPER = re.compile(r"\[([^]\n]+)\]\(https://arxiv\.org/abs/(\d{4}\.\d{4,5})\)")         # what tools/dress.py makes of {cite:p}
 BY = re.compile(r"\b([A-Z]\w+)([^().;]{,40}?(?: et al\.)? \(?)(\d{4})(?=[),])(?![^;]{,160}?\{work\})")
 
 
@@ -96,6 +92,7 @@ def link_works(source, known):
     def by(m):
         key = known.get((m[1].lower(), m[3]))
         return f"{m[1]}{m[2]}{{work}}`{m[3]} <{key}>`" if key else m[0]
+    source = PAPER.sub(lambda m: f"{{work}}`{m[1]} <{known[m[2]]}>`" if m[2] in known else m[0], source)
     before, heading, after = ARXIV.sub(arxiv, source).partition("## References")
     return before + heading + BY.sub(by, after)
 
@@ -167,6 +164,7 @@ def chapter(nb, doc):
     module, cells, known = None, [], works()
     walk = Exercises(doc.split("/")[-1][:2])
     for cell in nb["cells"]:
+        if WAY.match("".join(cell["source"])): continue          # the site has its own
         if cell["cell_type"] == "markdown":
             source = LINK.sub(r"{prf:ref}`\1 <\2>`", BOX.sub(box, "".join(cell["source"])))
             cell["source"] = walk.text(link_works(source, known))
@@ -211,7 +209,7 @@ def opening(doc):
     "A chapter's title and its question"
     cells = json.loads((ROOT/f"nbs/{doc}.ipynb").read_text())["cells"]
     text = "".join("".join(c["source"]) for c in cells[:1])
-    return re.search(r"^# (.*)", text, re.M)[1], " ".join(re.findall(r"^> ?(.*)", text, re.M))
+    return re.search(r"^# (?:\d+\. )?(.*)", text, re.M)[1], " ".join(re.findall(r"^> ?(.*)", text, re.M))
 
 
 def entry(doc):
