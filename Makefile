@@ -53,5 +53,5 @@ outputs: $(READY) ## run every notebook, store its outputs, refresh the README (
 	python tools/readme.py
 
 clean:            ## remove .venv, the site and caches
-	rm -rf .venv _docs build dist *.egg-info .pytest_cache .ruff_cache docs/_static/mathjax
+	rm -rf .venv _docs build dist *.egg-info .pytest_cache .ruff_cache docs/_static/mathjax nbs/api
 	find docs nbs specdec_nb tests tools -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
