@@ -1,6 +1,6 @@
 // What a search finds first: words of the glossary and titles, then the API's names, then the text of chapters.
 // A result is [page, title, anchor, description, score, file, kind].
-const Scorer = {
+var Scorer = {
   score: ([page, title, anchor, description, score, file, kind]) =>
     score + (page === "glossary" ? 40 : 0) + (kind === "title" ? 30 : 0) - (page.startsWith("_modules/") ? 50 : 0)
       - (page === "genindex" || page === "py-modindex" ? 50 : 0),

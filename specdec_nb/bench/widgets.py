@@ -69,7 +69,7 @@ const go = n => { at = Math.max(0, Math.min(calls.length - 1, n)); calls.forEach
 box.querySelector('[data-go="-1"]').onclick = () => go(at - 1); box.querySelector('[data-go="1"]').onclick = () => go(at + 1);
 box.addEventListener('keydown', e => { const by = {ArrowLeft: -1, ArrowRight: 1, Home: -1e9, End: 1e9}[e.key];
   if (by) { e.preventDefault(); e.stopPropagation(); go(at + by); } });
-go(0);"""
+go(data.first);"""
 
 def stepper(
     steps, # a `Trace`, or the steps that `decode` yields: these know p, too
@@ -88,8 +88,9 @@ def stepper(
             text += f'<span style="background:{ink}">{html.escape(say(token))}</span>{gap}'
         calls.append(_call(n, step, say, law or Law(), text))
     buttons = '<button type="button" data-go="-1" aria-label="the call before">◀</button> <span data-say="at" aria-live="polite"></span> <button type="button" data-go="1" aria-label="the next call">▶</button>'
+    first = next((i for i, s in enumerate(steps[:most]) if len(s[0] if trace else s.draft)), 0)
     total = sum(len((s[1] if trace else s.verdict).tokens) for s in steps)
-    return _touch("stepper", "".join(calls), buttons, {}, f"a generation of {total} tokens in {len(steps)} calls, {len(calls)} of them to step through")
+    return _touch("stepper", "".join(calls), buttons, {"first": first}, f"a generation of {total} tokens in {len(steps)} calls, {len(calls)} of them to step through")
 
 # %% ../../nbs/9_measuring/45_widgets.ipynb #429b3cf1
 _WIDE, _HIGH, _MOST = 560, 190, 16                       # a chart's size, and the longest draft in it
