@@ -412,7 +412,7 @@ def test_sliders_compute_what_python_does(tab, address):
     assert tab.ask(f"({load})({json.dumps(json.dumps(dict(rows=curve.rows, seconds=curve.seconds)))})") == ""
     assert tab.ask(f"({move})({json.dumps(dict(a=.8, k=12, c=.05))})") == pytest.approx(python(.8, 12, .05, curve.v), abs=.0101), "beyond its points, too"
     grow = "document.querySelector('[data-touch^=growth]')"
-    lit = f"[...{grow}.querySelectorAll('[data-node]')].filter(e => e.style.visibility !== 'hidden').length"
+    lit = f"[...{grow}.querySelectorAll('g[data-node]')].filter(e => e.style.visibility !== 'hidden').length"
     tab.ask(f"(() => {{ const e = {grow}.querySelector('input'); e.value = 3; e.dispatchEvent(new Event('input')); }})()")
     assert tab.ask(lit) == 3
 

@@ -174,6 +174,8 @@ def growth(
     best, top = int(np.argmax(speed)), max(2, *speed) * 1.05
     notes = [f"node {i + 1}: worth {float(v):.3g}" for i, v in enumerate(values)]
     root, *boxes = _noted(draft.svg(words), notes).split("<rect ")
+    frame, *edges = root.split("<path ")
+    root = frame + "".join(f'<path data-node="{i}" {edge}' for i, edge in enumerate(edges))
     def group(i, box): # a node's box and word, in a group to be lit
         cut = box.index("</text>") + len("</text>")
         return f'<g data-node="{i}"><rect {box[:cut]}</g>{box[cut:]}'
