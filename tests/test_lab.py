@@ -1,12 +1,11 @@
 """JupyterLab. As `make edit` serves it: each chapter opens, runs, saves and stays in step. As `make lab` does, in a
 browser: a student's hour, after which git has nothing to say. And what becomes of answers when the book changes."""
-import json, os, re, secrets, socket, subprocess, sys, time, urllib.error, urllib.request, uuid
+import json, os, secrets, socket, subprocess, sys, time, urllib.error, urllib.request, uuid
 from copy import deepcopy
 
 import browser, dress, nbformat, nbsync, pytest, reading
-from conftest import ROOT
 from nbformat.sign import NotebookNotary
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from nbformat.v4 import new_code_cell, new_notebook
 from nbrun import directives
 from websocket import create_connection
 

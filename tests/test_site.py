@@ -337,8 +337,8 @@ def test_in_a_browser(site, pages, tab, address, half):
 
 
 def test_code_has_room(site, tab, address):
-    "A line of 100 columns fits at 1300 pixels; a longer one goes on below, on a phone, too"
-    tab.visit(f"{address}/1_exactness/07_decode.html")
+    "A line of 100 columns fits at 1440 pixels; a longer one goes on below, on a phone, too"
+    tab.visit(f"{address}/1_exactness/07_decode.html", width=1440)
     fits = """(n, wrap) => { const pre = document.querySelector('div.cell_input pre'); if (!wrap) pre.style.whiteSpace = 'pre';
       pre.textContent = 'x'.repeat(n); return pre.scrollWidth <= pre.clientWidth; }"""
     assert tab.ask(f"({fits})(1000, true)") and tab.ask(f"({fits})(100, false)") and not tab.ask(f"({fits})(130, false)")

@@ -21,7 +21,7 @@ from nbsync import ROOT, notebooks
 READING, NOTARY = ROOT/"reading", ROOT/".venv/share/jupyter"
 PLACES = re.compile(r"^(?=\*\*\d+\.\*\* |## )", re.M)        # where an exercise, or a section, begins
 MACHINES = re.compile(r"^#\s*\|(?!\s*(?:export|slow|gpu)\b).*\n", re.M)
-JUDGE = "from specdec_nb.bench.exercises import judge\njudge(lambda: {})"
+JUDGE = "from specdec_nb.bench.exercises import assess\nassess(lambda: {})"
 SOLUTION = """<details><summary>Solution</summary>
 
 ```python

@@ -39,7 +39,7 @@ def _numbers(step, law): # of each node `{p, q}`, where they are known
         yield known | ({"q": float(q[token])} if q is not None else {})
 
 def _noted(svg, notes): # a tree's SVG in which every box says its note when the pointer is on it
-    root, *boxes = svg.replace("<text ", '<text pointer-events="none" ').split("<rect ")
+    root, *boxes = svg.replace("#b5651d", "#a65a12").replace("<text ", '<text pointer-events="none" ').split("<rect ")
     def note(box, said): return box.replace("/>", f"><title>{html.escape(said)}</title></rect>", 1).replace('fill="none"', 'fill="transparent"', 1)
     return "<rect ".join([root, boxes[0], *(note(box, said) for box, said in zip(boxes[1:], notes))])
 
