@@ -15,10 +15,10 @@ BOX = re.compile(r"""^>\ \*\*(?P<kind>%s)\.?\*\*               # > **Theorem**
     (?:<a\ id="(?P<label>[\w-]+)"></a>)?(?P<rest>[^\n]*)\n?    # <a id="thm-..."></a>
     (?P<body>(?:>[^\n]*(?:\n|\Z))*)""" % KINDS.replace(" ", "|"), re.M | re.I | re.X)
 COUNTED = dict.fromkeys("theorem lemma corollary proposition definition".split(), "theorem") | {"algorithm": "algorithm"}
-TITLE = re.compile(r"\A# (?:\d+\. )?(.*)")
+TITLE = re.compile(r"\A# (?:\d+[a-z]?\. )?(.*)")
 DIRECTIVE = re.compile(r"^\s*#\s*\|\s*([\w-]+)\s*:?\s*(.*?)\s*$")
 LABELLED = re.compile(r"\{prf:ref\}`(?:([^`<]*?) ?<)?([\w-]+)>?`"
-                      r"|\[(?:%s) \d+\.\d+\]\([\w./-]*#([\w-]+)\)" % KINDS.replace(" ", "|"), re.I)
+                      r"|\[(?:%s) \d+[a-z]?\.\d+\]\([\w./-]*#([\w-]+)\)" % KINDS.replace(" ", "|"), re.I)
 CITED = re.compile(r"(\(?)\{cite:[pt]\}`([\w, ]+)`")
 DOCUMENT = re.compile(r"\{doc\}`(?:([^`<]*?) ?<)?([\w./]+)>?`")
 WAY = re.compile(r"\A(?:\[← .*|\[Contents\]\(\.\./index\.ipynb\).*)\Z")
@@ -114,7 +114,9 @@ class Book:
         return nb
 
 
-def number(key): return int(m[1]) if (m := re.search(r"(\d\d)_\w+$", key)) else 0
+def number(key):
+    "A chapter's number as it is said: 4 of 1_exactness/04_rejection, 16a of 3_drafting/16a_layerskip"
+    return f"{int(m[1])}{m[2]}" if (m := re.search(r"(\d\d)([a-z]?)_\w+$", key)) else "0"
 
 
 def fold(cell):

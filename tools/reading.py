@@ -115,8 +115,8 @@ def second(cell, taken):
 
 def renamed(key, handed, book):
     "Where a chapter was when it was handed out: its number may have changed since, its name has not"
-    name = re.sub(r"^.*/\d\d_", "", key)
-    gone = [k for k in handed if k not in book and re.sub(r"^.*/\d\d_", "", k) == name]
+    name = re.sub(r"^.*/\d\d[a-z]?_", "", key)
+    gone = [k for k in handed if k not in book and re.sub(r"^.*/\d\d[a-z]?_", "", k) == name]
     return key if key in handed or not gone else gone[0]
 
 

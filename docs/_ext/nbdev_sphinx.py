@@ -15,6 +15,7 @@ from sphinx.transforms import SphinxTransform
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT/"tools"))
 from dress import BOX, WAY, directives
+from dress import number as chapter_number
 from nbrun import TIMES
 from nbsync import settings
 
@@ -174,7 +175,7 @@ class Captions(SphinxTransform):
 def chapter(nb, doc):
     "A notebook as Sphinx should see it"
     module, cells, known = None, [], works()
-    walk = Exercises(doc.split("/")[-1][:2])
+    walk = Exercises(doc.split("/")[-1].split("_")[0])
     for cell in nb["cells"]:
         if WAY.match("".join(cell["source"])): continue          # the site has its own
         if cell["cell_type"] == "markdown":
@@ -221,7 +222,7 @@ def opening(doc):
     "A chapter's title and its question"
     cells = json.loads((ROOT/f"nbs/{doc}.ipynb").read_text())["cells"]
     text = "".join("".join(c["source"]) for c in cells[:1])
-    return re.search(r"^# (?:\d+\. )?(.*)", text, re.M)[1], " ".join(re.findall(r"^> ?(.*)", text, re.M))
+    return re.search(r"^# (?:\d+[a-z]?\. )?(.*)", text, re.M)[1], " ".join(re.findall(r"^> ?(.*)", text, re.M))
 
 
 def numbers(said):
@@ -237,7 +238,7 @@ def table(docs, text):
         chapters = sorted(d for d in docs if d.startswith(f"{part}/"))
         if chapters: rows.append("| **{}** | **{}** | |".format(*name.split(" ", 1)) + " |"*len(paths))
         for d in chapters:
-            n, on = d.split("/")[1][:2], ["●" if int(d.split("/")[1][:2]) in p else "" for p in paths.values()]
+            n, on = d.split("/")[1].split("_")[0], ["●" if int(d.split("/")[1][:2]) in p else "" for p in paths.values()]
             rows.append(" | ".join([f"| {n}", f"[{opening(d)[0]}](/{d}.ipynb)", seconds(d) or "", *on]) + " |")
     return "\n".join(rows)
 
@@ -300,7 +301,8 @@ def constants(module, known):
 
 def home(module):
     "The chapter of a module: `part/number_name`"
-    [path] = (ROOT/"nbs").glob(f"*/[0-9][0-9]_{module.split('.')[-1]}.ipynb")
+    name = re.compile(rf"\d\d[a-z]?_{module.split('.')[-1]}")
+    [path] = (p for p in (ROOT/"nbs").glob("*/[0-9][0-9]*.ipynb") if name.fullmatch(p.stem))
     return path.relative_to(ROOT/"nbs").with_suffix("").as_posix()
 
 
@@ -410,8 +412,8 @@ def docstring(app, what, name, obj, options, lines):
 def number(app, env):
     "Number by chapter: figure 8.2 is the second of chapter 8, and exercise 8.2 the one that its text calls 2"
     for doc, kinds in env.toc_fignumbers.items():
-        if not (m := re.search(r"/(\d\d)_", doc)): continue
-        for kind, ids in kinds.items(): kinds[kind] = {i: (int(m[1]), n) for n, i in enumerate(ids, 1)}
+        if not re.search(r"/\d\d[a-z]?_", doc): continue
+        for kind, ids in kinds.items(): kinds[kind] = {i: (chapter_number(doc), n) for n, i in enumerate(ids, 1)}
     return []
 
 
