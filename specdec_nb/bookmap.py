@@ -17,7 +17,7 @@ PLACES = { # place: (its question, what happens there, the chapters that answer)
     "rule": ("Which rule?", "verify", "04 06 26"),
     "loop": ("One loop", "commit, and again", "07 13a 14"),
     "memory": ("What is remembered?", "keep, observe", "12 15 17 18 19 29"),
-    "gain": ("What is gained?", "time, measured on a machine", "08 09 30 40 41 42 43 44"),
+    "gain": ("What is gained?", "time, measured on a machine", "08 09 30 40 41 42 43 44 45 46"),
 }
 
 # %% ../nbs/1_exactness/00_bookmap.ipynb #1ce117c0
@@ -35,7 +35,8 @@ class _Map:
     def _repr_svg_(self):
         line = '<path d="{}" fill="none" stroke="currentColor" marker-end="url(#tip)"/>'
         return ('<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 540 240" width="540" height="240" '
-                f'role="img" aria-label="{html.escape(repr(self))}" font-family="sans-serif" text-anchor="middle">'
+                f'role="img" aria-label="{html.escape(repr(self))}" font-family="sans-serif" text-anchor="middle" '
+                'style="background:#fff;color:#222">'
                 '<defs><marker id="tip" markerWidth="7" markerHeight="7" refX="5" refY="3.5" orient="auto">'
                 '<path d="M0 0L7 3.5L0 7z" fill="currentColor"/></marker></defs>'
                 f'{"".join(map(line.format, _ARROWS))}{"".join(map(self._box, _SPOTS))}</svg>')
@@ -46,8 +47,8 @@ class _Map:
         look = 'fill="#3a7d44"' if lit else 'fill="none" stroke="currentColor" stroke-opacity=".4"'
         ink, second = "#fff" if lit else "currentColor", verb if self.here else chapters
         return (f'<rect x="{x}" y="{y}" width="{w}" height="44" rx="7" {look}/><g fill="{ink}">'
-                f'<text x="{mid:g}" y="{y + 19}" font-size="12.5">{question}</text>'
-                f'<text x="{mid:g}" y="{y + 35}" font-size="11.5">{second}</text></g>')
+                f'<text x="{mid:g}" y="{y + 19}" font-size="11.5">{question}</text>'
+                f'<text x="{mid:g}" y="{y + 35}" font-size="11">{second}</text></g>')
 
 def book_map(
     here=None, # a chapter's number, as "06"; None: no place is lit, and every place lists its chapters

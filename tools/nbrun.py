@@ -17,6 +17,7 @@ import nbclient, nbformat
 from traitlets.config import Config
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+from dress import directives
 from kernels import Fork
 from nbsync import ROOT, notebooks, save, settings
 
@@ -24,17 +25,6 @@ ENV = dict(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", PYTHONHASHSEED="0", SOURCE_
            PYTHONWARNINGS="ignore:IProgress not found", TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1",
            TQDM_DISABLE="1", PYTHONPATH=str(ROOT))
 FLAGS = set(settings()["tst_flags"].split())
-DIRECTIVE = re.compile(r"^\s*#\s*\|\s*([\w-]+)\s*:?\s*(.*?)\s*$")
-
-
-def directives(source):
-    "The `#|` lines at the top of a cell: `{name: value}`"
-    found = {}
-    for line in source.splitlines():
-        if not line.strip(): continue
-        if not (m := DIRECTIVE.match(line)): break
-        found[m[1]] = m[2].strip("\"'")
-    return found
 
 
 def skipped(cell, flags=()):

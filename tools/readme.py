@@ -74,7 +74,7 @@ def code(cell, n):
             images[path] = "".join(data[kind]).encode() if "svg" in kind else base64.b64decode(data[kind])
             out.append(f"![{d.get('fig-alt') or d.get('fig-cap') or 'figure'}]({path})")
         elif "text/markdown" in data: out.append("".join(data["text/markdown"]))
-        elif "text/html" in data: out.append(Drawing("".join(data["text/html"])).markdown())
+        elif "text/html" in data and "data-touch" not in "".join(data["text/html"]): out.append(Drawing("".join(data["text/html"])).markdown())
         elif text := "".join(data.get("text/plain") or o.get("text", "")).rstrip():
             out.append(f"```text\n{text}\n```")
     return "\n\n".join(out), images

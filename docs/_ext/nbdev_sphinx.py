@@ -2,9 +2,10 @@
 exercises under their heading, works by their arXiv number.
 
 Reads nbs/**/*.ipynb as they are, with their stored outputs; nothing is copied and nothing is executed.
-The API page lists every module of specdec_nb/_modidx.py, so no exported name can be missing from it.
+A page of nbs/api, which git ignores, is written for every module of specdec_nb/_modidx.py, so no exported name can be missing.
 """
 import importlib, json, re, sys
+from html import escape
 from pathlib import Path
 
 from docutils import nodes
@@ -13,24 +14,24 @@ from sphinx.transforms import SphinxTransform
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT/"tools"))
-from nbrun import TIMES, directives
+from dress import BOX, WAY, directives
+from dress import number as chapter_number
+from nbrun import TIMES
+from nbsync import settings
 
-LAB = "http://localhost:8888/lab/tree/nbs"      # where `make lab` serves the book, unless the port was taken
+LAB = "http://localhost:8888/lab/tree"      # where `make lab` serves the book, unless the port was taken
 LIB = "specdec_nb"
 PARTS = {"1_exactness": "I Exactness", "2_models": "II A real target",
          "3_drafting": "III Drafting without training", "4_learning": "IV Learning to draft",
          "5_trees": "V Trees, DAGs, the GPU", "6_phrases": "VI Phrases", "7_serving": "VII Serving",
          "8_decoding": "VIII Other ways to decode", "9_measuring": "IX Measuring",
          "0_workshop": "W Workshop"}         # first in the order of imports, last in the tables of contents
-FRONT = ["how_to_read", "notation", "glossary", "api", "references"]
+FRONT = ["how_to_read", "notation", "glossary", "fidelity", "api", "references"]
+
+def ini(name): return settings()[name]
+
 
 # -- theorems: a blockquote in JupyterLab and on GitHub, a numbered box here ---------------------------
-
-KINDS = "theorem lemma corollary proposition definition proof remark example algorithm"
-BOX = re.compile(r"""^>\ \*\*(?P<kind>%s)\.?\*\*               # > **Theorem**
-    (?:\ \((?P<title>(?:[^()\n]|\([^()\n]*\))*)\))?\.?[ ]*     # (its name).
-    (?:<a\ id="(?P<label>[\w-]+)"></a>)?(?P<rest>[^\n]*)\n?    # <a id="thm-..."></a>
-    (?P<body>(?:>[^\n]*(?:\n|\Z))*)""" % KINDS.replace(" ", "|"), re.M | re.I | re.X)
 
 # [the theorem](04_rejection.ipynb#thm-rejection): a link in JupyterLab, a reference here
 LINK = re.compile(r"\[([^]\n]+)\]\((?:[\w./-]+\.ipynb)?#((?:thm|lem|cor|prop|def|alg)-[\w-]+)\)")
@@ -88,6 +89,7 @@ def works():
 
 
 ARXIV = re.compile(r"arXiv[: ](\d{4}\.\d{4,5})")
+PAPER = re.compile(r"\[([^]\n]+)\]\(https://arxiv\.org/abs/(\d{4}\.\d{4,5})\)")         # what tools/dress.py makes of {cite:p}
 BY = re.compile(r"\b([A-Z]\w+)([^().;]{,40}?(?: et al\.)? \(?)(\d{4})(?=[),])(?![^;]{,160}?\{work\})")
 
 
@@ -97,6 +99,7 @@ def link_works(source, known):
     def by(m):
         key = known.get((m[1].lower(), m[3]))
         return f"{m[1]}{m[2]}{{work}}`{m[3]} <{key}>`" if key else m[0]
+    source = PAPER.sub(lambda m: f"{{work}}`{m[1]} <{known[m[2]]}>`" if m[2] in known else m[0], source)
     before, heading, after = ARXIV.sub(arxiv, source).partition("## References")
     return before + heading + BY.sub(by, after)
 
@@ -135,9 +138,16 @@ def code_cell(cell, exercise=False):
     if "code-summary" in ds: myst["code_prompt_show"] = myst["code_prompt_hide"] = ds["code-summary"]
     if "fig-cap" in ds and not drawn(cell):
         myst["figure"] = {"caption": ds["fig-cap"], **({"name": ds["label"]} if "label" in ds else {})}
-        if "fig-alt" in ds: myst["image"] = {"alt": ds["fig-alt"]}
+    if words := alt(cell, ds): myst["image"] = {"alt": words}
     cell["source"] = "\n".join(lines)
     return cell
+
+
+def alt(cell, ds):
+    "What a picture says to who cannot see it: its words, its caption, or how it prints"
+    images = [o["data"] for o in cell["outputs"] if any(kind.startswith("image/") for kind in o.get("data", ()))]
+    printed = "".join(images[0].get("text/plain", "")) if images else ""
+    return (ds.get("fig-alt") or ds.get("fig-cap") or printed).replace("`", "") if images else ""
 
 
 def drawn(cell):
@@ -166,8 +176,9 @@ class Captions(SphinxTransform):
 def chapter(nb, doc):
     "A notebook as Sphinx should see it"
     module, cells, known = None, [], works()
-    walk = Exercises(doc.split("/")[-1][:2])
+    walk = Exercises(doc.split("/")[-1].split("_")[0])
     for cell in nb["cells"]:
+        if WAY.match("".join(cell["source"])): continue          # the site has its own
         if cell["cell_type"] == "markdown":
             source = LINK.sub(r"{prf:ref}`\1 <\2>`", BOX.sub(box, "".join(cell["source"])))
             cell["source"] = walk.text(link_works(source, known))
@@ -212,12 +223,7 @@ def opening(doc):
     "A chapter's title and its question"
     cells = json.loads((ROOT/f"nbs/{doc}.ipynb").read_text())["cells"]
     text = "".join("".join(c["source"]) for c in cells[:1])
-    return re.search(r"^# (.*)", text, re.M)[1], " ".join(re.findall(r"^> ?(.*)", text, re.M))
-
-
-def entry(doc):
-    "A chapter in the table of contents: its number and title"
-    return f"{number_of(doc)}  {opening(doc)[0].replace('`', '')} <{doc}>"
+    return re.search(r"^# (?:[w\d]\d[a-z]?\. )?(.*)", text, re.M)[1], " ".join(re.findall(r"^> ?(.*)", text, re.M))
 
 
 def number_of(doc): return doc.split("/")[1].split("_")[0]
@@ -247,7 +253,7 @@ def contents(docs):
     def toctree(caption, entries):
         entries = "\n".join(entries)
         return f"```{{toctree}}\n:hidden:\n:caption: {caption}\n:maxdepth: 1\n{entries}\n```\n"
-    parts = {p: [entry(d) for d in sorted(docs) if d.startswith(f"{p}/")] for p in PARTS}
+    parts = {p: sorted(d for d in docs if d.startswith(f"{p}/")) for p in PARTS}
     trees = [toctree(PARTS[p], chapters) for p, chapters in parts.items() if chapters]
     first, last = toctree("Before you start", FRONT[:1]), toctree("Reference", FRONT[1:])
     return "\n".join([first, *trees, last])
@@ -255,7 +261,7 @@ def contents(docs):
 
 def source_read(app, docname, content):
     "Sphinx's hook: change the source of a page before it is parsed"
-    if docname == "api": content[0] += api_page()
+    if docname == "api": content[0] += api_face() + api_contents()
     content[0] = content[0].replace("<!-- chapters -->", table(app.env.found_docs, content[0]))
     if not str(app.env.doc2path(docname)).endswith(".ipynb"): return
     nb = chapter(json.loads(content[0]), docname)
@@ -263,7 +269,28 @@ def source_read(app, docname, content):
     content[0] = json.dumps(nb)
 
 
-# -- the API page, and links to it ---------------------------------------------------------------------
+# -- previews: what a page is about --------------------------------------------------------------------
+
+def about(app, docname, doctree):
+    "A page in a sentence: a chapter's question, or how it begins"
+    if "/" in docname and (ROOT/f"nbs/{docname}.ipynb").exists(): said = opening(docname)[1]
+    else: said = next((p.astext() for p in doctree.findall(nodes.paragraph)), "") if doctree else ""
+    said = " ".join(re.sub(r"[*`$]", "", said).split())
+    return said if len(said) < 200 else said[:197].rsplit(" ", 1)[0] + " …"
+
+
+def preview(app, pagename, templatename, context, doctree):
+    "Description and preview tags, for search engines and for who is sent a link"
+    said = escape(about(app, pagename, doctree) or ini("description"), True)
+    title = escape(re.sub(r"<[^>]*>", "", context.get("title") or app.config.html_title), True)
+    home = ini("doc_host") + ini("doc_baseurl")
+    tags = {"og:type": "article", "og:title": title, "og:description": said, "og:site_name": ini("title"),
+            "og:url": f"{home}/{pagename}.html", "og:image": f"{home}/_static/preview.png"}
+    context["metatags"] = context.get("metatags", "") + f'<meta name="description" content="{said}">' + "".join(
+        f'<meta property="{name}" content="{value}">' for name, value in tags.items())
+
+
+# -- the API pages, and links to them ------------------------------------------------------------------
 
 def modules():
     "`{module: its exported names, in full}`, in the order of the book; _modidx leaves out constants"
@@ -279,18 +306,53 @@ def constants(module, known):
 
 def home(module):
     "The chapter of a module: `part/number_name`"
-    [path] = (ROOT/"nbs").glob(f"*/[w0-9][0-9]_{module.split('.')[-1]}.ipynb")
+    name = re.compile(rf"[w\d]\d[a-z]?_{module.split('.')[-1]}")
+    [path] = (p for p in (ROOT/"nbs").glob("*/*.ipynb") if name.fullmatch(p.stem))
     return path.relative_to(ROOT/"nbs").with_suffix("").as_posix()
 
 
-def api_page():
-    "One section a module"
-    section = "\n## {}\n\nChapter {{doc}}`{}`.\n\n```{{eval-rst}}\n.. automodule:: {}\n\n{}```\n"
-    index, page = importlib.import_module(f"{LIB}._modidx").d["syms"], ""
+def place(module): return "api/" + module.removeprefix(f"{LIB}.").replace(".", "_")
+
+
+def api_pages(app):
+    "Write a page a module into nbs/api, which git ignores: Sphinx reads files"
+    index, wanted = importlib.import_module(f"{LIB}._modidx").d["syms"], {}
     for m in modules():
-        data = (f".. py:data:: {n.split('.')[-1]}\n   :module: {m}\n\n" for n in constants(m, index[m]))
-        page += section.format(m.removeprefix(f"{LIB}."), home(m), m, "".join(data))
-    return page
+        data = "".join(f".. py:data:: {n.split('.')[-1]}\n   :module: {m}\n\n" for n in constants(m, index[m]))
+        wanted[f"{place(m)}.md"] = (f"# {m}\n\nChapter {{doc}}`/{home(m)}`.\n\n"
+                                    f"```{{eval-rst}}\n.. automodule:: {m}\n\n{data}```\n")
+    for old in (ROOT/"nbs/api").glob("*.md"):
+        if f"api/{old.name}" not in wanted: old.unlink()
+    for name, text in wanted.items():
+        path = ROOT/"nbs"/name
+        path.parent.mkdir(exist_ok=True)
+        if not path.exists() or path.read_text() != text: path.write_text(text)
+
+
+FACE = {"Generate": "generate race load load_default HFTarget Llama", "Draft": "Draft Drafter ModelDrafter LayerSkip Datastore Reference PhrasePool",
+        "Judge": "Law Verdict verify_walk verify_rejection verify_block verify_traversal verify_kseq Stop",
+        "Look": "Step Trace", "Prove": "TableLM law Dice Keyed"}
+
+
+def api_face():
+    "The names of `import specdec_nb`, grouped by what one does with them"
+    homes = importlib.import_module(LIB)._HOME
+    groups = {title: said.split() for title, said in FACE.items()}
+    groups["More"] = [n for n in homes if not any(n in names for names in groups.values())]
+    def line(name):
+        module, there = homes[name]
+        obj = getattr(importlib.import_module(f"{LIB}.{module}"), there)
+        return f"| {{py:obj}}`{name} <{LIB}.{module}.{there}>` | {(obj.__doc__ or '').strip().splitlines()[0]} |"
+    tables = [f"\n## {title}\n\n| | |\n|--|--|\n" + "\n".join(line(n) for n in names if n in homes) + "\n"
+              for title, names in groups.items() if {*names} & homes.keys()]
+    return "\n".join(tables)
+
+
+def api_contents():
+    "All modules, in the order of the book"
+    rows = "\n".join(f"| {{doc}}`{m.removeprefix(LIB + '.')} </{place(m)}>` | {{doc}}`/{home(m)}` |" for m in modules())
+    pages = "\n".join(f"{m.removeprefix(LIB + '.')} </{place(m)}>" for m in modules())
+    return f"\n## Every module\n\n| module | chapter |\n|--|--|\n{rows}\n\n```{{toctree}}\n:hidden:\n{pages}\n```\n"
 
 
 def public(name): return not any(p.startswith("_") for p in name.split("."))
@@ -347,19 +409,23 @@ def docstring(app, what, name, obj, options, lines):
     except Exception: return                     # no source, or nothing to say
     said = {k: rst(" ".join(v["docment"].split())) for k, v in found.items()
             if v.get("docment") and k != "self"}
+    if what != "class" or "__init__" in vars(obj): said = {k: said.get(k, "") for k in found if k not in ("self", "return")} | {
+        k: v for k, v in said.items() if k == "return"}              # those without words are named, too
     lines += ["", *(f":returns: {d}" if k == "return" else f":param {k}: {d}" for k, d in said.items()), ""]
 
 
 def number(app, env):
     "Number by chapter: figure 8.2 is the second of chapter 8, and exercise 8.2 the one that its text calls 2"
     for doc, kinds in env.toc_fignumbers.items():
-        if not (m := re.search(r"/(\d\d)_", doc)): continue
-        for kind, ids in kinds.items(): kinds[kind] = {i: (int(m[1]), n) for n, i in enumerate(ids, 1)}
+        if not re.search(r"/[w\d]\d[a-z]?_", doc): continue
+        for kind, ids in kinds.items(): kinds[kind] = {i: (chapter_number(doc), n) for n, i in enumerate(ids, 1)}
     return []
 
 
 def setup(app):
     app.connect("builder-inited", lambda app: setattr(app, "nbdev_names", names()))
+    app.connect("builder-inited", api_pages)
+    app.connect("html-page-context", preview)
     app.connect("env-get-outdated", lambda app, *_: ["api", "how_to_read", app.config.root_doc])    # made from all
     app.connect("env-get-updated", number, priority=900)                 # after Sphinx has numbered
     app.connect("doctree-resolved", resolve_works)
