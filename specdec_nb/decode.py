@@ -374,8 +374,13 @@ class Request:
         began = time.perf_counter()
         self.drafting.observe(step)
         step.seconds["observe"] = time.perf_counter() - began
-        if self.done: self.drafting = self.asking = None        # what a drafter held for this request is free again
+        if self.done: self._close()
         return step
+
+    def _close(self):
+        "What the target and the drafter held for this request is free again"
+        self.drafting = self.asking = None
+        getattr(self.state, "close", lambda: None)()
 
     def _commit(self, verdict, rows): # `(how many tokens were taken, why the text ends there or None)`
         "Take the verdict's tokens one by one, until one of them ends the text"

@@ -23,7 +23,8 @@ from ..verify import make_rule
 from ..decode import Drafter, Request, Trace, as_target, make_drafter, serve
 from .hub import cache_folder, prompt_ids
 from .llama import Llama
-from .hf import HFTarget, RowCache, RowLayer, cache_name, plain_model, row_bounds, same_rows
+from .slots import RowCache, RowLayer
+from .hf import HFTarget, cache_name, plain_model, row_bounds, same_rows
 from .options import for_row, law_of, refuse_call, refuse_inputs, refuse_options, stop_of, whole_number
 
 # %% ../../nbs/2_models/14_generate.ipynb #79e343c0
@@ -144,7 +145,7 @@ def _run(model, input_ids, *, logits_processor, stopping_criteria, generation_co
     past, target, rows, config = next(own, past), as_target(model), len(input_ids), generation_config
     refuse_options(vars(config))
     refuse_inputs(inputs)
-    _refuse_for_rows(rows, past=past, streamer=streamer, output_scores=config.output_scores, output_logits=config.output_logits)
+    _refuse_for_rows(rows, past_key_values=past, streamer=streamer, output_scores=config.output_scores, output_logits=config.output_logits)
     asked = [_row(target, input_ids, b, config, logits_processor, stopping_criteria, inputs) for b in range(rows)]
     def noise(b): return Keyed(seed, b) if seed is not None else Dice(int(torch.randint(2**62, ())) if config.do_sample else 0)
     rngs = [noise(b) for b in range(rows)]

@@ -157,6 +157,10 @@ class RowState:
         self.tokens += verdict.tokens
         self.drop()
 
+    def close(self):
+        "The request is over: its place among others may be taken"
+        getattr(self.cache, "close", lambda: None)()
+
     def drop(self):
         "Forget the rows scored last"
         self.scored = self.scores = None

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from filelock import FileLock, Timeout
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
-from ..models.hf import RowCache
+from ..models.slots import RowCache
 
 # %% ../../nbs/4_learning/20_corpus.ipynb #861c9e8c
 @dataclass
@@ -98,7 +98,7 @@ def write_documents(
             if not any(work): return done
             first = min(row.start for row in work if row)
             if first > 256:                                      # nobody sees the oldest slots any more
-                cache.keep(0, torch.arange(first, at, device=device), at - first)
+                for layer in cache.layers: layer.keys, layer.values = (x[..., first:at, :] for x in (layer.keys, layer.values))
                 at -= first
                 for row in filter(None, work): row.start -= first
             start = torch.tensor([row.start if row else at for row in work], device=device)

@@ -62,3 +62,27 @@ def check_agree(c):
         return f
     return {"yes": lambda *a: True, "no": lambda *a: False, "nothing": lambda *a: None, "lengths": both(lambda a, b: a.shape == b.shape),
             "the first token": both(lambda a, b: bool(a[0, 6] == b[0, 6])), "other options": both(torch.equal, max_new_tokens=6)}
+
+
+def check_filled(c):
+    return {"a constant": lambda lengths: 1., "the mean": lambda lengths: sum(lengths) / len(lengths), "the shortest": lambda lengths: min(lengths) / max(lengths),
+            "the waste": lambda lengths: 1 - sum(lengths) / (len(lengths) * max(lengths))}
+
+
+def check_budget(c):
+    class Base:
+        def __init__(self, word, n, prompt): self.word, self.n, self.prompt, self.calls = word, n, prompt, 0
+    class Never(Base):
+        def __call__(self, input_ids, scores): return scores
+    class Counts(Base):
+        "By its own calls"
+        def __call__(self, input_ids, scores):
+            self.calls += int(input_ids[0, -1]) == self.word
+            return scores.index_fill(1, c.torch.tensor([self.word]), float("-inf")) if self.calls >= self.n else scores
+    class Whole(Base):
+        "The prompt's words, too"
+        def __call__(self, input_ids, scores):
+            return scores.index_fill(1, c.torch.tensor([self.word]), float("-inf")) if int((input_ids == self.word).sum()) >= self.n else scores
+    class Always(Base):
+        def __call__(self, input_ids, scores): return scores.index_fill(1, c.torch.tensor([self.word]), float("-inf"))
+    return {"never": Never, "calls counted": Counts, "the prompt counts": Whole, "always": Always}
