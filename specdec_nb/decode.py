@@ -218,6 +218,17 @@ class Stop:
             raise ValueError(f"the number of new tokens must be a whole number of at least 1, got {self.limit}")
         object.__setattr__(self, "eos", frozenset(self.eos))
 
+    def take(self,
+        text:list, # extended in place, up to the stop
+        new, # tokens that somebody else has written
+        made:int=0, # new tokens before these
+    ) -> tuple: # `(how many were taken, why the text ends there or None)`
+        "Append tokens one by one until one of them ends the text"
+        for n, token in enumerate(new, 1):
+            text.append(token)
+            if why := self.why(token, made + n, lambda: text): return n, why
+        return len(new), None
+
     def within(self, room) -> "Stop": # new tokens that fit into the target's window; None: any number
         "The same, but no later than where the window ends"
         return self if room is None or room >= self.limit else replace(self, limit=room, full="window")
@@ -293,11 +304,13 @@ class Request:
         self.prompt, window = len(self.tokens), self.target.window
         self.stop = stop.within(window and window + 1 - self.prompt)
         introduce(self.drafter, self.target)
+        began = time.perf_counter()
         self.state = opened(self.target, self.tokens, getattr(self.drafter, "asks", Asks()) | law.asks)
+        self.seconds = {"prefill": time.perf_counter() - began}
         self.law_state, open_law = law.start(self.tokens), law.on_drafts()
         self.ctx = Context(Tokens(self.tokens), self.budget(), open_law, open_law.start(self.tokens), self.target.vocab_size)
         self.drafting = self.asking = self.draft = None
-        self.done, self.seconds = False, {}
+        self.done = False
 
     def budget(self) -> Budget:
         left = self.stop.limit - (len(self.tokens) - self.prompt) - 1

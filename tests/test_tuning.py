@@ -70,7 +70,7 @@ def test_silent_where_nothing_can_be_known():
         vocab_size, max_nodes, branches, window = 500, 256, True, None
         def open(self, prompt, asks=None):
             from specdec_nb.decode import TableState
-            return TableState(prompt)
+            return TableState(self, prompt)
         def score(self, pairs):
             from specdec_nb.sampling import Scores
             return [Scores(np.random.default_rng(len(s.tokens)).normal(0, 1e-3, (1 + len(d), 500))) for s, d in pairs]
