@@ -450,7 +450,7 @@ def answers(wishes):
     models = {id(state.target): state.target for state, _ in wishes.values()}
     for target in models.values():
         group = [r for r, (state, _) in wishes.items() if state.target is target]
-        pairs = [(s, None if len(s.unread) > target.chunk else draft) for s, draft in map(wishes.get, group)]
+        pairs = [(s, None if s.unread and len(s.unread) > target.chunk else draft) for s, draft in map(wishes.get, group)]
         began = time.perf_counter()
         scored = target.score(pairs)
         elapsed = (time.perf_counter() - began) / len(group)
