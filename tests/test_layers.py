@@ -6,7 +6,7 @@ import nbformat, nbsync, pytest, specdec_nb
 from conftest import ROOT
 from nbrun import directives
 
-NAME = re.compile(r"(?:\w+/)?(\d\d)_(\w+)$")
+NAME = re.compile(r"(?:\w+/)?(\d\d[a-z]?)_(\w+)$")
 
 
 def chapters():
@@ -15,7 +15,7 @@ def chapters():
     for key, path in nbsync.notebooks().items():
         sources = [c.source for c in nbformat.read(path, 4).cells if c.cell_type == "code"]
         module = next((d["default_exp"] for s in sources if "default_exp" in (d := directives(s))), None)
-        if module: found[f"specdec_nb.{module}"] = int(NAME.match(key)[1]), path
+        if module: found[f"specdec_nb.{module}"] = NAME.match(key)[1], path
     return found
 
 
@@ -35,7 +35,7 @@ def imported(source, module, face):
 def upward(source, module, numbers, face={}):
     "Imports from `source` that do not go to a lower chapter"
     found = imported(source, module, face)
-    return [m for m in found if m != module and numbers.get(m, 99) >= numbers[module]]
+    return [m for m in found if m != module and numbers.get(m, "99") >= numbers[module]]
 
 
 def code(path):
@@ -52,7 +52,7 @@ FACE = {name: f"specdec_nb.{home[0]}" for name, home in specdec_nb._HOME.items()
 
 def test_numbers_are_unique():
     keys = [k for k in nbsync.notebooks() if k != "index"]
-    assert all(NAME.match(k) for k in keys), f"a chapter is called <part>/<two digits>_<module>: {keys}"
+    assert all(NAME.match(k) for k in keys), f"a chapter is called <part>/<two digits, perhaps a letter>_<module>: {keys}"
     numbers = [NAME.match(k)[1] for k in keys]
     assert len(set(numbers)) == len(numbers) and numbers == sorted(numbers), "numbers rise through the parts"
     unlike = [m for m, (_, p) in CHAPTERS.items() if m.split(".")[-1] != NAME.match(p.stem)[2]]
@@ -67,7 +67,7 @@ def test_imports_go_down(module):
 
 
 def test_an_upward_import_is_seen():
-    numbers = {"specdec_nb.lm": 1, "specdec_nb.draft": 5, "specdec_nb.models.hf": 14}
+    numbers = {"specdec_nb.lm": "01", "specdec_nb.draft": "05", "specdec_nb.models.hf": "14"}
     face = {"generate": "specdec_nb.models.hf"}
     for source in ("from specdec_nb.draft import Draft", "import specdec_nb.draft",
                    "from .draft import Draft", "from specdec_nb import generate",
@@ -76,6 +76,14 @@ def test_an_upward_import_is_seen():
         assert upward(source, "specdec_nb.lm", numbers, face), source
     for source in ("from ..draft import Draft", "from specdec_nb.lm import TableLM", "import numpy"):
         assert not upward(source, "specdec_nb.models.hf", numbers, face), source
+
+
+def test_a_letter_is_a_layer_of_its_own():
+    numbers = {"specdec_nb.a": "14", "specdec_nb.b": "14a", "specdec_nb.c": "14b", "specdec_nb.d": "15"}
+    names = [*numbers]
+    for i, above in enumerate(names):
+        for j, below in enumerate(names):
+            assert bool(upward(f"import {below}", above, numbers)) == (j > i), (above, below)
 
 
 def test_one_birthplace():

@@ -162,10 +162,15 @@ class Captions(SphinxTransform):
             box.parent.remove(box)
 
 
+def place(doc):
+    "A chapter's number as it is written, 07 or 14a; None for other pages"
+    return (m := re.search(r"/(\d\d[a-z]?)_", f"/{doc}")) and m[1]
+
+
 def chapter(nb, doc):
     "A notebook as Sphinx should see it"
     module, cells, known = None, [], works()
-    walk = Exercises(doc.split("/")[-1][:2])
+    walk = Exercises(place(doc))
     for cell in nb["cells"]:
         if cell["cell_type"] == "markdown":
             source = LINK.sub(r"{prf:ref}`\1 <\2>`", BOX.sub(box, "".join(cell["source"])))
@@ -216,7 +221,7 @@ def opening(doc):
 
 def entry(doc):
     "A chapter in the table of contents: its number and title"
-    return f"{doc.split('/')[1][:2]}  {opening(doc)[0].replace('`', '')} <{doc}>"
+    return f"{place(doc)}  {opening(doc)[0].replace('`', '')} <{doc}>"
 
 
 def numbers(said):
@@ -232,7 +237,7 @@ def table(docs, text):
         chapters = sorted(d for d in docs if d.startswith(f"{part}/"))
         if chapters: rows.append("| **{}** | **{}** | |".format(*name.split(" ", 1)) + " |"*len(paths))
         for d in chapters:
-            n, on = d.split("/")[1][:2], ["●" if int(d.split("/")[1][:2]) in p else "" for p in paths.values()]
+            n, on = place(d), ["●" if int(place(d)[:2]) in p else "" for p in paths.values()]
             rows.append(" | ".join([f"| {n}", f"[{opening(d)[0]}](/{d}.ipynb)", seconds(d) or "", *on]) + " |")
     return "\n".join(rows)
 
@@ -348,8 +353,9 @@ def docstring(app, what, name, obj, options, lines):
 def number(app, env):
     "Number by chapter: figure 8.2 is the second of chapter 8, and exercise 8.2 the one that its text calls 2"
     for doc, kinds in env.toc_fignumbers.items():
-        if not (m := re.search(r"/(\d\d)_", doc)): continue
-        for kind, ids in kinds.items(): kinds[kind] = {i: (int(m[1]), n) for n, i in enumerate(ids, 1)}
+        if not (at := place(doc)): continue
+        chapter = int(at) if at.isdigit() else at
+        for kind, ids in kinds.items(): kinds[kind] = {i: (chapter, n) for n, i in enumerate(ids, 1)}
     return []
 
 
