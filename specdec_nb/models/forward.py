@@ -11,9 +11,9 @@ from typing import NamedTuple
 import numpy as np
 from numba import types
 from numba.extending import intrinsic
-from .machine import TALLEST, entry, kernel
+from .machine import PANEL, TALLEST, entry, kernel
 from .simd import _I64, _pointer, address, bytes_at, call, floats_at, fma, full, read, store, total
-from .linear import PANEL, prepare, row_of
+from .linear import prepare, row_of
 from .selfattention import (
     BASE, CAPACITY, FIRST, KEYS, NODES, OLD, ROWS, SEES, VALUES, attend, exp)
 

@@ -118,7 +118,7 @@ class Native(Llama):
     "A Llama-type decoder as one compiled call. Scores rows of many requests; keeps nothing"
     def __init__(self, config, packed:Packed, threads:int=None, generation_config=None, rotary=None):
         from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
-        from specdec_nb.models.linear import PANEL
+        from specdec_nb.models.machine import PANEL
         s = sizes(config, PANEL)
         self.config, self.packed, self.generation_config, self.panel = config, packed, generation_config, PANEL
         self.weights, self.angles = _weights(config, packed, s), _Angles(rotary or LlamaRotaryEmbedding(config), packed, s["hq"] // 2)

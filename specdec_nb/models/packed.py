@@ -143,7 +143,8 @@ class Packed:
     @classmethod
     def of(cls, source, config) -> "Packed":
         "Lay out all that a `FromHF` or `FromGGUF` has"
-        from specdec_nb.models.linear import DEEP, PANEL, SIZE, panels
+        from specdec_nb.models.linear import DEEP, SIZE, panels
+        from specdec_nb.models.machine import PANEL
         index, pieces, at = {}, [], 0
         for name, stored, rows in _parts(source, config, sizes(config, PANEL) | {"panel": PANEL}):
             kind, packed = (-1, rows) if stored == "vector" else panels(stored, rows)
@@ -177,7 +178,8 @@ def room(n:int) -> np.ndarray:
 # %% ../../nbs/2_models/14f_packed.ipynb #4a03aab9
 def packed_file(gguf, config) -> Packed:
     "A GGUF file's model, packed; kept in the cache, by the file's name, size and age and the layout's version"
-    from specdec_nb.models.linear import LAYOUT, PANEL
+    from specdec_nb.models.linear import LAYOUT
+    from specdec_nb.models.machine import PANEL
     gguf = Path(gguf)
     stat = gguf.stat()
     said = f"{gguf.resolve()} {stat.st_size} {stat.st_mtime_ns} {PANEL} {LAYOUT}"

@@ -7,9 +7,9 @@ __all__ = ['FIRST', 'ROWS', 'BASE', 'OLD', 'CAPACITY', 'NODES', 'SEES', 'KEYS', 
 
 # %% ../../nbs/2_models/14d_selfattention.ipynb #5060f423
 import numpy as np
-from .machine import TALLEST, kernel
+from .machine import PANEL, TALLEST, kernel
 from .simd import bytes_at, fma, form, full, highest, larger, read, nearest, power_of_two, store, total
-from .linear import F32, PANEL, spread
+from .linear import F32, spread
 
 # %% ../../nbs/2_models/14d_selfattention.ipynb #0bcfe1ed
 _LOG2E, _LN2_HIGH, _LN2_LOW = np.float32(1.4426950408889634), np.float32(0.693359375), np.float32(-2.12194440e-4)
@@ -70,14 +70,14 @@ def _look(q, a, rows, at, group, request, layer, g, kv, hq, hv, see, depth, wind
     low = max(low, 0) // PANEL * PANEL
     head, keys, values = 4 * cap * (layer * kv + g), bytes_at(request[KEYS]), bytes_at(request[VALUES])
     last = (L + PANEL - 1) // PANEL
-    spread(form(F32), q, a * hq, hq, q, rows, hq, keys, head * hq, 4 * hq * PANEL, low // PANEL, last, sc, 0, S)
+    spread(form(F32), q, a * hq, hq, q, rows, hq, keys, head * hq, 4 * hq * PANEL, low // PANEL, last, sc, 0, S, 0)
     for r in range(rows):
         u = old + (a + r - at) // group
         d = depth[uo + u]
         start, so = base + d - window + 1 if window > 0 else 0, request[SEES] + u * nodes
         sc[r * S + S - 1] = soften(sc, r * S, L, low, start, base, see, so, depth, uo, d, window, scale, tail)
     o, size = head * hv + 4 * low * PANEL, 4 * cap * PANEL
-    spread(form(F32), sc, low, S, sc, rows, L - low, values, o, size, 0, hv // PANEL, out, a * hv, hv)
+    spread(form(F32), sc, low, S, sc, rows, L - low, values, o, size, 0, hv // PANEL, out, a * hv, hv, 0)
     for r in range(rows):
         share = full(sc[r * S + S - 1], 16)
         for i in range((a + r) * hv, (a + r + 1) * hv, 16): store(out, i, read(out, i, 16) * share)
