@@ -12,7 +12,7 @@ import numpy as np
 from numba import types
 from numba.extending import intrinsic
 from .machine import PANEL, TALLEST, entry, kernel
-from .simd import _I64, _pointer, address, bytes_at, call, floats_at, fma, full, read, store, total
+from .simd import _I64, _pointer, address, bytes_at, call, floats_at, fma, full, read, write, total
 from .linear import prepare, row_of
 from .selfattention import (
     BASE, CAPACITY, FIRST, KEYS, NODES, OLD, ROWS, SEES, VALUES, attend, exp)
@@ -26,19 +26,19 @@ def norm(x, xi, width, d, weight, wi, eps, y, yi):
     s = full(_ZERO, 16)
     for i in range(0, width, 16): s = fma(read(x, xi + i, 16), read(x, xi + i, 16), s)
     scale = full(_ONE / np.sqrt(total(s) / np.float32(d) + eps), 16)
-    for i in range(0, width, 16): store(y, yi + i, read(x, xi + i, 16) * scale * read(weight, wi + i, 16))
+    for i in range(0, width, 16): write(y, yi + i, read(x, xi + i, 16) * scale * read(weight, wi + i, 16))
 
 @kernel
 def add(x, xi, y, yi, width):
     "x += y"
-    for i in range(0, width, 16): store(x, xi + i, read(x, xi + i, 16) + read(y, yi + i, 16))
+    for i in range(0, width, 16): write(x, xi + i, read(x, xi + i, 16) + read(y, yi + i, 16))
 
 @kernel
 def gate(g, gi, u, ui, width, y, yi):
     "y = silu(g) u"
     for i in range(0, width, 16):
         v = read(g, gi + i, 16)
-        store(y, yi + i, v / (full(_ONE, 16) + exp(full(_ZERO, 16) - v)) * read(u, ui + i, 16))
+        write(y, yi + i, v / (full(_ONE, 16) + exp(full(_ZERO, 16) - v)) * read(u, ui + i, 16))
 
 @kernel
 def rotate(x, i, half, cos, sin, t):
@@ -46,8 +46,8 @@ def rotate(x, i, half, cos, sin, t):
     for j in range(0, half, 16):
         a, b = read(x, i + j, 16), read(x, i + half + j, 16)
         c, s = read(cos, t * half + j, 16), read(sin, t * half + j, 16)
-        store(x, i + j, a * c - b * s)
-        store(x, i + half + j, b * c + a * s)
+        write(x, i + j, a * c - b * s)
+        write(x, i + half + j, b * c + a * s)
 
 # %% ../../nbs/2_models/14e_forward.ipynb #d125ae9e
 class Weights(NamedTuple):
@@ -170,7 +170,7 @@ def _queries(w, s, layer, r, first, n, t):
         if len(w.qk_norms): norm(s.y, i, w.hq, w.hd, w.qk_norms, 2 * layer * w.hq, np.float32(w.eps), s.y, i)
         rotate(s.y, i, half, w.cos, w.sin, t)
         to = (first * w.heads + (h // group * n + r - first) * group + h % group) * w.hq
-        for j in range(0, w.hq, 16): store(s.q, to + j, read(s.y, i + j, 16))
+        for j in range(0, w.hq, 16): write(s.q, to + j, read(s.y, i + j, 16))
 
 @kernel
 def _remember(w, s, layer, r, request, slot, t):
@@ -184,7 +184,7 @@ def _remember(w, s, layer, r, request, slot, t):
         to = head * w.hq + slot // PANEL * PANEL * w.hq + slot % PANEL
         for j in range(w.hq): keys[to + j * PANEL] = s.y[i + j]
         i = o + w.kp + g * w.hv
-        for j in range(0, w.hv, 16): store(values, head * w.hv + (j // PANEL * cap + slot) * PANEL + j % PANEL, read(s.y, i + j, 16))
+        for j in range(0, w.hv, 16): write(values, head * w.hv + (j // PANEL * cap + slot) * PANEL + j % PANEL, read(s.y, i + j, 16))
 
 @kernel
 def turn(w, b, s, layer, me, threads):

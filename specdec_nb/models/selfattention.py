@@ -8,7 +8,7 @@ __all__ = ['FIRST', 'ROWS', 'BASE', 'OLD', 'CAPACITY', 'NODES', 'SEES', 'KEYS', 
 # %% ../../nbs/2_models/14d_selfattention.ipynb #5060f423
 import numpy as np
 from .machine import PANEL, TALLEST, kernel
-from .simd import bytes_at, fma, form, full, highest, larger, read, nearest, power_of_two, store, total
+from .simd import bytes_at, fma, form, full, highest, larger, read, nearest, power_of_two, write, total
 from .linear import F32, spread
 
 # %% ../../nbs/2_models/14d_selfattention.ipynb #0bcfe1ed
@@ -28,7 +28,7 @@ def exp(x):
     p = fma(fma(p, r, full(_E4, 16)), r, full(_E5, 16))
     return (fma(p, r * r, r) + full(_ONE, 16)) * power_of_two(k)
 
-# %% ../../nbs/2_models/14d_selfattention.ipynb #d93256f3
+# %% ../../nbs/2_models/14d_selfattention.ipynb #b7932898
 @kernel
 def hide(sc, o, L, lo, start, base, see, so, depth, uo, d, window, value):
     "Write `value` where row `so` of a request's tree does not look: before `start`, beside its path, behind the end"
@@ -44,7 +44,7 @@ def soften(sc, o, L, lo, start, base, see, so, depth, uo, d, window, scale, tail
     top = full(_NEVER, 16)
     for l in range(lo, L, 16): top = larger(read(sc, o + l, 16), top)
     top, by, s = full(highest(top), 16), full(scale, 16), full(_ZERO, 16)
-    for l in range(lo, L, 16): store(sc, o + l, exp((read(sc, o + l, 16) - top) * by))
+    for l in range(lo, L, 16): write(sc, o + l, exp((read(sc, o + l, 16) - top) * by))
     hide(sc, o, L, lo, start, base, see, so, depth, uo, d, window, _ZERO)
     whole = base // 16 * 16
     for l in range(lo, whole, 16): s = s + read(sc, o + l, 16)
@@ -55,7 +55,7 @@ def soften(sc, o, L, lo, start, base, see, so, depth, uo, d, window, scale, tail
     for l in range(0, base - whole + d + 1, 16): s = s + read(tail, l, 16)
     return _ONE / total(s)
 
-# %% ../../nbs/2_models/14d_selfattention.ipynb #d4161a6e
+# %% ../../nbs/2_models/14d_selfattention.ipynb #448f65f4
 FIRST, ROWS, BASE, OLD, CAPACITY, NODES, SEES, KEYS, VALUES = range(9) # what is told of a request
 
 @kernel
@@ -80,7 +80,7 @@ def _look(q, a, rows, at, group, request, layer, g, kv, hq, hv, see, depth, wind
     spread(form(F32), sc, low, S, sc, rows, L - low, values, o, size, 0, hv // PANEL, out, a * hv, hv, 0)
     for r in range(rows):
         share = full(sc[r * S + S - 1], 16)
-        for i in range((a + r) * hv, (a + r + 1) * hv, 16): store(out, i, read(out, i, 16) * share)
+        for i in range((a + r) * hv, (a + r + 1) * hv, 16): write(out, i, read(out, i, 16) * share)
 
 @kernel
 def attend(q, lo, hi, requests, layer, heads, kv, hq, hv, see, depth, window, scale, sc, S, tail, out):

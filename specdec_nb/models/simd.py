@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['singles', 'halves', 'brains', 'ints', 'words', 'total', 'highest', 'floats_at', 'bytes_at', 'Vector', 'Tile', 'read',
-           'store', 'full', 'fma', 'larger', 'nearest', 'power_of_two', 'fourth', 'nibbles', 'tile', 'zeros_like',
+           'write', 'full', 'fma', 'larger', 'nearest', 'power_of_two', 'fourth', 'nibbles', 'tile', 'zeros_like',
            'outer', 'scaled', 'put', 'prefetch', 'Form', 'form', 'address', 'call']
 
 # %% ../../nbs/2_models/14b_simd.ipynb #50e09267
@@ -61,7 +61,7 @@ def read(typing, a, i, lanes):
     return v(a, types.intp, lanes), emit
 
 @intrinsic
-def store(typing, a, i, v):
+def write(typing, a, i, v):
     "Write a vector to `a[i]` and after"
     def emit(context, builder, sig, args):
         builder.store(args[2], _pointer(context, builder, a, *args[:2], v.ll)).align = 4
