@@ -20,8 +20,8 @@ _HOME = {  # name on the face -> (module, name there)
     "ModelDrafter": ("drafters.model", "ModelDrafter"), "LayerSkip": ("drafters.layerskip", "LayerSkip"),
     "verify_kseq": ("trees.multidraft", "verify_kseq"), "verify_block": ("trees.multidraft", "verify_block"),
     "verify_traversal": ("trees.multidraft", "verify_traversal"),
-    "load": ("models.kvcache", "load"), "load_default": ("models.kvcache", "load_default"),
-    "Llama": ("models.llama", "Llama"),
+    "load": ("models.native", "load"), "load_default": ("models.native", "load_default"),
+    "Llama": ("models.llama", "Llama"), "Native": ("models.native", "Native"),
     "HFTarget": ("models.hf", "HFTarget"), "generate": ("models.generate", "generate"),
     "race": ("bench.race", "race"),
 }

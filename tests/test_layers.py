@@ -85,6 +85,14 @@ def test_an_upward_import_is_seen():
         assert not upward(source, "specdec_nb.models.hf", numbers, face), source
 
 
+def test_a_letter_is_a_layer_of_its_own():
+    numbers = {"specdec_nb.a": "14", "specdec_nb.b": "14a", "specdec_nb.c": "14b", "specdec_nb.d": "15"}
+    names = [*numbers]
+    for i, above in enumerate(names):
+        for j, below in enumerate(names):
+            assert bool(upward(f"import {below}", above, numbers)) == (j > i), (above, below)
+
+
 def test_one_birthplace():
     homes = defaultdict(list)
     for module in CHAPTERS:
