@@ -262,7 +262,7 @@ def last(w, b, s, me, threads):
         for r in range(me, n, threads):
             norm(s.x, r * w.dp, w.dp, w.d, w.norms, 2 * w.layers * w.dp, np.float32(w.eps), s.h, r * w.dp)
             for j in range(w.d): b.states[(at * n + r) * w.d + j] = s.h[r * w.dp + j]
-        meet(s.meeting, threads)
+    meet(s.meeting, threads)                                     # a row that is wanted may be another thread's
     for k in range(me, len(b.wanted), threads):
         norm(s.x, b.wanted[k] * w.dp, w.dp, w.d, w.norms, 2 * w.layers * w.dp, np.float32(w.eps), s.h, k * w.dp)
         ready(w, s, k, w.dp)
