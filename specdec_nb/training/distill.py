@@ -16,6 +16,7 @@ import copy
 import json
 import math
 import os
+import shutil
 import time
 import numpy as np
 import torch
@@ -170,38 +171,64 @@ class Features:
         model, # a decoder-only Hugging Face model
         documents:list, # arrays of token ids
         layers, # hidden states wanted; the last should be the number of layers: what enters the head
-        path, # files begin with this; an interrupted reading goes on, and documents added at the end are read on
+        path, # files begin with this; what agrees with the first documents stays, and reading goes on from there
         rows:int=2000, # tokens a pass, about
         tick=lambda n: None, # called with the number of tokens read
     ):
-        self.documents, self.layers, self.path = documents, list(layers), str(path)
+        self.documents, self.layers, self.path = documents, list(layers), Path(path)
         self.at = np.cumsum([0, *map(len, documents)])
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        progress, i, mark = Path(f"{path}.progress"), 0, lambda n: self._mark(model, n)
-        before, _, n = progress.read_text().partition(" ") if progress.exists() else ("", "", "")
-        if n.isdecimal() and int(n) <= len(documents) and before == mark(int(n)): i = int(n)
-        n, size = self.at[-1], model.config.hidden_size
-        self.hidden = torch.from_file(f"{path}.hidden", True, n * len(self.layers) * size, dtype=torch.bfloat16).view(n, -1, size)
-        self.logz = torch.from_file(f"{path}.logz", True, n, dtype=torch.float32)
-        while i < len(documents):
-            pool = sorted(range(i, min(i + 64, len(documents))), key=lambda j: len(documents[j]))
-            while pool:                                          # documents of like length, so that little is padding
-                n = max(1, rows // len(documents[pool[-1]]))
-                self._read(model, pool[-n:])
-                del pool[-n:]
-            i = min(i + 64, len(documents))
-            Path(f"{progress}.tmp").write_text(f"{mark(i)} {i}")
-            os.replace(f"{progress}.tmp", progress)
-            tick(int(self.at[i]))
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        size, marks = model.config.hidden_size, self._marks(model)
+        done = self._agree(marks, width := 2 * size * len(self.layers))
+        if done < len(documents): self._go_on(model, marks, done, width, rows, tick)
+        n = int(self.at[-1])
+        self.hidden = torch.from_file(f"{path}.hidden", False, n * width // 2, dtype=torch.bfloat16).view(n, -1, size)
+        self.logz = torch.from_file(f"{path}.logz", False, n, dtype=torch.float32)
 
-    def _mark(self, model, n):
-        "Of the first `n` documents, and of who reads them and how"
-        reader = torch.cat([w.detach().flatten()[:16].float().cpu() for w in model.parameters()]).numpy()
-        text = np.concatenate(self.documents[:n] or [np.zeros(0)]).tobytes() + str((self.layers, model.dtype)).encode()
-        return blake2b(text + reader.tobytes(), digest_size=8).hexdigest()
+    def _marks(self, model): # `[documents]`
+        "Each document, who reads it, and how, in eight bytes"
+        reader = torch.cat([w.detach().flatten()[:16].float().cpu() for w in model.parameters()]).numpy().tobytes()
+        how = reader + str((self.layers, model.dtype)).encode()
+        return np.array([blake2b(how + d.tobytes(), digest_size=8).digest() for d in self.documents]).view(np.uint64)
+
+    def _agree(self, marks, width):
+        "How many of the documents lie here already, whole"
+        files = [Path(f"{self.path}.{kind}") for kind in ("marks", "hidden", "logz")]
+        if not all(f.exists() for f in files): return 0
+        there = np.fromfile(files[0], np.uint64)[:len(marks)]
+        done = int((there == marks[:len(there)]).cumprod().sum())
+        if any(f.stat().st_size < self.at[done] * w for f, w in zip(files[1:], (width, 4))): return 0
+        return done
+
+    def _go_on(self, model, marks, done, width, rows, tick):
+        "Read on after `done` documents. OSError, before anything is read, if the disk is too full"
+        need, free = int(self.at[-1] - self.at[done]) * (width + 4), self._cut(done, width)
+        if free < need: raise OSError(f"{self.path} needs {need / 1e9:.2f} GB more for hidden states, {free / 1e9:.2f} GB are free: make room, or take another folder")
+        with open(f"{self.path}.hidden", "r+b") as hidden, open(f"{self.path}.logz", "r+b") as logz:
+            while done < len(marks):
+                pool = sorted(range(done, min(done + 64, len(marks))), key=lambda j: len(self.documents[j]))
+                while pool:                                      # documents of like length, so that little is padding
+                    n = max(1, rows // len(self.documents[pool[-1]]))
+                    for j, states, z in self._read(model, pool[-n:]):
+                        for file, rows_, bytes_ in ((hidden, states.view(torch.int16), width), (logz, z, 4)):
+                            file.seek(int(self.at[j]) * bytes_)
+                            file.write(rows_.numpy().tobytes())
+                    del pool[-n:]
+                for file in (hidden, logz):
+                    file.flush()
+                    os.fsync(file.fileno())
+                with open(f"{self.path}.marks", "ab") as f: f.write(marks[done:done + 64].tobytes())
+                done = min(done + 64, len(marks))
+                tick(int(self.at[done]))
+
+    def _cut(self, done, width): # bytes that are free then
+        "Away with what lies behind the first `done` documents"
+        for kind, w, n in (("marks", 8, done), ("hidden", width, self.at[done]), ("logz", 4, self.at[done])):
+            with open(f"{self.path}.{kind}", "ab") as f: f.truncate(int(n) * w)
+        return shutil.disk_usage(self.path.parent).free
 
     @torch.inference_mode()
-    def _read(self, model, group):
+    def _read(self, model, group): # of each document: its number, hidden states `[n, layers, d]` and normalisers `[n]`
         ids = torch.zeros(len(group), max(len(self.documents[j]) for j in group), dtype=torch.long)
         for r, j in enumerate(group): ids[r, :len(self.documents[j])] = torch.from_numpy(self.documents[j])
         last = {"logits_to_keep": 1} if "logits_to_keep" in signature(model.forward).parameters else {}      # the rest is made below, of real rows
@@ -211,9 +238,9 @@ class Features:
             raise ValueError(f"{type(model).__name__} does more to its last states than multiply them by a matrix (a bias, a scale, a cap): "
                              "no drafter can be trained on them")
         for r, j in enumerate(group):
-            n, rows = len(self.documents[j]), slice(self.at[j], self.at[j + 1])
-            for i, layer in enumerate(self.layers): self.hidden[rows, i] = out.hidden_states[layer][r, :n].to(self.hidden)
-            self.logz[rows] = (out.hidden_states[-1][r, :n] @ head.T).float().logsumexp(-1).cpu()
+            states = [out.hidden_states[layer][r, :len(self.documents[j])] for layer in self.layers]
+            z = (out.hidden_states[-1][r, :len(self.documents[j])] @ head.T).float().logsumexp(-1)
+            yield j, torch.stack(states, 1).bfloat16().cpu(), z.cpu()
 
 class Batches:
     "Batches of documents of like length, step by step, in an order that the seed fixes"
