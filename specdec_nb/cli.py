@@ -283,7 +283,7 @@ def _write_data(o, model, tokenizer, tick):
     def count(n):
         written[0] += 1
         tick("writing documents", written[0], shards * documents, {})
-    write_corpus(model, tokenizer, o.out, shards, count, documents=documents, seed=o.seed, rows=min(64, documents))
+    write_corpus(model, tokenizer, o.out, shards, documents, count, seed=o.seed, rows=min(64, documents))
     print(Corpus(o.out, apart=4 if o.smoke else 40))
 
 def _theirs(o, model):

@@ -10,11 +10,14 @@ import torch
 import transformers as hf
 
 from specdec_nb.cli import main
-from specdec_nb.decode import as_target
+from specdec_nb import Law, Trace
+from specdec_nb.decode import as_target, decode
 from specdec_nb.training.corpus import Corpus, Part, write_corpus, write_documents
 from specdec_nb.training.distill import Batches, DraftModel, Features, Lender, Trained, fingerprint, fit_drafter, forward_kl, held_out
 from specdec_nb.training.train import train
-from specdec_nb.drafters.heads import Medusa
+from specdec_nb.drafters.eagle import EagleDrafter
+from specdec_nb.drafters.heads import Medusa, MedusaDrafter
+from specdec_nb.drafters.model import ModelDrafter
 from test_heads import SIZES, WORDS, build
 
 
@@ -167,14 +170,47 @@ def test_bad_data(model, data, tmp_path, harm, message):
         with pytest.raises(ValueError, match="need apart from 1 to 256"): Corpus(data, **bad)
 
 
-def test_on_the_command_line(model, data, tmp_path, monkeypatch, capsys):
-    "A trial; and two processes of torchrun, which average their gradients and leave one drafter"
+@pytest.fixture(scope="module")
+def on_disk(model, tmp_path_factory):
+    "A model in a folder, with a tokenizer of sixteen words"
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
-    folder = tmp_path / "model"
+    from tokenizers.pre_tokenizers import Whitespace
+    words = {"w0": 0, **{w: i for i, w in enumerate("the of a is to in and for if def self return import . ,".split(), 1)}}
+    tokenizer = Tokenizer(WordLevel(words, unk_token="w0"))
+    tokenizer.pre_tokenizer = Whitespace()
+    folder = tmp_path_factory.mktemp("model")
     model.save_pretrained(folder)
-    hf.PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({f"w{i}": i for i in range(16)}, unk_token="w0"))).save_pretrained(folder)
-    train_it = ["train", "medusa", "--model", str(folder), "--data", str(data), "--smoke", "--batch", "2"]
+    hf.PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="w0").save_pretrained(folder)
+    return folder
+
+
+def shell(*argv): return main([str(a) for a in argv])
+
+
+def test_every_verb(on_disk, tmp_path, capsys):
+    "From nothing to three drafters, as a reader would type it; each then drafts for its model"
+    small = ("--model", on_disk, "--smoke", "--dtype", "float32")
+    data = tmp_path / "data"
+    assert shell("train", "data", *small, "--out", data) == 0 and "kept apart)" in said(capsys)
+    for kind, others in (("draft", ()), ("medusa", ()), ("eagle3", ("--features", tmp_path / "draft" / "features"))):
+        assert shell("train", kind, *small, "--data", data, "--batch", 2, "--out", tmp_path / kind, *others) == 0, capsys.readouterr().err
+        assert "favourite is the target's" in said(capsys)
+    assert shell("train", "data", *small, "--by", tmp_path / "draft", "--out", tmp_path / "own") == 0
+    assert shell("train", "draft", *small, "--data", tmp_path / "own", "--begin", tmp_path / "draft", "--out", tmp_path / "again") == 0
+    target, run = as_target(hf.AutoModelForCausalLM.from_pretrained(on_disk)), dict(limit=12, law=Law(temperature=0))
+    plain = Trace(decode(target, "none", [3, 1], **run))
+    for drafter in (ModelDrafter(tmp_path / "again", k=3), MedusaDrafter(tmp_path / "medusa"), EagleDrafter(tmp_path / "eagle3")):
+        trace = Trace(decode(target, drafter, [3, 1], **run))
+        assert trace.tokens == plain.tokens and sum(len(d) for d, _ in trace.steps)
+
+
+def said(capsys): return capsys.readouterr().out
+
+
+def test_on_the_command_line(on_disk, data, tmp_path, monkeypatch, capsys):
+    "A trial; and two processes of torchrun, which average their gradients and leave one drafter"
+    train_it = ["train", "medusa", "--model", str(on_disk), "--data", str(data), "--smoke", "--batch", "2"]
     monkeypatch.setattr(sys, "argv", ["specdec", *train_it, "--out", str(tmp_path / "one")])
     assert main(sys.argv[1:]) == 0
     crew = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "specdec_nb.cli"]
