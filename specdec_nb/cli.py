@@ -6,6 +6,8 @@
 __all__ = ['Ledger', 'provenance', 'parser', 'run_race', 'run_bench', 'run_train', 'table', 'main']
 
 # %% ../nbs/9_measuring/43_cli.ipynb #f1fd6a04
+from contextlib import contextmanager
+from contextlib import contextmanager
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -121,8 +123,9 @@ def parser() -> argparse.ArgumentParser:
 
 def _train_options(t):
     add = t.add_argument
-    add("kind", choices=["data", "draft", "medusa", "eagle3"], help="data: write a corpus; else the drafter to train")
-    add("--out", type=Path, required=True, help="a folder: for data the corpus, else the drafter with its card and log")
+    add("kind", choices=["data", "draft", "medusa", "eagle3", "all"], help="data: write a corpus; else the drafter to train; all: start or resume all of them, one after another, "
+        "as the book's recipes say, in one thread at low priority")
+    add("--out", type=Path, required=True, help="a folder: for data the corpus, else the drafter with its card and log (all: a folder for each)")
     add("--data", type=Path, help="the corpus to train on")
     add("--model", help="a Hugging Face folder, or the id of a model in the local hub cache (default: SmolLM2-135M-Instruct)")
     add("--dtype", choices=["float32", "bfloat16"], help="of the model while it writes or is read (default: what is faster here)")
@@ -223,8 +226,6 @@ def run_bench(o):
 def run_train(o):
     "specdec train"
     import torch
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
     from transformers.utils import logging
     from specdec_nb.models.hub import load_hf
     from specdec_nb.training.distill import LOSSES, prefers_half
@@ -237,25 +238,61 @@ def run_train(o):
     dtype = o.dtype or ("bfloat16" if prefers_half(o.device) else "float32")
     model, tokenizer = load_hf(o.model, getattr(torch, dtype))
     model, leads = model.to(o.device), not int(os.environ.get("RANK", 0))
+    with _telling(leads) as tick, _terminable() as stop:
+        if o.kind == "data": return _write_data(o, _writer(o.by, model), tokenizer, tick, stop)
+        keep = ("model", "device", "cpu", "cores", "threads", "commit", "torch", "transformers")
+        shared = dict(record={k: v for k, v in provenance(model).items() if k in keep} | dict(command=" ".join(["specdec", *sys.argv[1:]])),
+                      shards=o.shards, seed=o.seed, tick=tick, stop=stop, **({"features": o.features} if o.features else {}))
+        if o.kind == "all": return _train_all(o, model, shared)
+        from specdec_nb.training.train import train
+        network = train(o.kind, o.data, o.out, model, o.epochs, lr=o.lr, size=o.batch, objective=o.objective, steps=20 if o.smoke else None,
+                        apart=4 if o.smoke else 40, resume=o.resume, begin=o.begin, **shared)
+    if leads: print(f"{o.out}: on documents kept apart, by depth, the drafter's favourite is the target's: {network.record['held']['top1']}")
+
+def _train_all(o, model, shared):
+    "Start or resume; one process a folder"
+    import torch
+    from filelock import FileLock, Timeout
+    from specdec_nb.training.train import RECIPES, train_all
+    recipes = {kind: dict(r, epochs=1, steps=20, apart=4) if o.smoke else r for kind, r in RECIPES.items()}
+    o.out.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(o.out / "lock", timeout=0):
+            (o.out / "pid").write_text(str(os.getpid()))
+            if hasattr(os, "nice"): os.nice(19)
+            torch.set_num_threads(1)
+            train_all(o.data, o.out, model, recipes, **shared)
+    except Timeout: raise ValueError(f"{o.out} is being trained in already, by process {(o.out / 'pid').read_text()}: stop that first, or take another folder") from None
+
+@contextmanager
+def _terminable():
+    "An event that SIGTERM sets: what is under way is then finished and saved"
+    import signal
+    import threading
+    stop, ours = threading.Event(), threading.current_thread() is threading.main_thread()
+    if ours: before = signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    try: yield stop
+    finally:
+        if ours: signal.signal(signal.SIGTERM, before)
+
+@contextmanager
+def _telling(leads):
+    "A function that tells of the progress: by bars in a terminal, by lines in a log"
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
     console = Console(stderr=True, force_jupyter=False, quiet=not leads)
     bars = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f} {task.fields[note]}"), TimeRemainingColumn()
     progress, tasks = Progress(*bars, console=console), {}
-    try:
-        def tick(what, done, total, figures):
-            progress.start()                                     # not before there is something to show
-            if what not in tasks: tasks[what] = progress.add_task(what, total=total, note="")
-            note = f"loss {figures['loss']:.3f}, favourites right {figures['top1'][0]:.3f}" if figures else ""
-            progress.update(tasks[what], completed=done, note=note)
-        if o.kind == "data": return _write_data(o, _writer(o.by, model), tokenizer, tick)
-        from specdec_nb.training.train import train
-        keep = ("model", "device", "cpu", "cores", "threads", "commit", "torch", "transformers")
-        facts = {k: v for k, v in provenance(model).items() if k in keep}
-        facts["command"] = " ".join(["specdec", *sys.argv[1:]])
-        network = train(o.kind, o.data, o.out, model, o.epochs, lr=o.lr, size=o.batch, objective=o.objective, steps=20 if o.smoke else None, shards=o.shards, apart=4 if o.smoke else 40,
-                        resume=o.resume, begin=o.begin, features=o.features, seed=o.seed, record=facts, tick=tick)
+    def tick(what, done, total, figures):
+        note = f"loss {figures['loss']:.3f}, favourites right {figures['top1'][0]:.3f}" if figures else ""
+        if "held" in figures: note += f", kept apart {figures['held']['top1']}"
+        if not console.is_terminal: return console.print(time.strftime("%H:%M:%S"), f"{what}: {done:.0f}/{total:.0f} {note}", soft_wrap=True, highlight=False)
+        progress.start()                                         # not before there is something to show
+        if what not in tasks: tasks[what] = progress.add_task(what, total=total, note="")
+        progress.update(tasks[what], completed=done, note=note)
+    try: yield tick
     finally:
         if tasks: progress.stop()
-    if leads: print(f"{o.out}: on documents kept apart, by depth, the drafter's favourite is the target's: {network.record['held']['top1']}")
 
 def _device(name):
     "The device of that name, for this process of `torchrun`'s; ValueError if this machine has none"
@@ -276,13 +313,14 @@ def _writer(by, model):
     if not isinstance(network, DraftModel): raise ValueError(f"{by} holds a {network.kind} drafter: only a draft model can write texts")
     return network.to_hf(Lender(model)).to(model.dtype)
 
-def _write_data(o, model, tokenizer, tick):
+def _write_data(o, model, tokenizer, tick, stop):
     from specdec_nb.training.corpus import Corpus, write_corpus
     shards, documents = (1, 24) if o.smoke else (o.shards or 8, 512)
     written = [0]
     def count(n):
         written[0] += 1
         tick("writing documents", written[0], shards * documents, {})
+        if stop.is_set(): raise KeyboardInterrupt
     write_corpus(model, tokenizer, o.out, shards, documents, count, seed=o.seed, rows=min(64, documents))
     print(Corpus(o.out, apart=4 if o.smoke else 40))
 

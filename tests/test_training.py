@@ -1,8 +1,13 @@
 """Training: what a kill, another target, other settings, bad files and bad numbers do to it."""
 import json
+import os
+import resource
 import shutil
+import signal
 import subprocess
 import sys
+import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -65,6 +70,115 @@ def test_killed_and_resumed(model, data, tmp_path):
     saved = tmp_path / "cut" / "training.pt"
     saved.write_bytes(saved.read_bytes()[:1000])
     with pytest.raises(ValueError, match="training.pt is damaged"): fit("cut", resume=True)
+
+
+def test_stopped_and_prolonged(model, data, tmp_path):
+    "Asked to stop, a run saves the step under way; and a finished one goes on to more steps: the weights of a run that was meant to be as long"
+    corpus = Corpus(data, apart=8)
+    features = Features(model, corpus.train, [4], tmp_path / "f")
+    def fit(name, steps, stop_at=None, **more):
+        torch.manual_seed(0)
+        net, stop, seen = Medusa.of(model, WORDS, heads=2).join(Lender(model)), threading.Event(), []
+        def objective(z, p):
+            seen.append(0)
+            if len(seen) == 2 * (stop_at or 0): stop.set()                  # two heads
+            return forward_kl(z, p)
+        objective.__name__ = "forward_kl"
+        fit_drafter(net, Batches(features, net, 2), Batches(features, net, 2), tmp_path / name, steps, objective=objective, stop=stop, **more)
+        return net.state_dict()
+    whole = fit("whole", 50)
+    with pytest.raises(KeyboardInterrupt): fit("cut", 23, stop_at=13)
+    saved = torch.load(tmp_path / "cut" / "training.pt", weights_only=True)
+    assert saved["step"] == 13 and saved["log"] == []
+    shorter = fit("cut", 23, resume=True)
+    assert any(not torch.equal(whole[k], shorter[k]) for k in whole)
+    longer = fit("cut", 50, resume=True)
+    assert all(torch.equal(whole[k], longer[k]) for k in whole)
+
+
+def test_the_mean_of_the_latest_weights(model, data, tmp_path):
+    "What is left is calmer than the last weights: nearer to those of the steps before"
+    corpus = Corpus(data, apart=8)
+    net = Medusa.of(model, WORDS, heads=1).join(Lender(model))
+    batches, seen = Batches(Features(model, corpus.train, [4], tmp_path / "f"), net, 2), []
+    fit_drafter(net, batches, batches, tmp_path / "run", 40, tick=lambda r: None, objective=lambda z, p: seen.append(net.mix[0].weight.detach().clone()) or forward_kl(z, p))
+    before = torch.stack([w for w in seen[1:40]])                            # a batch sees the weights of the step before; held_out sees the mean
+    mean, expected = net.mix[0].weight.detach(), before[0]
+    last = torch.load(tmp_path / "run" / "training.pt", weights_only=True)["module"]["mix.0.weight"]
+    for t, w in enumerate([*before[1:], last], 2): expected = expected.lerp(w, min(1, 8 / (t + 7)))
+    assert torch.allclose(mean, expected, atol=1e-6) and not torch.allclose(mean, last, atol=1e-5)
+
+
+def test_a_corpus_that_grows(model, data, tmp_path):
+    "A run goes on with more documents, and keeps its words; not with fewer"
+    first = train("medusa", data, tmp_path / "out", model, steps=12, words=14, size=2, apart=8, shards=1)
+    assert first.record["documents"] < train("medusa", data, tmp_path / "out", model, steps=16, size=2, apart=8, resume=True).record["documents"]
+    again = Trained.from_pretrained(tmp_path / "out")
+    assert torch.equal(again.words, first.words) and again.record["steps"] == 16
+    with pytest.raises(ValueError, match="begun with documents"): train("medusa", data, tmp_path / "out", model, steps=20, size=2, apart=8, shards=1, resume=True)
+
+
+# -- hidden states on disk
+
+def test_a_store_is_read_once(model, data, tmp_path):
+    "A shorter list finds its part, a longer one reads on, another model or other documents begin where they differ"
+    documents, read = Corpus(data, apart=8).train, []
+    def states(documents, of=model):
+        read.clear()
+        f = Features(of, documents, [2, 4], tmp_path / "f", tick=lambda n: read.append(n))
+        return f.hidden.clone(), f.logz.clone(), list(read)
+    whole, z, ticks = states(documents[:40])
+    assert ticks
+    n = sum(map(len, documents[:10]))
+    part, z10, ticks = states(documents[:10])
+    assert torch.equal(part, whole[:n]) and torch.equal(z10, z[:n]) and not ticks
+    again, _, ticks = states(documents[:40])
+    assert torch.equal(again, whole) and not ticks, "the longer store is still there"
+    changed, _, ticks = states([*documents[:10], documents[11], documents[10]])
+    assert ticks == [sum(map(len, documents[:12]))] and torch.equal(changed[:n], whole[:n])
+    other, _, ticks = states(documents[:10], build(seed=9, dtype=torch.float32))
+    assert ticks and not torch.equal(other, part)
+
+
+def test_a_store_that_was_cut(model, data, tmp_path):
+    "Files of other lengths than they claim are read anew, none is mapped beyond its end"
+    documents = Corpus(data, apart=8).train[:20]
+    whole = Features(model, documents, [4], tmp_path / "f").hidden.clone()
+    for kind in ("hidden", "logz", "marks"):
+        path = tmp_path / f"f.{kind}"
+        path.write_bytes(path.read_bytes()[:-8])
+        assert torch.equal(Features(model, documents, [4], tmp_path / "f").hidden, whole)
+
+
+def test_a_full_disk(model, data, tmp_path, monkeypatch):
+    "Is told before anything is read, with the bytes that are missing; one that fills up meanwhile raises, and reading goes on later"
+    documents, usage = Corpus(data, apart=8).train, shutil.disk_usage
+    need = sum(map(len, documents)) * (2 * 32 + 4)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(path)._replace(free=need - 1))
+    with pytest.raises(OSError, match="GB more for hidden states, 0.00 GB are free: make room"): Features(model, documents, [4], tmp_path / "f")
+    assert not (tmp_path / "f.hidden").stat().st_size
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(path)._replace(free=need))
+    assert len(Features(model, documents, [4], tmp_path / "f").hidden) == sum(map(len, documents))
+
+
+@pytest.mark.skipif(not hasattr(resource, "RLIMIT_FSIZE"), reason="needs a limit on the size of files")
+def test_a_disk_that_fills_up(model, data, tmp_path):
+    documents = Corpus(data, apart=8).train
+    code = """if True:
+        import resource, signal, sys, torch
+        sys.path[:0] = [{tests!r}]
+        from test_heads import build
+        from specdec_nb.training.corpus import Corpus
+        from specdec_nb.training.distill import Features
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
+        try: Features(build(seed=4, dtype=torch.float32), Corpus({data!r}, apart=8).train, [4], {path!r})
+        except OSError as e: print("OSError", e)
+        """
+    done = subprocess.run([sys.executable, "-c", code.format(tests=str(Path(__file__).parent), data=str(data), path=str(tmp_path / "f"), limit=len(documents) * 20 * 68 // 4)],
+                          capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.startswith("OSError"), done.stderr[-1000:]
+    assert torch.equal(Features(model, documents, [4], tmp_path / "f").hidden, Features(model, documents, [4], tmp_path / "g").hidden)
 
 
 @pytest.mark.parametrize("poison", ["loss", "gradient"])
@@ -135,6 +249,25 @@ def test_weights_of_another_save(model, data, tmp_path):
     with pytest.raises(ValueError, match="not the weights that it describes"): Trained.from_pretrained(tmp_path / "b")
 
 
+def test_weights_that_are_no_numbers(model, data, tmp_path):
+    net = trained(model, data, tmp_path / "a")
+    with torch.no_grad(): net.mix[0].bias[3] = float("nan")
+    net.save_pretrained(tmp_path / "a")
+    with pytest.raises(ValueError, match="mix.0.bias is no number everywhere"): Trained.from_pretrained(tmp_path / "a")
+    broken = build(seed=4, dtype=torch.float32)
+    with torch.no_grad(): broken.model.layers[2].mlp.down_proj.weight[0, 0] = float("nan")
+    with pytest.raises(ValueError, match="are no numbers in document"): trained(broken, data, tmp_path / "b")
+
+
+def test_the_callers_dice(model, data, tmp_path):
+    "Training leaves the global generator as it was, whatever the seed; and the seed decides"
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    kinds = {seed: train("eagle3", data, tmp_path / str(seed), model, steps=1, words=16, size=2, apart=8, seed=seed) for seed in (0, 1)}
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not torch.equal(kinds[0].qkv.weight, kinds[1].qkv.weight)
+
+
 def test_data_killed_and_resumed(tmp_path, monkeypatch):
     "The same shards, none half there, none twice; and a trial's shard is not taken for a whole one"
     import specdec_nb.training.corpus as corpus
@@ -203,6 +336,28 @@ def test_every_verb(on_disk, tmp_path, capsys):
     for drafter in (ModelDrafter(tmp_path / "again", k=3), MedusaDrafter(tmp_path / "medusa"), EagleDrafter(tmp_path / "eagle3")):
         trace = Trace(decode(target, drafter, [3, 1], **run))
         assert trace.tokens == plain.tokens and sum(len(d) for d, _ in trace.steps)
+
+
+def test_all_of_them(on_disk, data, tmp_path, capsys):
+    "Start or resume with one command: a run that gets SIGTERM saves, the next one goes on, one that is done does nothing; never two at once"
+    command = ["train", "all", "--model", str(on_disk), "--dtype", "float32", "--data", str(data), "--smoke", "--out", str(tmp_path / "out")]
+    first = subprocess.Popen([sys.executable, "-m", "specdec_nb.cli", *command], stderr=subprocess.PIPE, text=True)
+    for line in first.stderr:
+        if "training, eagle3" in line: break
+    with pytest.raises(AssertionError): assert shell(*command) == 0
+    assert f"is being trained in already, by process {first.pid}" in capsys.readouterr().err
+    first.send_signal(signal.SIGTERM)
+    said_last = first.stderr.read()
+    assert first.wait(60) == 130 and "--resume goes on" in said_last
+    step = torch.load(tmp_path / "out" / "eagle3" / "training.pt", weights_only=True)["step"]
+    niceness = os.nice(0)
+    again = subprocess.run([sys.executable, "-m", "specdec_nb.cli", *command], capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr[-1500:]
+    assert step and "reading" not in again.stderr and os.nice(0) == niceness
+    assert {p.name for p in (tmp_path / "out").iterdir() if p.is_dir()} == {"features", "draft", "medusa", "eagle3"}
+    weights = {p: p.read_bytes() for p in (tmp_path / "out").glob("*/model.safetensors")}
+    idle = subprocess.run([sys.executable, "-m", "specdec_nb.cli", *command], capture_output=True, text=True)
+    assert idle.returncode == 0 and "training," not in idle.stderr and all(p.read_bytes() == w for p, w in weights.items())
 
 
 def said(capsys): return capsys.readouterr().out

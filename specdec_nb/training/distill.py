@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['LOSSES', 'KINDS', 'forward_kl', 'reverse_kl', 'jensen_shannon', 'variation_loss', 'feature_loss', 'Lender',
            'fingerprint', 'Trained', 'Features', 'Batches', 'judge', 'held_out', 'prefers_half', 'fit_drafter',
-           'TrainedDrafter', 'guesses', 'draw_chain', 'DraftModel']
+           'words_of', 'TrainedDrafter', 'guesses', 'draw_chain', 'DraftModel']
 
 # %% ../../nbs/4_learning/21_distill.ipynb #365f976d
+from contextlib import contextmanager
 from hashlib import blake2b
 from importlib import import_module
 from inspect import signature
@@ -147,10 +148,11 @@ class Trained(nn.Module):
             tensors = load_file(folder / "model.safetensors")
             cls = next(c for c in vars(import_module(KINDS[about["kind"]])).values()
                        if isinstance(c, type) and getattr(c, "kind", None) == about["kind"] and hasattr(c, "loss"))
-            self = cls(about["settings"], tensors["words"])
+            with torch.random.fork_rng(devices=[]): self = cls(about["settings"], tensors["words"])       # it begins with noise that nobody misses
             scales = {k.removesuffix(".scale"): t for k, t in tensors.items() if k.endswith(".scale")}
             self.load_state_dict({k: (t.float() * scales[k].float()[:, None]).half().float() if k in scales else t for k, t in tensors.items()
                                   if not k.endswith(".scale")})
+            if bad := [k for k, w in self.state_dict().items() if not w.isfinite().all()]: raise ValueError(f"{bad[0]} is no number everywhere")
             self.target, self.record = about["target"], about["record"]
         except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError, StopIteration) as e:
             raise ValueError(f"the trained drafter in {folder} is damaged or of another version ({type(e).__name__}: {e})") from e
@@ -234,6 +236,7 @@ class Features:
         last = {"logits_to_keep": 1} if "logits_to_keep" in signature(model.forward).parameters else {}      # the rest is made below, of real rows
         out, head = model(input_ids=ids.to(model.device), output_hidden_states=True, use_cache=False, **last), Lender(model).unembed
         made = out.hidden_states[-1][:, -1] @ head.T
+        if not made.isfinite().all(): raise ValueError(f"the states of {type(model).__name__} are no numbers in document {group[-1]} or near it: is the model damaged, or its precision too low?")
         if not torch.allclose(made.float(), out.logits[:, -1].float(), rtol=.05, atol=.05 * float(made.abs().max())):
             raise ValueError(f"{type(model).__name__} does more to its last states than multiply them by a matrix (a bias, a scale, a cap): "
                              "no drafter can be trained on them")
@@ -285,13 +288,15 @@ class Batches:
 
 # %% ../../nbs/4_learning/21_distill.ipynb #ce856889
 def judge(logits, p) -> dict: # figures of one guess
-    "How often the drafter's favourite is the target's, and Σ min(p, q)"
+    "How often the drafter's favourite is the target's, and Σ min(p, q); of guesses that are learnt from, every eighth is looked at"
+    if logits.requires_grad: logits, p = logits[::8], p[::8]
     with torch.no_grad():
         return dict(top1=float((logits.argmax(-1) == p.argmax(-1)).float().mean()), overlap=float(1 - variation_loss(logits, p).mean()))
 
-def held_out(module:Trained, batches:Batches, most:int=40) -> dict: # `{figure: [by depth]}`
+def held_out(module:Trained, batches:Batches, most:int=40, half:bool=False) -> dict: # `{figure: [by depth]}`
     "The figures of `judge` on documents kept apart"
-    with torch.no_grad(): rows = [module.loss(batches[i])[1] for i in range(min(len(batches), most))]
+    with torch.no_grad(), torch.autocast(module.head.device.type, torch.bfloat16, enabled=half):
+        rows = [module.loss(batches[i])[1] for i in range(min(len(batches), most))]
     return {k: np.round(np.mean([row[k] for row in rows], 0), 4).tolist() for k in rows[0]}
 
 def prefers_half(device) -> bool:
@@ -299,70 +304,112 @@ def prefers_half(device) -> bool:
     if device.type == "cuda": return torch.cuda.is_bf16_supported()
     return device.type == "cpu" and any(getattr(torch.cpu, f"_is_{kind}_supported", bool)() for kind in ("avx512_bf16", "amx_tile"))
 
+# %% ../../nbs/4_learning/21_distill.ipynb #d117cd9d
+class _Run:
+    "All that the next step depends on, and the log of the steps before"
+    KEPT = ("step", "settings", "log", "sums", "clocks")
+    def __init__(self, module, settings, path):
+        self.module, self.settings, self.path, self.params = module, settings, path, [p for p in module.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(self.params, betas=(.9, .95), weight_decay=.01)
+        self.mean = [p.detach().clone() for p in self.params]
+        self.step, self.log, self.sums, self.clocks = 0, [], [], [0., 0.]
+        self.saved, self.now = (0, time.time()), self._now()
+
+    def _now(self): return np.array([time.time(), time.process_time()])
+
+    def learn(self, loss, figures, crew):
+        "One step down. ValueError, the weights as they were, if there is none"
+        for group in self.optimizer.param_groups: group["lr"] = self.settings["lr"] * min(1, (self.step + 1) / 10)
+        self.optimizer.zero_grad()
+        loss.backward()
+        crew.average([w.grad for w in self.params])
+        norm = nn.utils.clip_grad_norm_(self.params, 1.)
+        if not torch.isfinite(loss + norm):
+            raise ValueError(f"the loss is {loss.item()} at step {self.step + 1}, its gradient {norm.item()} long; the last checkpoint in {self.path.parent} is of step {self.saved[0]}: try a lower learning rate")
+        self.optimizer.step()
+        self.step += 1
+        torch._foreach_lerp_(self.mean, [w.detach() for w in self.params], min(1., 8 / (self.step + 7)))
+        self.sums.append(dict(figures, loss=loss.item()))
+
+    def record(self, held, half):
+        "A line of the log, with the figures of the mean weights on documents kept apart if there are any"
+        figures = {k: np.round(np.mean([s[k] for s in self.sums], 0), 4).tolist() for k in self.sums[0]}
+        if held is not None:
+            with self.averaged(): figures["held"] = held_out(self.module, held, half=half)
+        self.clocks, self.now = (self.clocks + (now := self._now()) - self.now).tolist(), now
+        self.log.append(dict(step=self.step, **dict(zip(("seconds", "cpu_seconds"), map(round, self.clocks))), **figures))
+        self.sums = []
+        return self.log[-1]
+
+    @contextmanager
+    def averaged(self):
+        "The module with the mean weights"
+        last = [p.detach().clone() for p in self.params]
+        for p, w in zip(self.params, self.mean): p.data.copy_(w)
+        yield
+        for p, w in zip(self.params, last): p.data.copy_(w)
+
+    def save(self):
+        self.clocks, self.now = (self.clocks + (now := self._now()) - self.now).tolist(), now
+        torch.save(dict(module=self.module.state_dict(), mean=self.mean, optimizer=self.optimizer.state_dict(), **{k: getattr(self, k) for k in self.KEPT}), work := f"{self.path}.tmp")
+        os.replace(work, self.path)
+        self.saved = self.step, time.time()
+
+    def load(self):
+        "Go on from there. ValueError for other settings, or fewer documents, or a damaged file"
+        before, now = _checkpoint(self.path), self.settings
+        for what, then in before["settings"].items():
+            if now[what] < then if what == "documents" else now[what] != then:
+                raise ValueError(f"{self.path.parent} was begun with {what} = {then}, now it is {now[what]}: resume with the same settings")
+        self.module.load_state_dict(before["module"])
+        self.optimizer.load_state_dict(before["optimizer"])
+        for k in self.KEPT: setattr(self, k, before[k])
+        self.mean, self.settings, self.saved = [w.to(p) for w, p in zip(before["mean"], self.params)], now, (self.step, time.time())
+
 def fit_drafter(
     module:Trained, # joined to its target
     batches:Batches, # to train on
     held:Batches, # to judge by
     out, # a folder for checkpoints and the log
-    steps:int, # in all
-    lr:float=1e-3, # at its highest; warmed up, then a cosine
+    steps:int, # in all; a run that is done goes on if there are more
+    lr:float=1e-3, # warmed up over ten steps
     objective=forward_kl, # one of `LOSSES`
-    save_every:int=200, # steps between checkpoints
+    save_every:int=200, # steps between checkpoints, or five minutes
     resume:bool=False, # go on from the checkpoint in `out`
     half:bool=None, # multiply matrices in bfloat16, weights and their updates stay float32; None: where that is faster
     tick=lambda record: None, # called with each record of the log
+    stop=None, # a `threading.Event`: once it is set, the step under way is finished and saved, and KeyboardInterrupt raised
 ) -> list: # the log
-    """Train to the last step, with AdamW. On a CPU the same weights come out whether or not it was interrupted.
+    """Train to the last step, with AdamW, and leave the mean of the latest weights. On a CPU the same weights come out whether or not it was interrupted.
 
     Raises ValueError if the loss or its gradient is not finite, the last good checkpoint stays; and for other settings on resuming.
     """
     out, device = Path(out), module.head.device
     crew, half = _Crew(device), prefers_half(device) if half is None else half
-    out.mkdir(parents=True, exist_ok=True)
-    params, saved = [p for p in module.parameters() if p.requires_grad], out / "training.pt"
-    if saved.exists() and not resume: raise ValueError(f"{out} holds a training run: give --resume to go on with it, or another folder")
-    optimizer = torch.optim.AdamW(params, lr=lr, betas=(.9, .95), weight_decay=.01)
-    first, log, sums, spent = 0, [], [], 0.
     words = blake2b(module.words.cpu().numpy().tobytes(), digest_size=8).hexdigest()
-    settings = dict(steps=steps, lr=lr, loss=objective.__name__, batch=batches.size, seed=batches.seed, processes=crew.size, half=half,
-                    documents=len(batches.features.documents), words=words)
-    if saved.exists():
-        before = _checkpoint(saved)
-        for what, then in before["settings"].items():
-            if settings[what] != then: raise ValueError(f"{out} was begun with {what} = {then}, now it is {settings[what]}: resume with the same settings")
-        module.load_state_dict(before["module"])
-        optimizer.load_state_dict(before["optimizer"])
-        first, log, sums, spent = (before[k] for k in ("step", "log", "sums", "seconds"))
-    began = time.time() - spent
-    for step in range(first, steps):
-        rate = min(1, (step + 1) / max(1, .03 * steps)) * (.05 + .475 * (1 + math.cos(math.pi * step / steps)))
-        for group in optimizer.param_groups: group["lr"] = lr * rate
+    run = _Run(module, dict(lr=lr, loss=objective.__name__, batch=batches.size, seed=batches.seed, processes=crew.size, half=half,
+                            documents=len(batches.features.documents), words=words), out / "training.pt")
+    out.mkdir(parents=True, exist_ok=True)
+    if run.path.exists():
+        if not resume: raise ValueError(f"{out} holds a training run: give --resume to go on with it, or another folder")
+        run.load()
+    every = max(20, steps // 200)
+    while run.step < steps:
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
-            loss, figures = module.loss(batches[step * crew.size + crew.rank], objective)
-        optimizer.zero_grad()
-        loss.backward()
-        crew.average([w.grad for w in params])
-        norm = nn.utils.clip_grad_norm_(params, 1.)
-        if not torch.isfinite(loss + norm):
-            raise ValueError(f"the loss is {loss.item()} at step {step + 1}, its gradient {norm.item()} long; the last checkpoint in {out} is of step {first}: try a lower learning rate")
-        optimizer.step()
-        sums.append(dict(figures, loss=loss.item()))
-        done = step + 1
-        if done % 20 == 0 or done == steps:
-            log.append(dict(step=done, seconds=round(time.time() - began), **{k: np.round(np.mean([s[k] for s in sums], 0), 4).tolist() for k in sums[0]}))
-            sums = []
-            if done % 200 == 0 or done == steps: log[-1]["held"] = held_out(module, held)
-            tick(log[-1])
-        if crew.rank == 0 and (done % save_every == 0 or done == steps):
-            state = dict(module=module.state_dict(), optimizer=optimizer.state_dict(), step=done, settings=settings, log=log, sums=sums, seconds=time.time() - began)
-            torch.save(state, f"{saved}.tmp")
-            os.replace(f"{saved}.tmp", saved)
-            first = done
-    return log
+            loss, figures = module.loss(batches[run.step * crew.size + crew.rank], objective)
+        run.learn(loss, figures, crew)
+        ends, stopped = run.step == steps, stop is not None and stop.is_set()
+        if run.step % every == 0 or ends: tick(run.record(held if run.step % (10 * every) == 0 or ends else None, half))
+        if crew.rank == 0 and (ends or stopped or run.step % save_every == 0 or time.time() > run.saved[1] + 300): run.save()
+        if stopped and not ends: raise KeyboardInterrupt
+    for p, w in zip(run.params, run.mean): p.data.copy_(w)
+    return run.log
 
 def _checkpoint(path):
     try: return torch.load(path, weights_only=True)
     except Exception as e: raise ValueError(f"{path} is damaged ({type(e).__name__}): delete it and train again") from e
+
+def words_of(path): return _checkpoint(path)["module"]["words"].numpy()   # the words of a run under way
 
 class _Crew:
     "The processes that `torchrun` started, or this one alone"
@@ -461,7 +508,7 @@ class DraftModel(Trained):
         "As a plain Hugging Face model, with the target's whole embedding and head"
         from transformers import AutoModelForCausalLM
         self.join(target)
-        model = AutoModelForCausalLM.from_config(self.config).float().to(self.head.device).eval()
+        with torch.random.fork_rng(devices=[]): model = AutoModelForCausalLM.from_config(self.config).float().to(self.head.device).eval()
         model.model.load_state_dict({**self.body.state_dict(), "embed_tokens.weight": target.embed.float()})
         model.lm_head.weight = model.model.embed_tokens.weight if self.config.tie_word_embeddings else nn.Parameter(target.unembed.float())
         return model
