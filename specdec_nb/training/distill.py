@@ -276,13 +276,14 @@ class Batches:
         f, group = self.features, self.order(epoch)[i]
         longest = min(max(len(f.documents[j]) for j in group), self.most)
         tokens, real = torch.zeros(len(group), longest, dtype=torch.long), torch.zeros(len(group), longest, dtype=torch.bool)
-        hidden, logz = torch.zeros(len(group), longest, *f.hidden.shape[1:]), torch.zeros(len(group), longest)
+        hidden, logz = torch.zeros(len(group), longest, *f.hidden.shape[1:], dtype=f.hidden.dtype), torch.zeros(len(group), longest)
         for r, j in enumerate(group):
             n = min(len(f.documents[j]), longest)
             rows = slice(f.at[j], f.at[j] + n)
             tokens[r, :n], real[r, self.begins[j] - 1:n] = torch.from_numpy(f.documents[j][:n]), True
-            hidden[r, :n], logz[r, :n] = f.hidden[rows].float(), f.logz[rows]
+            hidden[r, :n], logz[r, :n] = f.hidden[rows], f.logz[rows]
         tokens, real, hidden, logz = (x.to(self.head.device) for x in (tokens, real, hidden, logz))
+        hidden = hidden.float()
         p = (hidden[:, :, -1] @ self.head.T - logz[..., None]).exp() * real[..., None]
         return dict(tokens=tokens, real=real, hidden={layer: hidden[:, :, i] for i, layer in enumerate(f.layers)}, p=p)
 
@@ -378,6 +379,7 @@ def fit_drafter(
     resume:bool=False, # go on from the checkpoint in `out`
     half:bool=None, # multiply matrices in bfloat16, weights and their updates stay float32; None: where that is faster
     tick=lambda record: None, # called with each record of the log
+    minutes:float=None, # of this call: after so many it ends, as after the last step, and may go on later
     stop=None, # a `threading.Event`: once it is set, the step under way is finished and saved, and KeyboardInterrupt raised
 ) -> list: # the log
     """Train to the last step, with AdamW, and leave the mean of the latest weights. On a CPU the same weights come out whether or not it was interrupted.
@@ -393,12 +395,12 @@ def fit_drafter(
     if run.path.exists():
         if not resume: raise ValueError(f"{out} holds a training run: give --resume to go on with it, or another folder")
         run.load()
-    every = max(20, steps // 200)
-    while run.step < steps:
+    every, ends, until = max(20, min(steps // 200, 200)), run.step >= steps, time.time() + 60 * (math.inf if minutes is None else minutes)
+    while not ends:
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
             loss, figures = module.loss(batches[run.step * crew.size + crew.rank], objective)
         run.learn(loss, figures, crew)
-        ends, stopped = run.step == steps, stop is not None and stop.is_set()
+        ends, stopped = run.step == steps or time.time() > until, stop is not None and stop.is_set()
         if run.step % every == 0 or ends: tick(run.record(held if run.step % (10 * every) == 0 or ends else None, half))
         if crew.rank == 0 and (ends or stopped or run.step % save_every == 0 or time.time() > run.saved[1] + 300): run.save()
         if stopped and not ends: raise KeyboardInterrupt

@@ -29,6 +29,7 @@ def train(
     size:int=4, # documents a batch, in each process
     objective:str="forward_kl", # one of `LOSSES`
     steps:int=None, # instead of `epochs`
+    minutes:float=None, # training ends after so many, and can be resumed
     shards:int=None, # only the first so many of the data; None: all
     apart:int=40, # one prompt in about this many is kept apart
     resume:bool=False, # go on with what is in `out`; with more epochs or documents than it was begun with, if need be
@@ -53,7 +54,8 @@ def train(
     crew = int(os.environ.get("WORLD_SIZE", 1))
     steps = steps or max(1, int(len(batches) * epochs / crew))
     if _is_done(out, steps): return Trained.from_pretrained(out).join(Lender(model))
-    log = fit_drafter(network, batches, held, out, steps, lr, LOSSES[objective], resume=resume, tick=lambda r: tick(f"training, {kind}", r["step"], steps, r), stop=stop)
+    log = fit_drafter(network, batches, held, out, steps, lr, LOSSES[objective], resume=resume, minutes=minutes, stop=stop,
+                      tick=lambda r: tick(f"training, {kind}", r["step"], steps, r))
     if int(os.environ.get("RANK", 0)): return network
     network.record.update(documents=len(corpus.train), tokens=int(sum(map(len, corpus.train))), held_documents=len(corpus.held), steps=log[-1]["step"], batch=size * crew,
                           lr=lr, objective=objective, **{k: log[-1][k] for k in ("seconds", "cpu_seconds")}, **(record or {}))
