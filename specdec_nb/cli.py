@@ -253,8 +253,10 @@ def _train_all(o, model, shared):
     "Start or resume; one process a folder"
     import torch
     from filelock import FileLock, Timeout
+    from specdec_nb.drafters.model import shipped
     from specdec_nb.training.train import RECIPES, train_all
     recipes = {kind: dict(r, epochs=1, steps=20, apart=4) if o.smoke else r for kind, r in RECIPES.items()}
+    if o.model is None: recipes = {kind: dict(r, begin=shipped(kind)) for kind, r in recipes.items()}      # on from what comes with the package
     o.out.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(o.out / "lock", timeout=0):
