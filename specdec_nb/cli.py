@@ -7,7 +7,6 @@ __all__ = ['Ledger', 'provenance', 'parser', 'run_race', 'run_bench', 'run_train
 
 # %% ../nbs/9_measuring/43_cli.ipynb #f1fd6a04
 from contextlib import contextmanager
-from contextlib import contextmanager
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
