@@ -132,7 +132,9 @@ def _train_options(t):
     add("--shards", type=int, help="data: write this many files of 512 documents, about 125 000 tokens each (default: 8); "
                                    "else: train on the first so many (default: all)")
     add("--epochs", type=float, default=2, help="passes over the documents (default: 2)")
-    add("--lr", type=float, default=1e-3, help="learning rate at its highest (default: 0.001)")
+    add("--minutes", type=float, help="training ends after so many, and can be resumed (default: after the last epoch)")
+    add("--words", type=int, default=8000, help="how many words the drafter guesses among (default: 8000)")
+    add("--lr", type=float, default=1e-3, help="learning rate (default: 0.001)")
     add("--batch", type=int, default=4, help="documents a step, in each process (default: 4)")
     add("--objective", default="forward_kl", help="forward_kl (default), reverse_kl, jensen_shannon or variation")
     add("--features", type=Path, help="where the model's hidden states are kept, to share them between runs (default: in OUT)")
@@ -233,6 +235,7 @@ def run_train(o):
     if o.kind != "data" and not o.data: raise ValueError("--data is missing: the corpus to train on; write one with: specdec train data --out FOLDER")
     if o.objective not in LOSSES: raise ValueError(f"unknown loss {o.objective!r}; known: {', '.join(LOSSES)}")
     if o.batch < 1 or o.epochs <= 0 or o.lr <= 0: raise ValueError(f"need --batch >= 1, --epochs > 0 and --lr > 0, got {o.batch}, {o.epochs} and {o.lr}")
+    if o.words < 1 or o.minutes is not None and o.minutes <= 0: raise ValueError(f"need --words >= 1 and --minutes > 0, got {o.words} and {o.minutes}")
     o.device = _device(o.device)
     dtype = o.dtype or ("bfloat16" if prefers_half(o.device) else "float32")
     model, tokenizer = load_hf(o.model, getattr(torch, dtype))
@@ -244,7 +247,7 @@ def run_train(o):
                       shards=o.shards, seed=o.seed, tick=tick, stop=stop, **({"features": o.features} if o.features else {}))
         if o.kind == "all": return _train_all(o, model, shared)
         from specdec_nb.training.train import train
-        network = train(o.kind, o.data, o.out, model, o.epochs, lr=o.lr, size=o.batch, objective=o.objective, steps=20 if o.smoke else None,
+        network = train(o.kind, o.data, o.out, model, o.epochs, lr=o.lr, size=o.batch, objective=o.objective, steps=20 if o.smoke else None, minutes=o.minutes, words=o.words,
                         apart=4 if o.smoke else 40, resume=o.resume, begin=o.begin, **shared)
     if leads: print(f"{o.out}: on documents kept apart, by depth, the drafter's favourite is the target's: {network.record['held']['top1']}")
 

@@ -96,6 +96,8 @@ def test_bad_input(capsys, tmp_path):
     assert "--data is missing" in told(capsys, *train)
     assert "unknown loss 'hinge'" in told(capsys, *train, "--data", tmp_path, "--objective", "hinge")
     assert "--batch >= 1" in told(capsys, *train, "--data", tmp_path, "--batch", 0)
+    assert "--words >= 1" in told(capsys, *train, "--data", tmp_path, "--words", 0)
+    assert "--minutes > 0" in told(capsys, *train, "--data", tmp_path, "--minutes", 0)
     assert "--device nonsense is not to be had here" in told(capsys, *train, "--data", tmp_path, "--device", "nonsense")
     assert "no data in" in told(capsys, *train, "--data", tmp_path)
 

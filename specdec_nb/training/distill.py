@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LOSSES', 'KINDS', 'forward_kl', 'reverse_kl', 'jensen_shannon', 'variation_loss', 'feature_loss', 'Lender',
-           'fingerprint', 'Trained', 'Features', 'Batches', 'judge', 'held_out', 'prefers_half', 'fit_drafter',
+           'fingerprint', 'apart', 'Trained', 'Features', 'Batches', 'judge', 'held_out', 'prefers_half', 'fit_drafter',
            'words_of', 'TrainedDrafter', 'guesses', 'draw_chain', 'DraftModel']
 
 # %% ../../nbs/4_learning/21_distill.ipynb #365f976d
@@ -19,6 +19,7 @@ import math
 import os
 import shutil
 import time
+import warnings
 import numpy as np
 import torch
 from torch import nn
@@ -69,16 +70,37 @@ def feature_loss(
 class Lender:
     "A Hugging Face model in the role of a target that lends its matrices"
     def __init__(self, model):
-        self.embed, self.unembed = model.get_input_embeddings().weight.detach(), model.get_output_embeddings().weight.detach()
+        self.model, self.embed, self.unembed = model, model.get_input_embeddings().weight.detach(), model.get_output_embeddings().weight.detach()
         self.vocab_size = len(self.unembed)
 
-def fingerprint(target) -> str: # 16 hex digits
-    "A model, known again by the signs of 8192 entries each of its embedding and its output matrix, which no change of precision changes"
-    mark = blake2b(digest_size=8)
-    for matrix in (target.embed, target.unembed):
-        places = torch.from_numpy(np.random.default_rng(0).integers(matrix.numel(), size=8192)).to(matrix.device)
-        mark.update(json.dumps(list(matrix.shape)).encode() + np.packbits((matrix.flatten()[places] > 0).cpu().numpy()).tobytes())
-    return mark.hexdigest()
+def _last_maps(model): # `[(a linear map, its width), ...]`
+    "The last linear map of each layer, of our runtime's model or a Hugging Face one"
+    if not isinstance(model, nn.Module): return [(block.down, model.config.intermediate_size) for block in getattr(model, "blocks", ())]
+    body = model.get_decoder() if hasattr(model, "get_decoder") else model
+    layers = max((m for m in body.modules() if isinstance(m, nn.ModuleList)), key=len, default=())
+    found = [[m for m in layer.modules() if hasattr(m, "in_features") or type(m).__name__ == "Conv1D"] for layer in layers]
+    return [(maps[-1], getattr(maps[-1], "in_features", None) or maps[-1].nx) for maps in found if maps]
+
+def _some(x): # 48 numbers, in four digits
+    "Every so many-th number"
+    return [float(f"{v:.4g}") for v in x.flatten()[::max(1, x.numel() // 48)][:48].tolist()]
+
+@torch.no_grad()
+def fingerprint(target) -> dict:
+    "A model, known again by its shape, entries of its embedding, and what the last maps of three layers do to a fixed vector"
+    maps = _last_maps(getattr(target, "model", target))
+    marks = {"embedding": _some(target.embed.flatten()[::9973 if target.embed.numel() > 1e6 else 1].float())}
+    for i in sorted({0, len(maps) // 2, len(maps) - 1} if maps else ()):
+        apply, width = maps[i]
+        x = torch.cos(torch.arange(width, dtype=torch.float64) ** 2)[None].to(target.embed.device, target.embed.dtype)
+        marks[f"layer {i}"] = _some(apply(x).float())
+    return dict(shape=list(target.embed.shape), layers=len(maps), marks=marks)
+
+def apart(one:dict, other:dict) -> dict: # `{what: relative distance}`; empty for models of other shapes
+    "How far two fingerprints are apart: thousandths between precisions, a hundredth after rounding to eight bits, a tenth after four; layers that cannot be seen are left out"
+    if one["shape"] != other["shape"] or 0 != one["layers"] != other["layers"] != 0: return {}
+    pairs = {k: np.array([one["marks"][k], other["marks"][k]]) for k in one["marks"] if k in other["marks"]}
+    return {k: float(np.linalg.norm(a - b) / max(np.linalg.norm(a), 1e-9)) for k, (a, b) in pairs.items()}
 
 def _to_int8(w):
     scale = (w.abs().amax(1, keepdim=True).clamp_min(1e-8) / 127).half()
@@ -98,14 +120,20 @@ class Trained(nn.Module):
         self.register_buffer("words", torch.as_tensor(np.asarray(words), dtype=torch.long))
 
     def join(self, target):
-        "Borrow a target's embedding, and of its output matrix the rows of the words. ValueError if trained for another"
+        "Borrow a target's embedding, and of its output matrix the rows of the words. ValueError if trained for another, a warning if for a relative"
         mark = fingerprint(target)
-        if self.target not in (None, mark):
-            raise ValueError(f"this {self.kind} drafter was trained for another model (fingerprint {self.target}, this one's is {mark}): "
-                             f"train one with specdec train {self.kind}")
-        self.target, self.embed, self.vocab_size = mark, target.embed, target.vocab_size
+        if self.target is not None: self._know(mark)
+        self.target, self.embed, self.vocab_size = self.target or mark, target.embed, target.vocab_size
         self.head = target.unembed[self.words.to(target.unembed.device)].float()
         return self.to(self.head.device)
+
+    def _know(self, mark):
+        far = apart(self.target, mark)
+        if not far or max(far.values()) > .2:
+            how = ", ".join(f"{k} {v:.2f}" for k, v in far.items()) or f"its shape is {self.target['shape']}, {self.target['layers']} layers"
+            raise ValueError(f"this {self.kind} drafter was trained for another model (relative distance: {how}): train one with specdec train {self.kind}")
+        if (most := max([v for k, v in far.items() if k != "embedding"], default=0)) > .008:
+            warnings.warn(f"this {self.kind} drafter was trained for a relative of this model, {most:.1%} apart: the text stays exact, fewer guesses may be accepted", stacklevel=3)
 
     def spread(self, logits):
         "Rows over the words as rows over the vocabulary; elsewhere q is zero"
@@ -153,6 +181,7 @@ class Trained(nn.Module):
             self.load_state_dict({k: (t.float() * scales[k].float()[:, None]).half().float() if k in scales else t for k, t in tensors.items()
                                   if not k.endswith(".scale")})
             if bad := [k for k, w in self.state_dict().items() if not w.isfinite().all()]: raise ValueError(f"{bad[0]} is no number everywhere")
+            if not isinstance(about["target"], dict): raise ValueError("it does not say which model it was trained for: train it again")
             self.target, self.record = about["target"], about["record"]
         except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError, StopIteration) as e:
             raise ValueError(f"the trained drafter in {folder} is damaged or of another version ({type(e).__name__}: {e})") from e

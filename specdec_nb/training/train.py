@@ -109,7 +109,7 @@ def card(network:Trained, log:list) -> str:
     depth = range(1, len(held["top1"]) + 1)
     row = lambda name, values: f"| {name} | {' | '.join(f'{v:.3f}' for v in values)} |\n"
     curve = "".join(f"| {x['step']} | {x['loss']:.3f} | {' '.join(f'{v:.3f}' for v in x['held']['top1'])} |\n" for x in log if "held" in x)
-    facts = {"Trained for": f"{r.get('model', 'a model')} (fingerprint {network.target})", "Data": f"{r['documents']} documents of {r['tokens']} tokens, "
+    facts = {"Trained for": f"{r.get('model', 'a model')}", "Data": f"{r['documents']} documents of {r['tokens']} tokens, "
              f"{r['held_documents']} kept apart, split by prompt; trained on all of each text, judged by what the model itself wrote", "Begun with": "the target's own layers" if "begun_with" not in r else
              "what {steps} steps on {tokens} tokens had made".format_map(r["begun_with"]), "Training": f"{r['steps']} steps of {r['batch']} documents, learning rate {r['lr']}, {r['objective']}",
              "Time": f"{r['seconds'] / 60:.0f} minutes on {r.get('cores', os.cpu_count())} cores ({r.get('cpu', 'CPU')})",
@@ -123,7 +123,7 @@ def card(network:Trained, log:list) -> str:
 
 # %% ../../nbs/4_learning/24_train.ipynb #a9ed6e71
 # What the short runs below chose, and how long the long ones go, in passes over the documents
-RECIPES = {"eagle3": dict(epochs=16, lr=1e-3), "medusa": dict(epochs=16, lr=1e-3), "draft": dict(epochs=8, lr=1e-3)}
+RECIPES = {"eagle3": dict(epochs=16, lr=5e-4), "medusa": dict(epochs=16, lr=1e-3), "draft": dict(epochs=8, lr=5e-4)}
 
 def train_all(
     data, # a folder of shards
