@@ -112,7 +112,7 @@ def card(network:Trained, log:list) -> str:
     facts = {"Trained for": f"{r.get('model', 'a model')}", "Data": f"{r['documents']} documents of {r['tokens']} tokens, "
              f"{r['held_documents']} kept apart, split by prompt; trained on all of each text, judged by what the model itself wrote", "Begun with": "the target's own layers" if "begun_with" not in r else
              "what {steps} steps on {tokens} tokens had made".format_map(r["begun_with"]), "Training": f"{r['steps']} steps of {r['batch']} documents, learning rate {r['lr']}, {r['objective']}",
-             "Time": f"{r['seconds'] / 60:.0f} minutes on {r.get('cores', os.cpu_count())} cores ({r.get('cpu', 'CPU')})",
+             "Time": f"{r.get('cpu_seconds', r['seconds']) / 60:.0f} minutes of {r.get('threads', 1)} thread ({r.get('device', 'cpu')}: {r.get('cpu', 'CPU')})",
              "Command": f"`{r['command']}`" if "command" in r else "-", "Commit": r.get("commit") or "-", "Words": len(network.words),
              "Parameters": sum(w.numel() for w in network.parameters())}
     names = {"draft": "A distilled draft model", "medusa": "Medusa heads", "eagle3": "An EAGLE-3 drafter"}
