@@ -21,6 +21,7 @@ OPTIONS = dict(
     reach=0, decay=.8,                                           # 1: a level counts as often as it is reached; else decay ** level
     answers=0,                                                   # 1: learn only from what the model itself wrote
     words=8000, depth=3, size=4, most=384, kv=3,                 # kv=9: as many key heads as query heads
+    direct=0,                                                    # 1: the word's embedding goes into the residual stream, too
     start="", first=0, docs=384, steps=113, seed=0)              # from a trained drafter; from document `first` to `docs`
 
 
@@ -39,7 +40,28 @@ def network(o, model, corpus):
     from specdec_nb.training.distill import Lender, Trained
     net = Trained.from_pretrained(o["start"]).train() if o["start"] else Eagle3.of(model, corpus.words(o["words"]), depth=o["depth"])
     if o["kv"] != net.settings["kv_heads"]: net = widened(net, o["kv"])
-    return net.join(Lender(model))
+    return (direct(net) if o["direct"] else net).join(Lender(model))
+
+
+def direct(net):
+    "The same function at first, and a matrix from the word's embedding to the residual stream"
+    from specdec_nb.drafters.eagle import Eagle3, _look
+    class Direct(Eagle3):
+        def unroll(self, tokens, hidden, depth):
+            g, keys, values = self.features(hidden), [], []
+            for s in range(depth):
+                words = tokens.roll(-1 - s, 1)
+                g = g + self.enter(self.norm_e(self.embed[words].float()))
+                q, k, v = self.project(words, g, torch.arange(tokens.shape[1]) + s)
+                keys.append(k)
+                values.append(v)
+                g = self.finish(g, _look(q, keys, values))
+                yield g
+    twin = Direct(net.settings, net.words)
+    twin.load_state_dict(net.state_dict())
+    twin.enter = torch.nn.Linear(net.settings["d"], net.settings["d"], bias=False)
+    torch.nn.init.zeros_(twin.enter.weight)
+    return twin
 
 
 def widened(net, kv):
