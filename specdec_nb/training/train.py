@@ -67,6 +67,7 @@ def _network(kind, model, words, begin, seed, options):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = cls.of(model, words, **options) if begin is None else Trained.from_pretrained(begin).train()
+        if hasattr(network, "widened"): network = network.widened().train()
     if network.kind != kind: raise ValueError(f"{begin} holds a {network.kind} drafter: a {kind} drafter cannot begin with it")
     before = {k: network.record[k] for k in ("steps", "tokens", "command", "commit") if k in network.record}
     network.record = {"begun_with": before} if before else {}
