@@ -85,7 +85,8 @@ def _features(model, corpus, layers, where, tick, stop):
             if stop is not None and stop.is_set(): raise KeyboardInterrupt
         return read
     with FileLock(where / "lock"):
-        return {part: Features(model, documents, layers, where / part, tick=told(part, sum(map(len, documents))))
+        rows = 2000 if model.device.type == "cpu" else 32000
+        return {part: Features(model, documents, layers, where / part, rows, told(part, sum(map(len, documents))))
                 for part, documents in (("held", corpus.held), ("train", corpus.train))}
 
 def _is_done(out, steps):
