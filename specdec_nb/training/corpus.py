@@ -195,6 +195,7 @@ def write_shard(
     plans = [plan_document(np.random.default_rng([seed, number, i]), tokenizer, files) for i in range(documents)]
     written = write_documents(model, [parts for _, parts in plans], rows, seed * 1_000_003 + number, tick)
     width = np.uint16 if model.config.vocab_size <= 1 << 16 else np.uint32
+    for left in path.parent.glob(f"{path.stem}.*.tmp"): left.unlink()      # of a run that was killed: who writes holds the shard's lock
     work = path.with_suffix(f".{os.getpid()}.tmp")
     with open(work, "wb") as f:
         np.savez_compressed(f, tokens=np.concatenate([np.array(tokens, width) for tokens, _ in written]),

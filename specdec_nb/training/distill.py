@@ -18,6 +18,7 @@ import json
 import math
 import os
 import shutil
+import tempfile
 import time
 import warnings
 import numpy as np
@@ -159,10 +160,11 @@ class Trained(nn.Module):
             if name == "words": tensors[name] = w.int()
             elif w.dim() == 2: tensors[name], tensors[f"{name}.scale"] = _to_int8(w.detach().float())
             else: tensors[name] = w.detach().clone()
-        save_file({k: t.contiguous().cpu() for k, t in tensors.items()}, work := f"{folder}/model.safetensors.tmp")
-        about = dict(kind=self.kind, target=self.target, weights=_digest(work), settings=self.settings, record=self.record)
-        (folder / "config.json.tmp").write_text(json.dumps(about, indent=1) + "\n")
-        for name in ("model.safetensors", "config.json"): os.replace(f"{folder}/{name}.tmp", folder / name)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".saving.") as work:                 # a name of its own: others may save here at the same time
+            save_file({k: t.contiguous().cpu() for k, t in tensors.items()}, f"{work}/model.safetensors")
+            about = dict(kind=self.kind, target=self.target, weights=_digest(f"{work}/model.safetensors"), settings=self.settings, record=self.record)
+            Path(f"{work}/config.json").write_text(json.dumps(about, indent=1) + "\n")
+            for name in ("model.safetensors", "config.json"): os.replace(f"{work}/{name}", folder / name)
 
     @staticmethod
     def from_pretrained(folder) -> "Trained":
