@@ -157,8 +157,7 @@ def run_train(o):
     model, tokenizer = _trained_for(o)
     with telling(quiet := bool(int(os.environ.get("RANK", 0)))) as tell, terminable() as stop:
         def tick(what, done, total, figures): tell(what, done, total, _note(figures))
-        if o.kind == "data": told = _write_data(o, _writer(o.by, model), tokenizer, tick, stop)
-        else: told = _fit(o, model, tick, stop)
+        told = _write_data(o, _writer(o.by, model), tokenizer, tick, stop) if o.kind == "data" else _fit(o, model, tick, stop)
     if not quiet: print(told)
 
 def _check_recipe(o):
@@ -199,6 +198,7 @@ def _fit_all(o, model, shared):
 
 def _use(kind, folder, network, model):
     "The last lines of a training run"
+    if "held" not in network.record: return None                     # of torchrun's processes only the first judges
     name = f"model:model={folder}" if kind == "draft" else f"{kind}:network={folder}"
     return (f"On documents kept apart, by depth, the drafter's favourite is the target's: {network.record['held']['top1']}\n"
             f"Use it: generate(model, ids, drafter={name!r}), or specdec race --drafter {name}" + f" --model {model}" * bool(model))

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -282,6 +283,14 @@ def test_weights_that_are_no_numbers(model, data, tmp_path):
     with pytest.raises(ValueError, match="are no numbers in document"): trained(broken, data, tmp_path / "b")
 
 
+def test_saved_by_many_at_once(model, data, tmp_path):
+    "Eight threads and one folder: what is there afterwards is whole"
+    net = trained(model, data, tmp_path / "a", steps=1)
+    with ThreadPoolExecutor(8) as pool: list(pool.map(lambda _: net.save_pretrained(tmp_path / "b"), range(40)))
+    assert sorted(p.name for p in (tmp_path / "b").iterdir()) == ["config.json", "model.safetensors"]
+    Trained.from_pretrained(tmp_path / "b")
+
+
 def test_the_callers_dice(model, data, tmp_path):
     "Training leaves the global generator as it was, whatever the seed; and the seed decides"
     torch.manual_seed(3)
@@ -305,7 +314,9 @@ def test_data_killed_and_resumed(tmp_path, monkeypatch):
         if len(gen) == 9: raise Killed
     with pytest.raises(Killed): write_corpus(model, None, tmp_path / "cut", 3, tick=kill, **options)
     assert [p.name for p in (tmp_path / "cut").glob("*.npz")] == ["0000.npz"]
+    (tmp_path / "cut" / ".0001.npz.999.part").write_bytes(b"half")
     write_corpus(model, None, tmp_path / "cut", 3, **options)
+    assert sorted(p.name for p in (tmp_path / "cut").iterdir()) == ["0000.npz", "0001.npz", "0002.npz"], "what a killed run left is gone"
     for number in range(3):
         a, b = (np.load(tmp_path / name / f"000{number}.npz") for name in ("whole", "cut"))
         assert all(np.array_equal(a[k], b[k]) for k in ("tokens", "lengths", "begins", "kinds"))

@@ -20,7 +20,7 @@ OPTIONS = dict(
     loss="kl", sharp=1.,                                         # kl, tv, lk = -log Σ min(p, q), half = kl + tv; p is taken to the power 1 / sharp
     reach=0, decay=.8,                                           # 1: a level counts as often as it is reached; else decay ** level
     answers=0,                                                   # 1: learn only from what the model itself wrote
-    words=8000, depth=3, size=4, most=384, kv=3,                 # kv=9: as many key heads as query heads
+    words=8000, depth=3, size=4, most=384, kv=9,                 # kv=3: as many key heads as the target
     direct=0,                                                    # 1: the word's embedding goes into the residual stream, too
     start="", first=0, docs=384, steps=113, seed=0)              # from a trained drafter; from document `first` to `docs`
 
@@ -39,7 +39,7 @@ def network(o, model, corpus):
     from specdec_nb.drafters.eagle import Eagle3
     from specdec_nb.training.distill import Lender, Trained
     net = Trained.from_pretrained(o["start"]).train() if o["start"] else Eagle3.of(model, corpus.words(o["words"]), depth=o["depth"])
-    if o["kv"] != net.settings["kv_heads"]: net = widened(net, o["kv"])
+    net = narrowed(net, o["kv"]) if o["kv"] < net.settings["kv_heads"] else net.widened() if o["kv"] > net.settings["kv_heads"] else net
     return (direct(net) if o["direct"] else net).join(Lender(model))
 
 
@@ -64,13 +64,13 @@ def direct(net):
     return twin
 
 
-def widened(net, kv):
-    "The same function with more key heads: each a copy of the one it is taken from"
+def narrowed(net, kv):
+    "As the target shares its heads: of each group of keys and values the first"
     s = net.settings
     twin, state = type(net)({**s, "kv_heads": kv}, net.words), net.state_dict()
-    q, k, v = state["qkv.weight"].split([s["heads"] * s["head_dim"], *[s["kv_heads"] * s["head_dim"]] * 2])
-    def wide(x): return x.unflatten(0, (-1, s["head_dim"])).repeat_interleave(kv // s["kv_heads"], 0).flatten(0, 1)
-    twin.load_state_dict({**state, "qkv.weight": torch.cat([q, wide(k), wide(v)])})
+    q, k, v = state["qkv.weight"].unflatten(0, (-1, s["head_dim"])).split([s["heads"], s["kv_heads"], s["kv_heads"]])
+    first = slice(None, None, s["kv_heads"] // kv)
+    twin.load_state_dict({**state, "qkv.weight": torch.cat([q, k[first], v[first]]).flatten(0, 1)})
     return twin
 
 

@@ -67,7 +67,7 @@ def entry(kind, folder, held, dev, shipped):
     record, log = json.loads((folder / "config.json").read_text())["record"], json.loads((folder / "log.json").read_text())
     curve = [[r["step"], r.get("cpu_seconds", r["seconds"]), *r["held"]["top1"]] for r in log if "held" in r]
     about = {k: record.get(k) for k in ("command", "commit", "cpu", "threads", "torch", "tokens", "documents", "steps", "batch", "lr", "objective", "begun_with")}
-    return dict(kind=kind, date=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), hours=round(record.get("cpu_seconds", record["seconds"]) / 3600, 3), **about,
+    return dict(what="run", kind=kind, date=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), hours=round(record.get("cpu_seconds", record["seconds"]) / 3600, 3), **about,
                 curve=curve, held=held[folder], held_before=held[WEIGHTS / kind], dev=dev[folder], dev_before=dev[WEIGHTS / kind], shipped=shipped)
 
 

@@ -108,7 +108,7 @@ def write_documents(
             out = model(input_ids=torch.tensor(feed, device=device)[:, None], position_ids=(at - start)[:, None],
                         attention_mask=mask, use_cache=True, **past)
             at += 1
-            top, ids = out.logits[:, -1].float().cpu().topk(min(64, out.logits.shape[-1]))
+            top, ids = (x.cpu() for x in out.logits[:, -1].float().topk(min(64, out.logits.shape[-1])))
             heat = torch.tensor([row.part.temperature if row else 0. for row in work])[:, None]
             noise = -torch.empty_like(top).exponential_(generator=dice).log()
             drawn = ids.gather(1, (top + heat * noise).argmax(-1, keepdim=True))[:, 0].tolist()

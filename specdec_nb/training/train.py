@@ -68,6 +68,7 @@ def _network(kind, model, words, begin, seed, options):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = cls.of(model, words, **options) if begin is None else Trained.from_pretrained(begin).train()
+        if hasattr(network, "widened"): network = network.widened().train()
     if network.kind != kind: raise ValueError(f"{begin} holds a {network.kind} drafter: a {kind} drafter cannot begin with it")
     before = {k: network.record[k] for k in ("steps", "tokens", "command", "commit") if k in network.record}
     network.record = {"begun_with": before} if before else {}
@@ -85,7 +86,8 @@ def _features(model, corpus, layers, where, tick, stop):
             if stop is not None and stop.is_set(): raise KeyboardInterrupt
         return read
     with FileLock(where / "lock"):
-        return {part: Features(model, documents, layers, where / part, tick=told(part, sum(map(len, documents))))
+        rows = 2000 if model.device.type == "cpu" else 32000
+        return {part: Features(model, documents, layers, where / part, rows, told(part, sum(map(len, documents))))
                 for part, documents in (("held", corpus.held), ("train", corpus.train))}
 
 def _is_done(out, steps):
