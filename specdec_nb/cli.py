@@ -6,7 +6,6 @@
 __all__ = ['HEADS', 'SPARE', 'NEEDS', 'VERBS', 'run_race', 'run_bench', 'table', 'run_train', 'run_drafters', 'main']
 
 # %% ../nbs/9_measuring/43_cli.ipynb #f1fd6a04
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 import json
@@ -15,7 +14,7 @@ import shutil
 import sys
 import textwrap
 import time
-from .workshop.shell import content, exit_code, narrowed, speakable
+from .workshop.shell import content, exit_code, narrowed, speakable, telling, terminable
 from .workshop.options import parser
 
 # %% ../nbs/9_measuring/43_cli.ipynb #bf958fe8
@@ -153,25 +152,56 @@ def run_train(o):
     if not near.is_dir(): raise ValueError(f"--out {o.out}: {near} is a file, no folder")
     for name in ("data", "by", "begin"):
         if (given := getattr(o, name)) and not given.is_dir(): raise ValueError(f"--{name} {given}: there is no such folder")
+    if o.kind == "all": _check_recipe(o)
     o.device = _device(o.device)
     model, tokenizer = _trained_for(o)
-    with _ticking(leads := not int(os.environ.get("RANK", 0))) as tick:
-        if o.kind == "data": told = _write_data(o, _writer(o.by, model), tokenizer, tick)
-        else: told = _fit(o, model, tick)
-    if leads: print(told)
+    with telling(quiet := bool(int(os.environ.get("RANK", 0)))) as tell, terminable() as stop:
+        def tick(what, done, total, figures): tell(what, done, total, _note(figures))
+        told = _write_data(o, _writer(o.by, model), tokenizer, tick, stop) if o.kind == "data" else _fit(o, model, tick, stop)
+    if not quiet: print(told)
 
-def _fit(o, model, tick):
+def _check_recipe(o):
+    plain = parser().parse_args(["train", "all", "--out", "x"])
+    for name in ("epochs", "lr", "minutes", "begin"):
+        if getattr(o, name) != getattr(plain, name):
+            raise ValueError(f"--{name} is settled by the recipes that train all follows: give it with draft, medusa or eagle3")
+
+def _note(figures):
+    note = f"loss {figures['loss']:.3f}, favourites right {figures['top1'][0]:.3f}" if figures else ""
+    return note + (f", kept apart {figures['held']['top1']}" if "held" in figures else "")
+
+def _fit(o, model, tick, stop):
     from specdec_nb.training.train import train
     from specdec_nb.workshop.ledger import provenance
     keep = ("model", "device", "cpu", "cores", "threads", "commit", "torch", "transformers")
     facts = {k: v for k, v in provenance(model).items() if k in keep}
     facts["command"] = " ".join(["specdec", *sys.argv[1:]])
-    network = train(o.kind, o.data, o.out, model, o.epochs, lr=o.lr, size=o.batch, objective=o.objective, steps=20 if o.smoke else None,
-                    shards=o.shards, apart=4 if o.smoke else 40, resume=o.resume, begin=o.begin, features=o.features, seed=o.seed,
-                    record=facts, tick=tick)
-    name = f"model:model={o.out}" if o.kind == "draft" else f"{o.kind}:network={o.out}"
+    shared = dict(words=o.words, size=o.batch, objective=o.objective, steps=20 if o.smoke else None, shards=o.shards,
+                  apart=4 if o.smoke else 40, features=o.features or o.out / "features", seed=o.seed,
+                  record=facts, tick=tick, stop=stop)
+    if o.kind == "all": return _fit_all(o, model, shared)
+    network = train(o.kind, o.data, o.out, model, o.epochs, lr=o.lr, minutes=o.minutes, resume=o.resume, begin=o.begin, **shared)
+    return _use(o.kind, o.out, network, o.model)
+
+def _fit_all(o, model, shared):
+    "Start or resume, in one thread at low priority"
+    import torch
+    from specdec_nb.drafters.model import shipped
+    from specdec_nb.training.distill import Trained
+    from specdec_nb.training.train import RECIPES, train_all
+    recipes = {kind: r | {"epochs": 1} if o.smoke else r for kind, r in RECIPES.items()}
+    if o.model is None: recipes = {kind: dict(r, begin=shipped(kind)) for kind, r in recipes.items()}
+    if hasattr(os, "nice"): os.nice(19)
+    torch.set_num_threads(1)
+    train_all(o.data, o.out, model, recipes, **shared)
+    return "\n".join(_use(kind, o.out / kind, Trained.from_pretrained(o.out / kind), o.model) for kind in recipes)
+
+def _use(kind, folder, network, model):
+    "The last lines of a training run"
+    if "held" not in network.record: return None                     # of torchrun's processes only the first judges
+    name = f"model:model={folder}" if kind == "draft" else f"{kind}:network={folder}"
     return (f"On documents kept apart, by depth, the drafter's favourite is the target's: {network.record['held']['top1']}\n"
-            f"Use it: generate(model, ids, drafter={name!r}), or specdec race --drafter {name}" + f" --model {o.model}" * bool(o.model))
+            f"Use it: generate(model, ids, drafter={name!r}), or specdec race --drafter {name}" + f" --model {model}" * bool(model))
 
 def _trained_for(o):
     import torch
@@ -182,23 +212,6 @@ def _trained_for(o):
     logging.set_verbosity_error()
     model, tokenizer = load_hf(o.model, getattr(torch, o.dtype or ("bfloat16" if prefers_half(o.device) else "float32")))
     return model.to(o.device), tokenizer
-
-@contextmanager
-def _ticking(leads):
-    "A function that is told of the progress, and shows it"
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-    counts = TextColumn("{task.completed:.0f}/{task.total:.0f} {task.fields[note]}")
-    bars = TextColumn("{task.description}"), BarColumn(), counts, TimeRemainingColumn()
-    progress, tasks = Progress(*bars, console=Console(stderr=True, force_jupyter=False, quiet=not leads)), {}
-    def tick(what, done, total, figures):
-        progress.start()                                     # not before there is something to show
-        if what not in tasks: tasks[what] = progress.add_task(what, total=total, note="")
-        note = f"loss {figures['loss']:.3f}, favourites right {figures['top1'][0]:.3f}" if figures else ""
-        progress.update(tasks[what], completed=done, note=note)
-    try: yield tick
-    finally:
-        if tasks: progress.stop()
 
 def _device(name):
     "The device of that name, for this process of `torchrun`'s; ValueError if this machine has none"
@@ -221,13 +234,14 @@ def _writer(by, model):
         raise ValueError(f"{by} holds a {network.kind} drafter: only a draft model can write texts")
     return network.to_hf(Lender(model)).to(model.dtype)
 
-def _write_data(o, model, tokenizer, tick):
+def _write_data(o, model, tokenizer, tick, stop):
     from specdec_nb.training.corpus import Corpus, write_corpus
     shards, documents = (1, 24) if o.smoke else (o.shards or 8, 512)
     written = [0]
     def count(n):
         written[0] += 1
         tick("writing documents", written[0], shards * documents, {})
+        if stop.is_set(): raise KeyboardInterrupt
     write_corpus(model, tokenizer, o.out, shards, documents, count, seed=o.seed, rows=min(64, documents))
     return f"{Corpus(o.out, apart=4 if o.smoke else 40)}\nTrain on it: specdec train eagle3 --data {o.out} --out my-eagle3" + f" --model {o.model}" * bool(o.model)
 

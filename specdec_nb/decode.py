@@ -14,6 +14,9 @@ from fractions import Fraction
 from functools import singledispatch
 from importlib import import_module
 from inspect import Parameter, isgenerator, signature
+from math import inf
+from types import NoneType
+from typing import get_args
 from weakref import WeakValueDictionary
 import sys
 import time
@@ -161,12 +164,16 @@ def make_drafter(
     if isinstance(drafter, str):
         name, *given = drafter.split(":")
         cls = drafter_class(name)
-        options = {k: v for k, v in options.items() if v is not None} | dict(map(_option, given))
+        options = {k: v for k, v in options.items() if v is not None} | _written(name, given)
         known = options_of(cls)
         if strange := options.keys() - known:
             raise ValueError(f"drafter {name!r} has no option {min(strange)!r}; it has {', '.join(known)}")
         for option, value in options.items(): _check_kind(name, option, value, known[option].annotation)
-        return cls(**options)
+        try: return cls(**options)
+        except (TypeError, AttributeError) as e:
+            if not options: raise                                 # then it is no option's fault
+            given = ", ".join(f"{k}={v!r}" for k, v in options.items())
+            raise ValueError(f"no drafter {name!r} can be made with {given}: {e}") from e
     if isinstance(drafter, type):
         raise TypeError(f"{drafter.__name__} is a class: give an object of it, {drafter.__name__}(...)")
     if missing := [m for m in ("begin", "propose", "observe") if not callable(getattr(drafter, m, None))]:
@@ -183,20 +190,39 @@ def options_of(cls) -> dict: # `{name: inspect.Parameter}`
         if not any(p.kind is Parameter.VAR_KEYWORD for p in own): break
     return found
 
-_KINDS = {int: "a whole number", float: "a number", bool: "0 or 1", str: "a word"}
+_KINDS = { # annotation: what fits, and its name for people
+    int: ((int, np.integer), "a whole number"), float: ((int, float, np.number), "a number"),
+    bool: ((bool, int), "true or false"), str: (str, "a word")}
 
 def _check_kind(name, option, value, kind):
-    "Raise ValueError if an option is not of the kind that its annotation names"
-    fits = {int: (int, np.integer), float: (int, float, np.number), bool: (bool, int), str: str}.get(kind, object)
-    if not isinstance(value, fits) or kind is bool and value not in (0, 1) or kind in (int, float) and isinstance(value, bool):
-        raise ValueError(f"option {option!r} of drafter {name!r} is {_KINDS[kind]}, got {value!r}")
+    "Raise ValueError if an option is not of the kind that its annotation names; what has no annotation is the drafter's business"
+    kinds = [k for k in get_args(kind) or (kind,) if isinstance(k, type) and k not in (Parameter.empty, NoneType)]
+    if kinds and not any(_is_a(value, k) for k in kinds):
+        wanted = " or ".join(_KINDS[k][1] if k in _KINDS else f"a {k.__name__}" for k in kinds)
+        raise ValueError(f"{option} must be {wanted}, got {value!r} (drafter {name!r})")
 
-def _option(text):
-    "`k=6` as a pair; numbers as numbers"
-    key, _, value = text.partition("=")
-    for kind in (int, float, str):
-        try: return key, kind(value)
+def _is_a(value, kind):
+    if kind not in _KINDS: return not isinstance(value, (str, int, float)) # an object's place: no text, no number
+    if kind is bool: return isinstance(value, (bool, int)) and value in (0, 1)
+    fits = isinstance(value, _KINDS[kind][0]) and not isinstance(value, bool)
+    return fits and (kind is str or -inf < value < inf)
+
+def _written(name, given) -> dict:
+    "`k=6` and the like as options; numbers as numbers, true and false as such"
+    options = {}
+    for text in given:
+        key, equals, value = text.partition("=")
+        if not (key and equals): raise ValueError(f"option {text!r} of {name!r}: write name=value")
+        if key in options: raise ValueError(f"{key!r} is given twice for drafter {name!r}")
+        options[key] = _read_value(value)
+    return options
+
+def _read_value(text):
+    if text in ("true", "false"): return text == "true"
+    for kind in (int, float):
+        try: return kind(text)
         except ValueError: continue
+    return text
 
 @register("none")
 class NoDrafter(Drafter):

@@ -264,6 +264,19 @@ def test_names_of_shipped_weights(near):
     with torch.no_grad(): assert float(old.loss(batch)[0]) == float(near.loss(batch)[0]) and len(old.loss(batch)[1]["top1"]) == 3
 
 
+def test_heads_of_its_own(model, own):
+    "Widened, an older layer is the same function, in training and in drafting"
+    net = Eagle3.of(model, WORDS)
+    assert net.widened() is net and net.settings["kv_heads"] == 4
+    old = shaken(Eagle3({**net.settings, "kv_heads": 2}, net.words)).join(as_target(model))
+    wide, batch = old.widened().join(as_target(model)), batch_of(as_target(model), old, texts(9, 5))
+    assert wide.qkv.weight.shape[0] > old.qkv.weight.shape[0]
+    with torch.no_grad(): assert float(old.loss(batch)[0]) == pytest.approx(float(wide.loss(batch)[0]), rel=1e-5)
+    run = dict(limit=16, law=Law(temperature=0))
+    traces = [Trace(decode(own, EagleDrafter(n), [3, 1], **run)) for n in (old, wide)]
+    assert [d for d, _ in traces[0].steps] == [d for d, _ in traces[1].steps]
+
+
 def test_bad_arguments(near):
     for options in (dict(k=-1), dict(tree=-1), dict(width=0)):
         with pytest.raises(ValueError, match="need"): EagleDrafter(near, **options)

@@ -151,13 +151,13 @@ class Eagle3(EagleLayer):
 
     @classmethod
     def of(cls, model, words, depth:int=3) -> "Eagle3":
-        "For a Hugging Face model, `depth` levels in training; of the Llama family: it begins as the model's last layer"
+        "For a Hugging Face model, `depth` levels in training; of the Llama family: it begins as the model's last layer, each query head with a key head of its own"
         c, known = model.config.get_text_config(decoder=True), Llama.refuses(model.config) is None
         L, d, heads = c.num_hidden_layers, c.hidden_size, c.num_attention_heads
         size = getattr(c, "head_dim", None) or d // heads
         angles, scale = (1e4 ** -(torch.arange(0, size, 2) / size), 1.)
         if known: angles, scale = model.model.rotary_emb.inv_freq, model.model.rotary_emb.attention_scaling
-        self = cls(dict(d=d, heads=heads, kv_heads=getattr(c, "num_key_value_heads", None) or heads, head_dim=size,
+        self = cls(dict(d=d, heads=heads, kv_heads=heads, head_dim=size,
                         inner=getattr(c, "intermediate_size", None) or 4 * d, eps=getattr(c, "rms_norm_eps", 1e-5),
                         layers=[min(2, L), L // 2, max(L - 3, 0), L], inv_freq=angles.tolist(), scale=scale, depth=depth), words)
         if known: self._copy(model.model.layers[-1], model.model.norm)
@@ -167,11 +167,26 @@ class Eagle3(EagleLayer):
     def _copy(self, layer, norm):
         a, m, d = layer.self_attn, layer.mlp, self.settings["d"]
         self.qkv.weight[:, :d] *= .1
-        self.qkv.weight[:, d:] = torch.cat([a.q_proj.weight, a.k_proj.weight, a.v_proj.weight])
+        self.qkv.weight[:, d:] = torch.cat([a.q_proj.weight, *(self._own(w.weight) for w in (a.k_proj, a.v_proj))])
         self.gate_up.weight.copy_(torch.cat([m.gate_proj.weight, m.up_proj.weight]))
         for mine, theirs in ((self.out, a.o_proj), (self.down, m.down_proj), (self.norm_g, layer.input_layernorm),
                              (self.norm2, layer.post_attention_layernorm), (self.norm, norm)): mine.weight.copy_(theirs.weight)
         self.fuse.weight.zero_()[:, 2 * d:] = torch.eye(d)
+
+    def _own(self, w): # `[kv_heads * head_dim, n]` -> `[heads * head_dim, n]`
+        "Heads that were shared, one for each query head"
+        w = w.unflatten(0, (-1, self.settings["head_dim"]))
+        return w.repeat_interleave(self.settings["heads"] // len(w), 0).flatten(0, 1)
+
+    def widened(self) -> "Eagle3":
+        "The same function with a key head for each query head, as `of` makes it; itself if it has them"
+        s = self.settings
+        if s["kv_heads"] == s["heads"]: return self
+        twin, state = type(self)({**s, "kv_heads": s["heads"]}, self.words), self.state_dict()
+        q, k, v = state["qkv.weight"].split([n * s["head_dim"] for n in (s["heads"], s["kv_heads"], s["kv_heads"])])
+        twin.load_state_dict({**state, "qkv.weight": torch.cat([q, self._own(k), self._own(v)])})
+        twin.target, twin.record = self.target, self.record
+        return twin
 
     def unroll(self, tokens, hidden, depth:int): # `[B, T]`, `{layer: [B, T, d]}`
         "Training-time test: of each level the states `[B, T, d]`. At level s, row t foretells what follows word t + 1 + s"

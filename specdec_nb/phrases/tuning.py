@@ -95,6 +95,7 @@ class Tuned(Drafter):
         self.lengths = tuple(n for n in sorted(set(lengths)) if k is None or n <= k) or (0,)
         if self.lengths[0] < 0: raise ValueError(f"lengths must be 0 or more, got {self.lengths}")
         self.inner = make_drafter(drafter, k=max(self.lengths)) if isinstance(drafter, str) else make_drafter(drafter)
+        if isinstance(self.inner, Tuned): raise ValueError("tuned cuts another drafter's drafts, not those of tuned")
         self.how, self.curve, self.hedge, self.pace, self.k = how, curve, Hedge(self.lengths), None, 4
         self.asks = getattr(self.inner, "asks", Drafter.asks)
 

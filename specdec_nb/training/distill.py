@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['LOSSES', 'KINDS', 'forward_kl', 'reverse_kl', 'jensen_shannon', 'variation_loss', 'feature_loss', 'Lender',
-           'fingerprint', 'Trained', 'Features', 'Batches', 'judge', 'held_out', 'prefers_half', 'fit_drafter',
-           'TrainedDrafter', 'DraftVocabulary', 'DraftModel']
+           'fingerprint', 'apart', 'Trained', 'Features', 'Batches', 'judge', 'held_out', 'prefers_half', 'fit_drafter',
+           'words_of', 'TrainedDrafter', 'DraftVocabulary', 'DraftModel']
 
 # %% ../../nbs/4_learning/21_distill.ipynb #365f976d
+from contextlib import contextmanager
 from hashlib import blake2b
 from importlib import import_module
 from inspect import signature
@@ -16,13 +17,16 @@ import copy
 import json
 import math
 import os
+import shutil
 import time
+import warnings
 import numpy as np
 import torch
 from torch import nn
 import torch.nn.functional as F
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
+from ..workshop.files import whole
 from ..sampling import Asks
 from ..decode import Drafter
 from ..models.llama import Llama, pack
@@ -65,16 +69,37 @@ def feature_loss(
 class Lender:
     "A Hugging Face model in the role of a target that lends its matrices"
     def __init__(self, model):
-        self.embed, self.unembed = model.get_input_embeddings().weight.detach(), model.get_output_embeddings().weight.detach()
+        self.model, self.embed, self.unembed = model, model.get_input_embeddings().weight.detach(), model.get_output_embeddings().weight.detach()
         self.vocab_size = len(self.unembed)
 
-def fingerprint(target) -> str: # 16 hex digits
-    "A model, known again by the signs of 8192 entries each of its embedding and its output matrix, which no change of precision changes"
-    mark = blake2b(digest_size=8)
-    for matrix in (target.embed, target.unembed):
-        places = torch.from_numpy(np.random.default_rng(0).integers(matrix.numel(), size=8192)).to(matrix.device)
-        mark.update(json.dumps(list(matrix.shape)).encode() + np.packbits((matrix.flatten()[places] > 0).cpu().numpy()).tobytes())
-    return mark.hexdigest()
+def _last_maps(model): # `[(a linear map, its width), ...]`
+    "The last linear map of each layer, of our runtime's model or a Hugging Face one"
+    if not isinstance(model, nn.Module): return [(block.down, model.config.intermediate_size) for block in getattr(model, "blocks", ())]
+    body = model.get_decoder() if hasattr(model, "get_decoder") else model
+    layers = max((m for m in body.modules() if isinstance(m, nn.ModuleList)), key=len, default=())
+    found = [[m for m in layer.modules() if hasattr(m, "in_features") or type(m).__name__ == "Conv1D"] for layer in layers]
+    return [(maps[-1], getattr(maps[-1], "in_features", None) or maps[-1].nx) for maps in found if maps]
+
+def _some(x): # 48 numbers, in four digits
+    "Every so many-th number"
+    return [float(f"{v:.4g}") for v in x.flatten()[::max(1, x.numel() // 48)][:48].tolist()]
+
+@torch.no_grad()
+def fingerprint(target) -> dict:
+    "A model, known again by its shape, entries of its embedding, and what the last maps of three layers do to a fixed vector"
+    maps = _last_maps(getattr(target, "model", target))
+    marks = {"embedding": _some(target.embed.flatten()[::9973 if target.embed.numel() > 1e6 else 1].float())}
+    for i in sorted({0, len(maps) // 2, len(maps) - 1} if maps else ()):
+        apply, width = maps[i]
+        x = torch.cos(torch.arange(width, dtype=torch.float64) ** 2)[None].to(target.embed.device, target.embed.dtype)
+        marks[f"layer {i}"] = _some(apply(x).float())
+    return dict(shape=list(target.embed.shape), layers=len(maps), marks=marks)
+
+def apart(one:dict, other:dict) -> dict: # `{what: relative distance}`; empty for models of other shapes
+    "How far two fingerprints are apart: thousandths between precisions, a hundredth after rounding to eight bits, a tenth after four; layers that cannot be seen are left out"
+    if one["shape"] != other["shape"] or 0 != one["layers"] != other["layers"] != 0: return {}
+    pairs = {k: np.array([one["marks"][k], other["marks"][k]]) for k in one["marks"] if k in other["marks"]}
+    return {k: float(np.linalg.norm(a - b) / max(np.linalg.norm(a), 1e-9)) for k, (a, b) in pairs.items()}
 
 def _to_int8(w):
     scale = (w.abs().amax(1, keepdim=True).clamp_min(1e-8) / 127).half()
@@ -94,14 +119,20 @@ class Trained(nn.Module):
         self.register_buffer("words", torch.as_tensor(np.asarray(words), dtype=torch.long))
 
     def join(self, target):
-        "Borrow a target's embedding, and of its output matrix the rows of the words. ValueError if trained for another"
+        "Borrow a target's embedding, and of its output matrix the rows of the words. ValueError if trained for another, a warning if for a relative"
         mark = fingerprint(target)
-        if self.target not in (None, mark):
-            raise ValueError(f"this {self.kind} drafter was trained for another model (fingerprint {self.target}, this one's is {mark}): "
-                             f"train one with specdec train {self.kind}")
-        self.target, self.embed, self.vocab_size = mark, target.embed, target.vocab_size
+        if self.target is not None: self._know(mark)
+        self.target, self.embed, self.vocab_size = self.target or mark, target.embed, target.vocab_size
         self.head = target.unembed[self.words.to(target.unembed.device)].float()
         return self.to(self.head.device)
+
+    def _know(self, mark):
+        far = apart(self.target, mark)
+        if not far or max(far.values()) > .2:
+            how = ", ".join(f"{k} {v:.2f}" for k, v in far.items()) or f"its shape is {self.target['shape']}, {self.target['layers']} layers"
+            raise ValueError(f"this {self.kind} drafter was trained for another model (relative distance: {how}): train one with specdec train {self.kind}")
+        if (most := max([v for k, v in far.items() if k != "embedding"], default=0)) > .008:
+            warnings.warn(f"this {self.kind} drafter was trained for a relative of this model, {most:.1%} apart: the text stays exact, fewer guesses may be accepted", stacklevel=3)
 
     def spread(self, logits):
         "Rows over the words as rows over the vocabulary; elsewhere q is zero"
@@ -122,15 +153,15 @@ class Trained(nn.Module):
     def save_pretrained(self, folder):
         "Matrices as int8, a scale a row; the rest as it is. All of it or nothing"
         folder, tensors = Path(folder), {}
-        folder.mkdir(parents=True, exist_ok=True)
         for name, w in self.state_dict().items():
             if name == "words": tensors[name] = w.int()
             elif w.dim() == 2: tensors[name], tensors[f"{name}.scale"] = _to_int8(w.detach().float())
             else: tensors[name] = w.detach().clone()
-        save_file({k: t.contiguous().cpu() for k, t in tensors.items()}, work := f"{folder}/model.safetensors.tmp")
-        about = dict(kind=self.kind, target=self.target, weights=_digest(work), settings=self.settings, record=self.record)
-        (folder / "config.json.tmp").write_text(json.dumps(about, indent=1) + "\n")
-        for name in ("model.safetensors", "config.json"): os.replace(f"{folder}/{name}.tmp", folder / name)
+        data = save({k: t.contiguous().cpu() for k, t in tensors.items()})
+        about = dict(kind=self.kind, target=self.target, weights=_digest(data), settings=self.settings, record=self.record)
+        with whole(folder / "config.json") as described, whole(folder / "model.safetensors") as weights:
+            described.write((json.dumps(about, indent=1) + "\n").encode())
+            weights.write(data)
 
     @staticmethod
     def from_pretrained(folder) -> "Trained":
@@ -140,20 +171,22 @@ class Trained(nn.Module):
             if not (folder / name).is_file(): raise ValueError(f"no trained drafter in {folder}: {name} is missing")
         try:
             about = json.loads((folder / "config.json").read_text())
-            if about["weights"] != _digest(folder / "model.safetensors"): raise ValueError("these are not the weights that it describes")
+            if about["weights"] != _digest((folder / "model.safetensors").read_bytes()): raise ValueError("these are not the weights that it describes")
             tensors = load_file(folder / "model.safetensors")
             cls = next(c for c in vars(import_module(KINDS[about["kind"]])).values()
                        if isinstance(c, type) and getattr(c, "kind", None) == about["kind"] and hasattr(c, "loss"))
-            self = cls(about["settings"], tensors["words"])
+            with torch.random.fork_rng(devices=[]): self = cls(about["settings"], tensors["words"])       # it begins with noise that nobody misses
             scales = {k.removesuffix(".scale"): t for k, t in tensors.items() if k.endswith(".scale")}
             self.load_state_dict({k: (t.float() * scales[k].float()[:, None]).half().float() if k in scales else t for k, t in tensors.items()
                                   if not k.endswith(".scale")})
+            if bad := [k for k, w in self.state_dict().items() if not w.isfinite().all()]: raise ValueError(f"{bad[0]} is no number everywhere")
+            if not isinstance(about["target"], dict): raise ValueError("it does not say which model it was trained for: train it again")
             self.target, self.record = about["target"], about["record"]
         except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError, StopIteration) as e:
             raise ValueError(f"the trained drafter in {folder} is damaged or of another version ({type(e).__name__}: {e})") from e
         return self.eval()
 
-def _digest(path): return blake2b(Path(path).read_bytes(), digest_size=8).hexdigest()
+def _digest(data): return blake2b(data, digest_size=8).hexdigest()
 
 class _Packed(nn.Module):
     def __init__(self, linear):
@@ -168,50 +201,77 @@ class Features:
         model, # a decoder-only Hugging Face model
         documents:list, # arrays of token ids
         layers, # hidden states wanted; the last should be the number of layers: what enters the head
-        path, # files begin with this; an interrupted reading goes on, and documents added at the end are read on
+        path, # files begin with this; what agrees with the first documents stays, and reading goes on from there
         rows:int=2000, # tokens a pass, about
         tick=lambda n: None, # called with the number of tokens read
     ):
-        self.documents, self.layers, self.path = documents, list(layers), str(path)
+        self.documents, self.layers, self.path = documents, list(layers), Path(path)
         self.at = np.cumsum([0, *map(len, documents)])
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        progress, i, mark = Path(f"{path}.progress"), 0, lambda n: self._mark(model, n)
-        before, _, n = progress.read_text().partition(" ") if progress.exists() else ("", "", "")
-        if n.isdecimal() and int(n) <= len(documents) and before == mark(int(n)): i = int(n)
-        n, size = self.at[-1], model.config.hidden_size
-        self.hidden = torch.from_file(f"{path}.hidden", True, n * len(self.layers) * size, dtype=torch.bfloat16).view(n, -1, size)
-        self.logz = torch.from_file(f"{path}.logz", True, n, dtype=torch.float32)
-        while i < len(documents):
-            pool = sorted(range(i, min(i + 64, len(documents))), key=lambda j: len(documents[j]))
-            while pool:                                          # documents of like length, so that little is padding
-                n = max(1, rows // len(documents[pool[-1]]))
-                self._read(model, pool[-n:])
-                del pool[-n:]
-            i = min(i + 64, len(documents))
-            Path(f"{progress}.tmp").write_text(f"{mark(i)} {i}")
-            os.replace(f"{progress}.tmp", progress)
-            tick(int(self.at[i]))
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        size, marks = model.config.hidden_size, self._marks(model)
+        done = self._agree(marks, width := 2 * size * len(self.layers))
+        if done < len(documents): self._go_on(model, marks, done, width, rows, tick)
+        n = int(self.at[-1])
+        self.hidden = torch.from_file(f"{path}.hidden", False, n * width // 2, dtype=torch.bfloat16).view(n, -1, size)
+        self.logz = torch.from_file(f"{path}.logz", False, n, dtype=torch.float32)
 
-    def _mark(self, model, n):
-        "Of the first `n` documents, and of who reads them and how"
-        reader = torch.cat([w.detach().flatten()[:16].float().cpu() for w in model.parameters()]).numpy()
-        text = np.concatenate(self.documents[:n] or [np.zeros(0)]).tobytes() + str((self.layers, model.dtype)).encode()
-        return blake2b(text + reader.tobytes(), digest_size=8).hexdigest()
+    def _marks(self, model): # `[documents]`
+        "Each document, who reads it, and how, in eight bytes"
+        reader = torch.cat([w.detach().flatten()[:16].float().cpu() for w in model.parameters()]).numpy().tobytes()
+        how = reader + str((self.layers, model.dtype)).encode()
+        return np.array([blake2b(how + d.tobytes(), digest_size=8).digest() for d in self.documents]).view(np.uint64)
+
+    def _agree(self, marks, width):
+        "How many of the documents lie here already, whole"
+        files = [Path(f"{self.path}.{kind}") for kind in ("marks", "hidden", "logz")]
+        if not all(f.exists() for f in files): return 0
+        there = np.fromfile(files[0], np.uint64)[:len(marks)]
+        done = int((there == marks[:len(there)]).cumprod().sum())
+        if any(f.stat().st_size < self.at[done] * w for f, w in zip(files[1:], (width, 4))): return 0
+        return done
+
+    def _go_on(self, model, marks, done, width, rows, tick):
+        "Read on after `done` documents. OSError, before anything is read, if the disk is too full"
+        need, free = int(self.at[-1] - self.at[done]) * (width + 4), self._cut(done, width)
+        if free < need: raise OSError(f"{self.path} needs {need / 1e9:.2f} GB more for hidden states, {free / 1e9:.2f} GB are free: make room, or take another folder")
+        with open(f"{self.path}.hidden", "r+b") as hidden, open(f"{self.path}.logz", "r+b") as logz:
+            while done < len(marks):
+                pool = sorted(range(done, min(done + 64, len(marks))), key=lambda j: len(self.documents[j]))
+                while pool:                                      # documents of like length, so that little is padding
+                    n = max(1, rows // len(self.documents[pool[-1]]))
+                    for j, states, z in self._read(model, pool[-n:]):
+                        for file, rows_, bytes_ in ((hidden, states.view(torch.int16), width), (logz, z, 4)):
+                            file.seek(int(self.at[j]) * bytes_)
+                            file.write(rows_.numpy().tobytes())
+                    del pool[-n:]
+                for file in (hidden, logz):
+                    file.flush()
+                    os.fsync(file.fileno())
+                with open(f"{self.path}.marks", "ab") as f: f.write(marks[done:done + 64].tobytes())
+                done = min(done + 64, len(marks))
+                tick(int(self.at[done]))
+
+    def _cut(self, done, width): # bytes that are free then
+        "Away with what lies behind the first `done` documents"
+        for kind, w, n in (("marks", 8, done), ("hidden", width, self.at[done]), ("logz", 4, self.at[done])):
+            with open(f"{self.path}.{kind}", "ab") as f: f.truncate(int(n) * w)
+        return shutil.disk_usage(self.path.parent).free
 
     @torch.inference_mode()
-    def _read(self, model, group):
+    def _read(self, model, group): # of each document: its number, hidden states `[n, layers, d]` and normalisers `[n]`
         ids = torch.zeros(len(group), max(len(self.documents[j]) for j in group), dtype=torch.long)
         for r, j in enumerate(group): ids[r, :len(self.documents[j])] = torch.from_numpy(self.documents[j])
         last = {"logits_to_keep": 1} if "logits_to_keep" in signature(model.forward).parameters else {}      # the rest is made below, of real rows
         out, head = model(input_ids=ids.to(model.device), output_hidden_states=True, use_cache=False, **last), Lender(model).unembed
         made = out.hidden_states[-1][:, -1] @ head.T
+        if not made.isfinite().all(): raise ValueError(f"the states of {type(model).__name__} are no numbers in document {group[-1]} or near it: is the model damaged, or its precision too low?")
         if not torch.allclose(made.float(), out.logits[:, -1].float(), rtol=.05, atol=.05 * float(made.abs().max())):
             raise ValueError(f"{type(model).__name__} does more to its last states than multiply them by a matrix (a bias, a scale, a cap): "
                              "no drafter can be trained on them")
         for r, j in enumerate(group):
-            n, rows = len(self.documents[j]), slice(self.at[j], self.at[j + 1])
-            for i, layer in enumerate(self.layers): self.hidden[rows, i] = out.hidden_states[layer][r, :n].to(self.hidden)
-            self.logz[rows] = (out.hidden_states[-1][r, :n] @ head.T).float().logsumexp(-1).cpu()
+            states = [out.hidden_states[layer][r, :len(self.documents[j])] for layer in self.layers]
+            z = (out.hidden_states[-1][r, :len(self.documents[j])] @ head.T).float().logsumexp(-1)
+            yield j, torch.stack(states, 1).bfloat16().cpu(), z.cpu()
 
 class Batches:
     "Batches of documents of like length, step by step, in an order that the seed fixes"
@@ -244,25 +304,28 @@ class Batches:
         f, group = self.features, self.order(epoch)[i]
         longest = min(max(len(f.documents[j]) for j in group), self.most)
         tokens, real = torch.zeros(len(group), longest, dtype=torch.long), torch.zeros(len(group), longest, dtype=torch.bool)
-        hidden, logz = torch.zeros(len(group), longest, *f.hidden.shape[1:]), torch.zeros(len(group), longest)
+        hidden, logz = torch.zeros(len(group), longest, *f.hidden.shape[1:], dtype=f.hidden.dtype), torch.zeros(len(group), longest)
         for r, j in enumerate(group):
             n = min(len(f.documents[j]), longest)
             rows = slice(f.at[j], f.at[j] + n)
             tokens[r, :n], real[r, self.begins[j] - 1:n] = torch.from_numpy(f.documents[j][:n]), True
-            hidden[r, :n], logz[r, :n] = f.hidden[rows].float(), f.logz[rows]
+            hidden[r, :n], logz[r, :n] = f.hidden[rows], f.logz[rows]
         tokens, real, hidden, logz = (x.to(self.head.device) for x in (tokens, real, hidden, logz))
+        hidden = hidden.float()
         p = (hidden[:, :, -1] @ self.head.T - logz[..., None]).exp() * real[..., None]
         return dict(tokens=tokens, real=real, hidden={layer: hidden[:, :, i] for i, layer in enumerate(f.layers)}, p=p)
 
 # %% ../../nbs/4_learning/21_distill.ipynb #ce856889
 def judge(logits, p) -> dict: # figures of one guess
-    "How often the drafter's favourite is the target's, and Σ min(p, q)"
+    "How often the drafter's favourite is the target's, and Σ min(p, q); of guesses that are learnt from, every eighth is looked at"
+    if logits.requires_grad: logits, p = logits[::8], p[::8]
     with torch.no_grad():
         return dict(top1=float((logits.argmax(-1) == p.argmax(-1)).float().mean()), overlap=float(1 - variation_loss(logits, p).mean()))
 
-def held_out(module:Trained, batches:Batches, most:int=40) -> dict: # `{figure: [by depth]}`
+def held_out(module:Trained, batches:Batches, most:int=40, half:bool=False) -> dict: # `{figure: [by depth]}`
     "The figures of `judge` on documents kept apart"
-    with torch.no_grad(): rows = [module.loss(batches[i])[1] for i in range(min(len(batches), most))]
+    with torch.no_grad(), torch.autocast(module.head.device.type, torch.bfloat16, enabled=half):
+        rows = [module.loss(batches[i])[1] for i in range(min(len(batches), most))]
     return {k: np.round(np.mean([row[k] for row in rows], 0), 4).tolist() for k in rows[0]}
 
 def prefers_half(device) -> bool:
@@ -270,70 +333,114 @@ def prefers_half(device) -> bool:
     if device.type == "cuda": return torch.cuda.is_bf16_supported()
     return device.type == "cpu" and any(getattr(torch.cpu, f"_is_{kind}_supported", bool)() for kind in ("avx512_bf16", "amx_tile"))
 
+# %% ../../nbs/4_learning/21_distill.ipynb #d117cd9d
+class _Run:
+    "All that the next step depends on, and the log of the steps before"
+    KEPT = ("step", "settings", "log", "sums", "clocks")
+    def __init__(self, module, settings, path):
+        self.module, self.settings, self.path, self.params = module, settings, path, [p for p in module.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(self.params, betas=(.9, .95), weight_decay=.01)
+        self.mean = [p.detach().clone() for p in self.params]
+        self.step, self.log, self.sums, self.clocks = 0, [], [], [0., 0.]
+        self.saved, self.now = (0, time.time()), self._now()
+
+    def _now(self): return np.array([time.time(), time.process_time()])
+
+    def learn(self, loss, figures, crew):
+        "One step down. ValueError, the weights as they were, if there is none"
+        for group in self.optimizer.param_groups: group["lr"] = self.settings["lr"] * min(1, (self.step + 1) / 10)
+        self.optimizer.zero_grad()
+        loss.backward()
+        crew.average([w.grad for w in self.params])
+        norm = nn.utils.clip_grad_norm_(self.params, 1.)
+        if not torch.isfinite(loss + norm):
+            raise ValueError(f"the loss is {loss.item()} at step {self.step + 1}, its gradient {norm.item()} long; the last checkpoint in {self.path.parent} is of step {self.saved[0]}: try a lower learning rate")
+        self.optimizer.step()
+        self.step += 1
+        torch._foreach_lerp_(self.mean, [w.detach() for w in self.params], min(1., 8 / (self.step + 7)))
+        self.sums.append(dict(figures, loss=loss.item()))
+
+    def record(self, held, half):
+        "A line of the log, with the figures of the mean weights on documents kept apart if there are any"
+        figures = {k: np.round(np.mean([s[k] for s in self.sums], 0), 4).tolist() for k in self.sums[0]}
+        if held is not None:
+            with self.averaged(): figures["held"] = held_out(self.module, held, half=half)
+        self.clocks, self.now = (self.clocks + (now := self._now()) - self.now).tolist(), now
+        self.log.append(dict(step=self.step, **dict(zip(("seconds", "cpu_seconds"), map(round, self.clocks))), **figures))
+        self.sums = []
+        return self.log[-1]
+
+    @contextmanager
+    def averaged(self):
+        "The module with the mean weights"
+        last = [p.detach().clone() for p in self.params]
+        for p, w in zip(self.params, self.mean): p.data.copy_(w)
+        yield
+        for p, w in zip(self.params, last): p.data.copy_(w)
+
+    def save(self):
+        self.clocks, self.now = (self.clocks + (now := self._now()) - self.now).tolist(), now
+        kept = {k: getattr(self, k) for k in self.KEPT}
+        with whole(self.path) as f:
+            torch.save(dict(module=self.module.state_dict(), mean=self.mean, optimizer=self.optimizer.state_dict(), **kept), f)
+        self.saved = self.step, time.time()
+
+    def load(self):
+        "Go on from there. ValueError for other settings, or fewer documents, or a damaged file"
+        before, now = _checkpoint(self.path), self.settings
+        for what, then in before["settings"].items():
+            if now[what] < then if what == "documents" else now[what] != then:
+                raise ValueError(f"{self.path.parent} was begun with {what} = {then}, now it is {now[what]}: resume with the same settings")
+        self.module.load_state_dict(before["module"])
+        self.optimizer.load_state_dict(before["optimizer"])
+        for k in self.KEPT: setattr(self, k, before[k])
+        self.mean, self.settings, self.saved = [w.to(p) for w, p in zip(before["mean"], self.params)], now, (self.step, time.time())
+
 def fit_drafter(
     module:Trained, # joined to its target
     batches:Batches, # to train on
     held:Batches, # to judge by
     out, # a folder for checkpoints and the log
-    steps:int, # in all
-    lr:float=1e-3, # at its highest; warmed up, then a cosine
+    steps:int, # in all; a run that is done goes on if there are more
+    lr:float=1e-3, # warmed up over ten steps
     objective=forward_kl, # one of `LOSSES`
-    save_every:int=200, # steps between checkpoints
+    save_every:int=200, # steps between checkpoints, or five minutes
     resume:bool=False, # go on from the checkpoint in `out`
     half:bool=None, # multiply matrices in bfloat16, weights and their updates stay float32; None: where that is faster
     tick=lambda record: None, # called with each record of the log
+    minutes:float=None, # of this call: after so many it ends, as after the last step, and may go on later
+    stop=None, # a `threading.Event`: once it is set, the step under way is finished and saved, and KeyboardInterrupt raised
 ) -> list: # the log
-    """Train to the last step, with AdamW. On a CPU the same weights come out whether or not it was interrupted.
+    """Train to the last step, with AdamW, and leave the mean of the latest weights. On a CPU the same weights come out whether or not it was interrupted.
 
     Raises ValueError if the loss or its gradient is not finite, the last good checkpoint stays; and for other settings on resuming.
     """
     out, device = Path(out), module.head.device
     crew, half = _Crew(device), prefers_half(device) if half is None else half
-    out.mkdir(parents=True, exist_ok=True)
-    params, saved = [p for p in module.parameters() if p.requires_grad], out / "training.pt"
-    if saved.exists() and not resume: raise ValueError(f"{out} holds a training run: give --resume to go on with it, or another folder")
-    optimizer = torch.optim.AdamW(params, lr=lr, betas=(.9, .95), weight_decay=.01)
-    first, log, sums, spent = 0, [], [], 0.
     words = blake2b(module.words.cpu().numpy().tobytes(), digest_size=8).hexdigest()
-    settings = dict(steps=steps, lr=lr, loss=objective.__name__, batch=batches.size, seed=batches.seed, processes=crew.size, half=half,
-                    documents=len(batches.features.documents), words=words)
-    if saved.exists():
-        before = _checkpoint(saved)
-        for what, then in before["settings"].items():
-            if settings[what] != then: raise ValueError(f"{out} was begun with {what} = {then}, now it is {settings[what]}: resume with the same settings")
-        module.load_state_dict(before["module"])
-        optimizer.load_state_dict(before["optimizer"])
-        first, log, sums, spent = (before[k] for k in ("step", "log", "sums", "seconds"))
-    began = time.time() - spent
-    for step in range(first, steps):
-        rate = min(1, (step + 1) / max(1, .03 * steps)) * (.05 + .475 * (1 + math.cos(math.pi * step / steps)))
-        for group in optimizer.param_groups: group["lr"] = lr * rate
+    run = _Run(module, dict(lr=lr, loss=objective.__name__, batch=batches.size, seed=batches.seed, processes=crew.size, half=half,
+                            documents=len(batches.features.documents), words=words), out / "training.pt")
+    out.mkdir(parents=True, exist_ok=True)
+    if run.path.exists():
+        if not resume: raise ValueError(f"{out} holds a training run: give --resume to go on with it, or another folder")
+        run.load()
+    every, ends, until = max(20, min(steps // 200, 200)), run.step >= steps, time.time() + 60 * (math.inf if minutes is None else minutes)
+    while not ends:
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
-            loss, figures = module.loss(batches[step * crew.size + crew.rank], objective)
-        optimizer.zero_grad()
-        loss.backward()
-        crew.average([w.grad for w in params])
-        norm = nn.utils.clip_grad_norm_(params, 1.)
-        if not torch.isfinite(loss + norm):
-            raise ValueError(f"the loss is {loss.item()} at step {step + 1}, its gradient {norm.item()} long; the last checkpoint in {out} is of step {first}: try a lower learning rate")
-        optimizer.step()
-        sums.append(dict(figures, loss=loss.item()))
-        done = step + 1
-        if done % 20 == 0 or done == steps:
-            log.append(dict(step=done, seconds=round(time.time() - began), **{k: np.round(np.mean([s[k] for s in sums], 0), 4).tolist() for k in sums[0]}))
-            sums = []
-            if done % 200 == 0 or done == steps: log[-1]["held"] = held_out(module, held)
-            tick(log[-1])
-        if crew.rank == 0 and (done % save_every == 0 or done == steps):
-            state = dict(module=module.state_dict(), optimizer=optimizer.state_dict(), step=done, settings=settings, log=log, sums=sums, seconds=time.time() - began)
-            torch.save(state, f"{saved}.tmp")
-            os.replace(f"{saved}.tmp", saved)
-            first = done
-    return log
+            loss, figures = module.loss(batches[run.step * crew.size + crew.rank], objective)
+        run.learn(loss, figures, crew)
+        ends, stopped = run.step == steps or time.time() > until, stop is not None and stop.is_set()
+        if run.step % every == 0 or ends: tick(run.record(held if run.step % (10 * every) == 0 or ends else None, half))
+        if crew.rank == 0 and (ends or stopped or run.step % save_every == 0 or time.time() > run.saved[1] + 300): run.save()
+        if stopped and not ends: raise KeyboardInterrupt
+    for p, w in zip(run.params, run.mean): p.data.copy_(w)
+    return run.log
 
 def _checkpoint(path):
     try: return torch.load(path, weights_only=True)
     except Exception as e: raise ValueError(f"{path} is damaged ({type(e).__name__}): delete it and train again") from e
+
+def words_of(path): return _checkpoint(path)["module"]["words"].numpy()   # the words of a run under way
 
 class _Crew:
     "The processes that `torchrun` started, or this one alone"
@@ -420,7 +527,7 @@ class DraftModel(Trained):
         "As a plain Hugging Face model, with the target's whole embedding and head"
         from transformers import AutoModelForCausalLM
         self.join(target)
-        model = AutoModelForCausalLM.from_config(self.config).float().to(self.head.device).eval()
+        with torch.random.fork_rng(devices=[]): model = AutoModelForCausalLM.from_config(self.config).float().to(self.head.device).eval()
         model.model.load_state_dict({**self.body.state_dict(), "embed_tokens.weight": target.embed.float()})
         model.lm_head.weight = model.model.embed_tokens.weight if self.config.tie_word_embeddings else nn.Parameter(target.unembed.float())
         return model

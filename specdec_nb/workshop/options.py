@@ -58,9 +58,11 @@ def _bench_options(b):
 
 def _train_options(t):
     add = t.add_argument
-    add("kind", choices=["data", "draft", "medusa", "eagle3"], help="data: write a corpus; else the drafter to train")
+    add("kind", choices=["data", "draft", "medusa", "eagle3", "all"],
+        help="data: write a corpus; else the drafter to train; all: start or resume all of them, one after another, "
+             "as the book's recipes say, in one thread at low priority")
     add("--out", type=Path, required=True,
-        help="a folder: for data the corpus, else the drafter with its card and log")
+        help="a folder: for data the corpus, else the drafter with its card and log (all: a folder for each)")
     add("--data", type=Path, help="the corpus to train on")
     add("--model", help=_MODEL)
     add("--dtype", choices=["float32", "bfloat16"],
@@ -70,7 +72,11 @@ def _train_options(t):
         help="data: write this many files of 512 documents, about 125 000 tokens each (default: 8); "
              "else: train on the first so many (default: all)")
     add("--epochs", type=number(float, above=0), default=2., help="passes over the documents (default: 2)")
-    add("--lr", type=number(float, above=0), default=1e-3, help="learning rate at its highest (default: 0.001)")
+    add("--minutes", type=number(float, above=0),
+        help="training ends after so many, and can be resumed (default: after the last epoch)")
+    add("--words", type=number(least=1), default=8000,
+        help="how many words the drafter guesses among (default: 8000)")
+    add("--lr", type=number(float, above=0), default=1e-3, help="learning rate (default: 0.001)")
     add("--batch", type=number(least=1), default=4, help="documents a step, in each process (default: 4)")
     add("--objective", default="forward_kl", help="forward_kl (default), reverse_kl, jensen_shannon or variation")
     add("--features", type=Path,
