@@ -340,7 +340,7 @@ class Request:
 
     def budget(self) -> Budget:
         left = self.stop.limit - (len(self.tokens) - self.prompt) - 1
-        return Budget(self.target.max_nodes, left if self.k is None else min(left, self.k), self.target)
+        return Budget(self.target.max_nodes, left if self.k is None else min(left, self.k), self.target, self.stop.eos)
 
     def propose(self):
         "Begin a draft. Returns what the drafter wants scored first, `(state, draft)`; or None, and the request's `draft` is there"
@@ -370,7 +370,7 @@ class Request:
         who = type(self.drafting).__name__
         if not isinstance(draft, Draft):
             raise TypeError(f"{who}.propose returned {draft!r:.80}; it must return a Draft: Draft.chain(tokens), or Draft() for no guess")
-        self.draft = _sane(trim(draft, self.ctx.budget, self.stop.eos), self.target.vocab_size, who)
+        self.draft = _sane(trim(draft, self.ctx.budget), self.target.vocab_size, who)
 
     def answer(self, scores:Scores):
         "Go on with a draft that was waiting for scores; returns as `propose` does"

@@ -248,6 +248,7 @@ class Budget:
     nodes: int # nodes at most
     depth: int # levels at most: what the limit and the target's window leave, less the target's own token
     target: object = None # who will score it
+    ends: frozenset = frozenset() # tokens that end a text: nothing below them is of use
 
     @property
     def branches(self) -> bool:
@@ -257,10 +258,9 @@ class Budget:
 def trim(
     draft:Draft,
     budget:Budget,
-    ends=frozenset(), # tokens that end a text: what hangs below them is left out
 ) -> Draft:
-    "The part of a draft that can be of use: too deep levels go, then side branches if need be, then the last nodes"
-    deepest = max(draft.depth, default=0)
+    "The part of a draft that can be of use: too deep levels go, and what is below an end, then side branches if need be, then the last nodes"
+    deepest, ends = max(draft.depth, default=0), budget.ends
     if deepest <= budget.depth and len(draft) <= budget.nodes and ends.isdisjoint(draft.tokens):
         if draft.is_chain or budget.branches: return draft
     if draft.is_chain or budget.branches: nodes = [i for i, d in enumerate(draft.depth) if d <= budget.depth]

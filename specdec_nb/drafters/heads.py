@@ -135,7 +135,10 @@ class _Medusa(ModelDrafting):
         "The drafter's tree of ranks, filled in"
         shape = self.drafter.shape(depth, min(self.drafter.tree, nodes))
         rows, n = (yield from self.ask(Draft())), 1 + max(shape.tokens, default=0)
-        best = [rows.likely(d, n) for d in range(depth)]
-        return Draft([best[d - 1][rank][0] for d, rank in zip(shape.depth, shape.tokens)], shape.parents)
+        best, kept = [rows.likely(d, n) for d in range(depth)], {-1}
+        for i, (d, rank) in enumerate(zip(shape.depth, shape.tokens)):
+            if rank < len(best[d - 1]) and shape.parents[i] in kept: kept.add(i)
+        part = shape.take(sorted(kept - {-1}))
+        return Draft([best[d - 1][rank][0] for d, rank in zip(part.depth, part.tokens)], part.parents)
 
     def observe(self, step): self.h = step.scores.hidden[self.layer][step.verdict.rows[-1:]].float()

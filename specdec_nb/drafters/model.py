@@ -29,7 +29,7 @@ class ModelDrafting:
 
     def prepare(self, ctx) -> int: # how many levels to draft
         "Take over the law that the user asked for, and bring the draft model into step"
-        self.law = self.drafter.law(ctx.law)
+        self.law, self.last = self.drafter.law(ctx.law), ctx.budget.ends
         self.s = ctx.law_state if self.law is ctx.law else self.law.start(ctx.tokens[:])
         return min(self.drafter.k, ctx.budget.depth, self.follow(ctx.tokens[:]))
 
@@ -64,13 +64,27 @@ class ModelDrafting:
             if q is None: break
             tokens.append(rng.at(d, "draft").categorical(q))
             probs.append(None if isinstance(q, Point) else q)
+            if tokens[-1] in self.last: break
             s = self.law.step(s, tokens[-1], rows, d)
         return Draft.chain(tokens, probs)
 
     def law_of(self, rows, i, s):
         "The law of row `i`; None if it leaves nothing to say"
-        try: return self.law.row(s, rows, i)
+        try: q = self.law.row(s, rows, i)
         except NoMass: return None
+        masked = isinstance(q, Point) and self.law.processors and not self.likely(rows, i, s, 1)
+        return None if masked else q                             # a greedy law has a favourite among masked words, too
+
+    def likely(self, rows, i, s, n) -> list: # of `(token, probability)`, the most probable first
+        "The `n` best guesses after row `i`, `s` being the law's state there"
+        law = self.law
+        if type(law) is Law: law = replace(law, temperature=law.temperature or 1)     # a greedy law has no second best
+        if law == Law(): return rows.likely(i, n)
+        try: q = law.row(s, rows, i)
+        except NoMass: return []
+        if isinstance(q, Point): return [(q.token, 1)]
+        top = np.argpartition(-q, min(n, len(q)) - 1)[:n] if q.dtype != object else range(len(q))
+        return [(int(x), q[x]) for x in sorted(top, key=lambda x: (-q[x], x))[:n] if q[x] > 0]
 
     def observe(self, step): pass
 
@@ -139,24 +153,13 @@ class TreeDrafting(ModelDrafting):
         while True:
             try: draft, nodes = growth.send(found)
             except StopIteration as end: return end.value
-            asked = [node for node in nodes if inner(draft, node)]
+            asked = [x for x in nodes if inner(draft, x) and (x < 0 or draft.tokens[x] not in self.last)]
             new = [node for node in asked if node >= 0]
             at |= {node: len(fed) + 1 + j for j, node in enumerate(new)}
             fed += new
             rows = (yield from self.ask(draft.take(fed))) if asked else None
             s |= {x: self.law.step(s[draft.parents[x]], draft.tokens[x], rows, at[draft.parents[x]]) for x in new}
             found = [candidates(draft, x, rows, at[x], s[x]) if x in asked and not self.ends(rows, at[x]) else [] for x in nodes]
-
-    def likely(self, rows, i, s, n) -> list: # of `(token, probability)`, the most probable first
-        "The `n` best guesses after row `i`, `s` being the law's state there"
-        law = self.law
-        if type(law) is Law: law = replace(law, temperature=law.temperature or 1)     # a greedy law has no second best
-        if law == Law(): return rows.likely(i, n)
-        try: q = law.row(s, rows, i)
-        except NoMass: return []
-        if isinstance(q, Point): return [(q.token, 1)]
-        top = np.argpartition(-q, min(n, len(q)) - 1)[:n] if q.dtype != object else range(len(q))
-        return [(int(x), q[x]) for x in sorted(top, key=lambda x: (-q[x], x))[:n] if q[x] > 0]
 
 # %% ../../nbs/3_drafting/16_model.ipynb #f1fcc358
 def shipped(kind:str="draft") -> Path: # None if there is none

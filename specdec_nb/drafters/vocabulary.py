@@ -40,7 +40,9 @@ class SharedTokens:
         lead = mine("").input_ids
         self.lead = lead[:1] if lead and lead[0] == mine.bos_token_id else []
 
-    def ids(self, tokens): return [self.table[t] for t in tokens]
+    def ids(self, tokens):
+        "Token ids as the draft model reads them: one that it lacks (a law may force any) is read as the first it has"
+        return [self.table.get(t, int(self.mine[0])) for t in tokens]
 
     def read(self, text):
         "The text as the draft model's tokens: spelt out and encoded anew, with one BOS if that is its habit"
@@ -71,7 +73,7 @@ class TokenBridge(ModelDrafter):
 class _StringDrafting(ModelDrafting):
     "One request: the draft model writes on in its own words, and the target's tokenizer spells them anew"
     def follow(self, text):
-        self.text, room = text, super().follow(text)
+        self.text, self.last, room = text, (), super().follow(text)            # ends are the target's words
         self.deepest = min(self.drafter.k, room)
         return room
 
