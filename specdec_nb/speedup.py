@@ -22,7 +22,7 @@ import warnings
 import numpy as np
 from .workshop.files import fault, read_json, write_json
 from .draft import Draft
-from .decode import as_target
+from .roles import as_target
 
 # %% ../nbs/1_exactness/08_speedup.ipynb #aa23d546
 def expected_tokens(

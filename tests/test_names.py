@@ -3,7 +3,7 @@ import re
 
 import pytest
 import specdec_nb
-from specdec_nb.decode import make_drafter
+from specdec_nb.roles import make_drafter
 
 XFAIL = pytest.mark.xfail(strict=True, reason="make_drafter takes it, or says the wrong thing; it belongs to chapter 07")
 

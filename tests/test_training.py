@@ -10,7 +10,7 @@ import torch
 import transformers as hf
 
 from specdec_nb.cli import main
-from specdec_nb.decode import as_target
+from specdec_nb.roles import as_target
 from specdec_nb.training.corpus import Corpus, Part, write_corpus, write_documents
 from specdec_nb.training.distill import Batches, DraftModel, Features, Lender, Trained, fingerprint, fit_drafter, forward_kl, held_out
 from specdec_nb.training.train import train

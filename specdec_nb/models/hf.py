@@ -16,7 +16,7 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 from ..draft import Draft
-from ..decode import target_of
+from ..roles import target_of
 from .kvcache import RowState, RowTarget, tree_masks
 
 # %% ../../nbs/2_models/13_hf.ipynb #089afbbf
@@ -108,7 +108,7 @@ def _window(config):
     return window
 
 # %% ../../nbs/2_models/13_hf.ipynb #77dc2897
-@target_of.register(PreTrainedModel)
+@target_of(PreTrainedModel)
 class HFTarget(RowTarget):
     """Any decoder-only Hugging Face model, unpatched, as a target.
 

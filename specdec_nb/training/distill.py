@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from ..sampling import Asks
-from ..decode import Drafter
+from ..roles import Drafter
 from ..models.llama import Llama, pack
 from ..drafters.model import Mapped, lends, shipped
 
