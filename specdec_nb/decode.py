@@ -39,7 +39,7 @@ class Stop:
         token:int, # the latest one
         made:int, # how many new tokens there are, with it
         text, # a function that returns the text, with it
-    ) -> str:
+    ) -> str | None:
         "Why the text ends with this token, or None"
         if token in self.eos: return "eos"
         if self.criteria:
@@ -99,6 +99,7 @@ class Request:
         stop:Stop=None, # when to stop
         k:int=None, # draft at most this deep
     ):
+        if stop is None: raise TypeError("say when to stop: stop=Stop(limit)")
         self.target, self.drafter, self.law, self.rng = as_target(target), make_drafter(drafter), law, rng or Dice()
         self.rule, self.k, self.tokens = make_rule(rule, self.rng), k, _checked(prompt, self.target)
         if not law.pure and getattr(self.rule, "looks_ahead", False):
@@ -110,7 +111,8 @@ class Request:
         self.law_state, open_law = law.start(self.tokens), law.on_drafts()
         self.ctx = Context(Tokens(self.tokens), self.budget(), open_law, open_law.start(self.tokens), self.target.vocab_size)
         self.drafting = self.asking = self.draft = None
-        self.done, self.seconds = False, {}
+        self.done = False
+        self.seconds:dict[str, float] = {}
 
     def budget(self) -> Budget:
         left = self.stop.limit - (len(self.tokens) - self.prompt) - 1
@@ -272,7 +274,7 @@ def decode(
     target, # a target, or a model that `as_target` knows
     drafter, # a drafter, or a registered name
     prompt, # token ids, at least one
-    limit:int=None, # new tokens at most; or give `stop`
+    limit=None, # new tokens at most, a whole number; or give `stop`
     law=Law(), # the distribution wanted
     rule=None, # a `verify_*` function or its name; None: walk under `Keyed` noise, else rejection
     rng=None, # a source of randomness; None: `Dice()`

@@ -143,7 +143,7 @@ class Context:
     budget: Budget # of the next draft
     law: Law = Law() # what may be asked of a guess: the law that the target's rows go through, see `Law.on_drafts`
     law_state: object = None # its state after `tokens`
-    vocab_size: int = None # token ids are below this
+    vocab_size: int | None = None # token ids are below this
 
 Wish = tuple[State, Draft] # what a drafter with a model of its own wants to have scored
 
@@ -235,7 +235,7 @@ def make_drafter(
 
 def options_of(cls) -> dict: # `{name: inspect.Parameter}`
     "The options of a drafter's constructor, those included that it hands on to the class above"
-    found = {}
+    found:dict[str, Parameter] = {}
     for c in cls.__mro__:
         if "__init__" not in vars(c): continue
         own = list(signature(c.__init__).parameters.values())[1:]

@@ -49,12 +49,13 @@ def verify_walk(
     rng, # a source of randomness; positions count from the first token to be committed
 ) -> Verdict:
     "Draw the target's token at each node; go on while it was drafted. Exact for any draft, and needs no q"
-    node, path = -1, []
+    path:list[int] = []
     while True:
+        node = path[-1] if path else -1
         token = rng.at(len(path), "target").categorical(p[node + 1])
-        node = draft.child(node, token)
-        if node is None: return Verdict.of(draft, path, token)
-        path.append(node)
+        below = draft.child(node, token)
+        if below is None: return Verdict.of(draft, path, token)
+        path.append(below)
 
 # %% ../nbs/1_exactness/06_verify.ipynb #bda3ed69
 def verify_rejection(
@@ -67,7 +68,8 @@ def verify_rejection(
     Exact for siblings drawn with or without replacement. Leviathan et al. 2023 for chains; for trees Miao et al. 2023
     (SpecInfer) and Jeon et al. 2024 (without replacement).
     """
-    node, path = -1, []
+    node = -1
+    path:list[int] = []
     while True:
         owed, coins = p[node + 1], rng.at(len(path), "coin")
         for i in draft.children(node):
@@ -130,7 +132,7 @@ class Step:
     scores: Scores # the target's rows; not kept by traces
     seconds: dict = field(default_factory=dict) # propose (of it drafting: its own forwards), score (of it forward), verify, observe; once prefill and begin
     overlaps: tuple = () # sum of min(p, q) at the nodes where a drawn guess was judged
-    stopped: str = None # why the text ends here: "eos", "criterion", "limit", "window", or None
+    stopped: str | None = None # why the text ends here: "eos", "criterion", "limit", "window", or None
     lossy: bool = False # whether the rule is
     def show(self, words=None) -> Picture:
         "What became of the draft; `words` as for `Draft.show`"
@@ -169,7 +171,7 @@ class Trace:
     @property
     def judged(self) -> list: # of `(calls that judged a guess at this depth, calls that accepted one)`
         "By depth, the counts behind `acceptance`; unlike shares they can be added up over traces"
-        counts = []
+        counts:list[tuple[int, int]] = []
         for draft, verdict in self.steps:
             for d, node in enumerate((-1, *verdict.path)):
                 if not draft.children(node) or d == len(verdict.path) and verdict.token is None: continue

@@ -22,7 +22,7 @@ def resolve(
 def _face(group) -> dict: return getattr(specdec_nb, group.upper(), {})
 
 # %% ../../nbs/0_workshop/w5_registry.ipynb #7c407de4
-_ENTERED = {} # group -> {name: object}
+_ENTERED:dict[str, dict] = {} # group -> {name: object}
 
 def enter(group:str, name:str, thing):
     "Give a thing of this process a name"
