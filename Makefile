@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 ROOT_USER := $(if $(filter 0,$(shell id -u)),--allow-root)
 
 .DEFAULT_GOAL := help
-.PHONY: help lab edit test test-versions race bench results site export outputs clean
+.PHONY: help lab edit test test-versions types race bench results site export outputs clean
 
 help:     ## print this list
 	@grep -E '^[a-z-]+: .*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 22
@@ -36,6 +36,9 @@ test: $(READY)    ## run every test: unit, notebooks, house, site (TEST_ARGS='-k
 
 test-versions: $(READY) ## `generate` with the oldest and the newest transformers allowed (needs a package index)
 	python -m pytest -q -s --slow tests/test_versions.py $(TEST_ARGS)
+
+types: $(READY)   ## check the types of the files listed in pyproject.toml
+	mypy
 
 race: $(READY)    ## plain against speculative decoding, side by side (ARGS='--prompt ...')
 	specdec race $(ARGS)
@@ -71,5 +74,5 @@ outputs: $(READY) ## run every notebook, store its outputs, refresh the README (
 	python tools/readme.py
 
 clean:            ## remove .venv, the site and caches
-	rm -rf .venv _docs build dist *.egg-info .pytest_cache .ruff_cache docs/_static/mathjax nbs/api
+	rm -rf .venv _docs build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache docs/_static/mathjax nbs/api
 	find docs nbs specdec_nb tests tools -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf

@@ -4,8 +4,6 @@ The names below are loaded from their chapters on first use, so that `import spe
 """
 __version__ = "0.1.0"
 
-from importlib import import_module
-
 _HOME = {  # name on the face -> (module, name there)
     "TableLM": ("lm", "TableLM"),
     "Dice": ("chance", "Dice"), "Keyed": ("chance", "Keyed"), "law": ("chance", "exact_law"),
@@ -13,7 +11,9 @@ _HOME = {  # name on the face -> (module, name there)
     "Draft": ("draft", "Draft"),
     "Verdict": ("verify", "Verdict"), "verify_walk": ("verify", "verify_walk"),
     "verify_rejection": ("verify", "verify_rejection"),
-    "Drafter": ("decode", "Drafter"), "Step": ("verify", "Step"), "Request": ("decode", "Request"), "serve": ("decode", "serve"), "Stop": ("decode", "Stop"),
+    "Drafter": ("roles", "Drafter"), "Target": ("roles", "Target"), "State": ("roles", "State"),
+    "Drafting": ("roles", "Drafting"), "Rule": ("roles", "Rule"), "Step": ("verify", "Step"),
+    "Request": ("decode", "Request"), "serve": ("decode", "serve"), "Stop": ("decode", "Stop"),
     "Trace": ("verify", "Trace"),
     "Datastore": ("drafters.lookup", "Datastore"), "Reference": ("drafters.lookup", "Reference"),
     "PhrasePool": ("drafters.pool", "PhrasePool"),
@@ -25,36 +25,48 @@ _HOME = {  # name on the face -> (module, name there)
     "HFTarget": ("models.hf", "HFTarget"), "generate": ("models.generate", "generate"),
     "race": ("bench.race", "race"),
 }
-DRAFTERS = {  # name -> the module that registers it
-    "none": "specdec_nb.decode",
-    "lookup": "specdec_nb.drafters.lookup",
-    "tuned": "specdec_nb.phrases.tuning",
-    "auto": "specdec_nb.phrases.tuning",
-    "recycling": "specdec_nb.drafters.recycling",
-    "rest": "specdec_nb.drafters.lookup",
-    "suffix": "specdec_nb.drafters.lookup",
-    "reference": "specdec_nb.drafters.lookup",
-    "pool": "specdec_nb.drafters.pool",
-    "model": "specdec_nb.drafters.model",
-    "medusa": "specdec_nb.drafters.heads",
-    "eagle3": "specdec_nb.drafters.eagle",
-    "lookahead": "specdec_nb.drafters.lookahead",
-    "gsd": "specdec_nb.trees.dag",
-    "layerskip": "specdec_nb.drafters.layerskip",
-    "ouroboros": "specdec_nb.phrases.ouroboros",
+DRAFTERS = {  # name -> where its class is, "module:object"
+    "none": "specdec_nb.roles:NoDrafter",
+    "lookup": "specdec_nb.drafters.lookup:PromptLookup",
+    "tuned": "specdec_nb.phrases.tuning:Tuned",
+    "auto": "specdec_nb.phrases.tuning:Auto",
+    "recycling": "specdec_nb.drafters.recycling:Recycling",
+    "rest": "specdec_nb.drafters.lookup:Rest",
+    "suffix": "specdec_nb.drafters.lookup:Suffix",
+    "reference": "specdec_nb.drafters.lookup:Reference",
+    "pool": "specdec_nb.drafters.pool:PoolDrafter",
+    "model": "specdec_nb.drafters.model:ModelDrafter",
+    "medusa": "specdec_nb.drafters.heads:MedusaDrafter",
+    "eagle3": "specdec_nb.drafters.eagle:EagleDrafter",
+    "lookahead": "specdec_nb.drafters.lookahead:Lookahead",
+    "gsd": "specdec_nb.trees.dag:GraphDrafter",
+    "layerskip": "specdec_nb.drafters.layerskip:LayerSkip",
+    "ouroboros": "specdec_nb.phrases.ouroboros:Ouroboros",
 }
-RULES = {  # name -> the module that brings it; chapter 06 has walk and rejection
-    **dict.fromkeys(("kseq", "block", "traversal", "typical", "lenient"), "specdec_nb.trees.multidraft"),
+RULES = {
+    "walk": "specdec_nb.verify:verify_walk",
+    "rejection": "specdec_nb.verify:verify_rejection",
+    "kseq": "specdec_nb.trees.multidraft:verify_kseq",
+    "block": "specdec_nb.trees.multidraft:verify_block",
+    "traversal": "specdec_nb.trees.multidraft:verify_traversal",
+    "typical": "specdec_nb.trees.multidraft:verify_typical",
+    "lenient": "specdec_nb.trees.multidraft:verify_lenient",
 }
-TARGETS = {"PreTrainedModel": "specdec_nb.models.hf", "Llama": "specdec_nb.models.kvcache"}  # class -> the module that registers its target
-ATTENTION = {"cuda": ("trees.kernels", "grouped_kernel")}  # device -> who attends there: module, name; elsewhere chapter 11 does
+TARGETS = {  # the full name of a model's class -> who makes its target
+    "specdec_nb.lm.TableLM": "specdec_nb.roles:TableTarget",
+    "specdec_nb.models.llama.Llama": "specdec_nb.models.kvcache:LlamaTarget",
+    "specdec_nb.models.native.Native": "specdec_nb.models.native:NativeTarget",
+    "transformers.modeling_utils.PreTrainedModel": "specdec_nb.models.hf:HFTarget",
+}
+ATTENTION = {"cuda": "specdec_nb.trees.kernels:grouped_kernel"}  # device -> who attends there; elsewhere chapter 11 does
 __all__ = [*_HOME]
 
 
 def __getattr__(name):
     if name not in _HOME: raise AttributeError(f"module 'specdec_nb' has no attribute {name!r}; it offers {', '.join(__all__)}")
+    from .workshop.registry import resolve
     module, there = _HOME[name]
-    return globals().setdefault(name, getattr(import_module(f"specdec_nb.{module}"), there))
+    return globals().setdefault(name, resolve(f"specdec_nb.{module}:{there}"))
 
 
 def __dir__(): return sorted({*globals(), *__all__})

@@ -64,7 +64,8 @@ def exact_law(
     f, # a program: takes a source of randomness, returns something hashable
 ) -> dict: # `{output: probability}`, exact
     "The exact distribution of `f(rng)`: `f` is run once for every outcome of its coins"
-    law, trail = {}, []
+    law:dict = {}
+    trail:list = []
     while True:
         rng = Replay(trail)
         output = f(rng)

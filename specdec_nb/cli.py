@@ -16,6 +16,7 @@ import textwrap
 import time
 from .workshop.shell import content, exit_code, narrowed, speakable, telling, terminable
 from .workshop.options import parser
+from .workshop.registry import find, names
 
 # %% ../nbs/9_measuring/43_cli.ipynb #bf958fe8
 def _model(o):
@@ -29,7 +30,7 @@ def _model(o):
 
 def _setting(o):
     "The options that a `Setting` is made of; ValueError for a rule or a drafter that there is not"
-    from specdec_nb.decode import make_drafter
+    from specdec_nb.roles import make_drafter
     from specdec_nb.bench.bench import Setting
     for name in o.drafters:
         try: make_drafter(name, k=o.k)
@@ -267,16 +268,16 @@ NEEDS = { # drafter: what it needs, and for whom it is
 
 def run_drafters(o):
     "specdec drafters"
-    from importlib import import_module
     from inspect import getdoc, signature
-    import specdec_nb
     width = max(40, min(100, shutil.get_terminal_size((100, 24)).columns))
     def say(text, indent): print(textwrap.fill(text, width, initial_indent=indent, subsequent_indent=" " * 12))
-    for name, module in specdec_nb.DRAFTERS.items():
-        classes = (c for c in vars(import_module(module)).values() if isinstance(c, type))
-        cls = next(c for c in classes if vars(c).get("name") == name)
+    for name in names("drafters"):
+        try: cls = find("drafters", name)
+        except ValueError as e:
+            say(str(e), f"{name:12}")
+            continue
         simple = {p: x.default for p, x in signature(cls).parameters.items() if isinstance(x.default, (int, float, str))}
-        say(getdoc(cls).split("\n\n")[0].replace("\n", " "), f"{name:12}")
+        say((getdoc(cls) or "undocumented").split("\n\n")[0].replace("\n", " "), f"{name:12}")
         say("needs " + NEEDS.get(name, "what its documentation says"), " " * 12)
         if simple: say("options " + ", ".join(f"{p}={default}" for p, default in simple.items()), " " * 12)
     print("\nOptions are written behind the name: --drafter lookup:k=10:longest=3")

@@ -6,6 +6,7 @@
 __all__ = ['Draft', 'show_mask', 'Budget', 'trim']
 
 # %% ../nbs/1_exactness/05_draft.ipynb #6980abd9
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 import html
@@ -17,9 +18,9 @@ from .sampling import Picture, chip, teller
 @dataclass(frozen=True)
 class Draft:
     "A tree of guessed tokens below the pending token. A chain is a tree with one child a node; `Draft()` is no guess at all"
-    tokens: tuple = () # `n` token ids
-    parents: tuple = () # `n` indices, `parents[i] < i`; -1: a child of the pending token
-    probs: tuple = None # `n` distributions `[V]`, node i's being the law it was REALLY drawn from; None, or None inside: chosen
+    tokens: Sequence[int] = () # `n` token ids; kept as a tuple
+    parents: Sequence[int] = () # `n` indices, `parents[i] < i`; -1: a child of the pending token
+    probs: Sequence | None = None # `n` distributions `[V]`, node i's being the law it was REALLY drawn from; None, or None inside: chosen
 
     def __post_init__(self):
         for name in ("tokens", "parents"): object.__setattr__(self, name, tuple(int(x) for x in getattr(self, name)))
@@ -43,7 +44,8 @@ class Draft:
 
     def law(self, i:int, vocab_size:int):
         "The same, a chosen node being drawn from a `Point`"
-        return Point(self.tokens[i], vocab_size) if self.q(i) is None else self.probs[i]
+        q = self.q(i)
+        return Point(self.tokens[i], vocab_size) if q is None else q
 
     @classmethod
     def chain(cls, tokens, probs=None) -> "Draft":
@@ -56,7 +58,10 @@ class Draft:
         paths, # sequences of token ids, best first
     ) -> tuple: # `(draft, where)`: the trie of all paths, and for each path the nodes its tokens went to
         "Paths that begin alike share nodes"
-        tokens, parents, found, where = [], [], {}, []
+        tokens:list[int] = []
+        parents:list[int] = []
+        found:dict[tuple[int, int], int] = {}
+        where:list[tuple] = []
         for path in paths:
             node, nodes = -1, []
             for token in map(int, path):
@@ -72,7 +77,7 @@ class Draft:
     @cached_property
     def depth(self) -> tuple:
         "Of each node: 1 for a child of the pending token, and so on down"
-        depth = []
+        depth:list[int] = []
         for parent in self.parents: depth.append(1 if parent < 0 else depth[parent] + 1)
         return tuple(depth)
 
@@ -86,16 +91,17 @@ class Draft:
         "Nodes below node `i`, eldest first; -1 is the pending token"
         return self._children[i + 1]
 
-    def child(self, i:int, token:int) -> int: # None if there is none
+    def child(self, i:int, token:int) -> int | None:
         "The first child of node `i` that carries `token`"
         return next((c for c in self.children(i) if self.tokens[c] == token), None)
 
     def follow(self, tokens, node:int=-1) -> list:
         "The nodes that tokens lead to from `node` down, as far as the draft holds them"
-        nodes = []
+        nodes:list[int] = []
         for token in tokens:
-            if (node := self.child(node, token)) is None: break
-            nodes.append(node)
+            below = self.child(nodes[-1] if nodes else node, token)
+            if below is None: break
+            nodes.append(below)
         return nodes
 
     def path(self, i:int) -> tuple:

@@ -49,7 +49,7 @@ class TableLM:
         n:int, # how many tokens to continue with
     ) -> dict: # `{continuation (a tuple): probability}`; those of probability zero are left out
         "The exact distribution of the next `n` tokens: the product formula, for each of the `V**n` texts"
-        texts = {(): Fraction(1)}
+        texts:dict[tuple[int, ...], Fraction] = {(): Fraction(1)}
         for _ in range(n):
             texts = {t + (x,): w * p_x for t, w in texts.items()
                      for x, p_x in enumerate(self.p(tuple(prefix) + t)) if p_x}

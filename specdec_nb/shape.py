@@ -20,7 +20,7 @@ def node_values(
     "The product of `accept` along each node's path"
     if len(accept) != len(draft):
         raise ValueError(f"one acceptance a node: the draft has {len(draft)}, got {len(accept)}")
-    values = []
+    values:list = []
     for parent, a in zip(draft.parents, accept): values.append(a * (values[parent] if parent >= 0 else 1))
     return tuple(values)
 
@@ -42,7 +42,10 @@ def best_first(
     least=0, # only nodes worth more than this
 ) -> tuple: # `(draft, values)`: chosen nodes, most valuable first; every prefix is the best tree of its size
     "Greedy growth, asking `expand` at most `n` times (the objective is that of OPT-Tree, Wang et al. 2024)"
-    tokens, parents, values, frontier = [], [], [], []
+    tokens:list[int] = []
+    parents:list[int] = []
+    values:list = []
+    frontier:list[tuple] = []
     def offer(node, path, value):
         for order, (token, a) in enumerate(expand(path)):
             a = _probability(a, token, path)
@@ -90,7 +93,10 @@ def growing(
 ): # a generator; what it returns is `(draft, values)`: all candidates, level by level
     """The candidates of a dynamic tree (Li et al. 2024, EAGLE-2). Yields `(draft, nodes)`, the draft so far and the nodes to expand,
     and is sent for each of these what `best_first`'s expand would say of it."""
-    tokens, parents, values, frontier = [], [], [], [-1]
+    tokens:list[int] = []
+    parents:list[int] = []
+    values:list = []
+    frontier = [-1]
     for _ in range(depth):
         first, draft = len(tokens), Draft(tokens, parents)
         for node, candidates in zip(frontier, (yield draft, frontier)):

@@ -7,6 +7,7 @@ __all__ = ['expected_tokens', 'speedup', 'lambert_w_minus1', 'peak_k', 'best_k',
            'measure_cost', 'cost_key', 'cached_cost']
 
 # %% ../nbs/1_exactness/08_speedup.ipynb #4cdc8d9f
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -22,7 +23,7 @@ import warnings
 import numpy as np
 from .workshop.files import fault, read_json, write_json
 from .draft import Draft
-from .decode import as_target
+from .roles import as_target
 
 # %% ../nbs/1_exactness/08_speedup.ipynb #aa23d546
 def expected_tokens(
@@ -78,8 +79,8 @@ def best_k(
     if most is None and (v is not None or alpha == 1 or c == 0):
         raise ValueError(f"alpha = {alpha}, c = {c}{'' if v is None else ', v given'}: no closed form; "
                          "say with most= how long a draft may be")
-    if v is not None: return max(range(most + 1), key=lambda k: speedup(alpha, k, c, v))
-    if alpha == 1 or c == 0: return most
+    if v is not None and most is not None: return max(range(most + 1), key=lambda k: speedup(alpha, k, c, v))
+    if most is not None and (alpha == 1 or c == 0): return most
     low = max(math.floor(peak_k(alpha, c)), 0)
     k = max(low, low + 1, key=lambda k: speedup(alpha, k, c))
     return k if most is None else min(k, most)
@@ -88,8 +89,8 @@ def best_k(
 @dataclass(frozen=True, repr=False)
 class CostCurve:
     "How long a target call takes, by the number of its rows: the pending token and the draft's nodes"
-    rows: tuple # increasing numbers of rows, the first of them 1
-    seconds: tuple # the time of a call for each (the median, if measured)
+    rows: Sequence[int] # increasing numbers of rows, the first of them 1
+    seconds: Sequence[float] # the time of a call for each (the median, if measured)
     provenance: dict = field(default_factory=dict, compare=False) # where the numbers come from
 
     def __post_init__(self):
@@ -226,16 +227,17 @@ def measure_cost(
         raise ValueError(f"{context} tokens and {max(rows) - 1} drafted do not fit the target "
                          f"(window {target.window}, at most {target.max_nodes} nodes): lower context or rows")
     text = np.random.default_rng(seed).integers(0, target.vocab_size, context + max(rows)).tolist()
-    state, times = target.open(text[:context]), {n: [] for n in rows}
+    state = target.open(text[:context])
+    times:dict[int, list[float]] = {n: [] for n in rows}
     for round_ in range(repeats + 1):
         for n in rows:
             state.rewind(context)
             times[n].append(_seconds(target, state, Draft.chain(text[context:context + n - 1])))
         if progress: progress(round_, repeats)
-    times = [times[n][1:] for n in rows]                              # without the warm-up round
+    kept = [times[n][1:] for n in rows]                               # without the warm-up round
     settings = dict(target=type(target).__name__, context=context, repeats=repeats, seed=seed)
-    return CostCurve(rows, np.median(times, axis=1),
-                     dict(kind="measured", statistic="median", **settings, **_machine(), times=times))
+    return CostCurve(rows, np.median(kept, axis=1).tolist(),
+                     dict(kind="measured", statistic="median", **settings, **_machine(), times=kept))
 
 # %% ../nbs/1_exactness/08_speedup.ipynb #8ab23807
 def cost_key(

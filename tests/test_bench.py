@@ -8,7 +8,7 @@ from specdec_nb.bench.questions import GROUPS, Question, read_questions
 from specdec_nb.bench import bench as bench_module
 from specdec_nb.bench.bench import Setting, bench, divergence, methods_of, rows_of, schedule, timed
 from specdec_nb.workshop.ledger import Ledger
-from specdec_nb.decode import Drafter, TableTarget, as_target
+from specdec_nb.roles import Drafter, TableTarget, as_target
 from specdec_nb.draft import Draft
 from specdec_nb.lm import TableLM
 from specdec_nb.verify import Verdict

@@ -5,7 +5,8 @@ import torch
 import transformers as hf
 
 from specdec_nb import Draft, Keyed, Law, Llama, TableLM, Trace, generate, law, verify_rejection, verify_walk
-from specdec_nb.decode import as_target, decode, make_drafter
+from specdec_nb.roles import as_target, make_drafter
+from specdec_nb.decode import decode
 from specdec_nb.drafters.model import ModelDrafter, shipped
 from specdec_nb.trees.dag import GraphDrafter, TokenGraph, merged_rows, verify_longest
 

@@ -12,7 +12,8 @@ from transformers import LogitsProcessor, LogitsProcessorList
 from drafters import Oracle, Sampled, Wild
 from specdec_nb import Dice, Draft, Keyed, Law, Llama, ModelDrafter, Request, Stop, TableLM, Trace, chance, decode as driver, generate, law, serve
 from specdec_nb.chance import Point
-from specdec_nb.decode import Drafter, as_target, decode, make_drafter
+from specdec_nb.roles import Drafter, as_target, make_drafter
+from specdec_nb.decode import decode
 from specdec_nb.drafters.eagle import Eagle3, EagleDrafter, EagleTarget
 from specdec_nb.drafters.heads import Medusa, MedusaDrafter
 from specdec_nb.drafters.layerskip import LayerSkip
@@ -187,7 +188,8 @@ def test_a_drafter_that_asks_the_targets_processors_would_be_seen(own):
         def propose(self, ctx, rng):
             self.diary(ctx.tokens, np.zeros(16))
             return super().propose(ctx, rng)
-    nosy, nosy.diary = (n := Nosy()), (diary := Diary())
+    nosy, diary = Nosy(), Diary()
+    nosy.diary = diary
     trace = Trace(decode(own, nosy, [1, 2], limit=6, law=Law(0, processors=(diary,))))
     assert diary.seen != [(1, 2, *trace.tokens[:i]) for i in range(6)]
 

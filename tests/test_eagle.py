@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from specdec_nb import Dice, Draft, Keyed, Law, Llama, Trace
-from specdec_nb.decode import Context, Tokens, answered, as_target, decode, read
+from specdec_nb.roles import Context, Tokens, as_target, read
+from specdec_nb.decode import answered, decode
 from specdec_nb.draft import Budget
 from specdec_nb.drafters import eagle
 from specdec_nb.drafters.model import shipped
@@ -300,7 +301,7 @@ def test_training_teaches(tmp_path):
 def test_the_shipped_one_on_the_real_model(name, smollm2):
     "In float32, greedy and keyed, a chain and a tree: plain decoding's text; and it earns its keep"
     if shipped(name) is None: pytest.skip(f"no trained {name} drafter comes with this checkout")
-    from specdec_nb.decode import make_drafter
+    from specdec_nb.roles import make_drafter
     from specdec_nb.models.hub import chat
     model, tokenizer = smollm2
     ids = chat(tokenizer, "Name three rivers and say where they flow.")[0].tolist()

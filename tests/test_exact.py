@@ -8,7 +8,8 @@ import pytest
 from drafters import Sampled, Wild
 from specdec_nb import Draft, Keyed, Law, Stop, TableLM, Trace, Verdict, law, verify_rejection, verify_walk
 from specdec_nb.chance import Dice, Point
-from specdec_nb.decode import Drafter, decode, make_drafter
+from specdec_nb.roles import Drafter, make_drafter
+from specdec_nb.decode import decode
 from specdec_nb.sampling import FrequencyPenalty, NoRepeatNgram
 
 SHAPES = [((), False), ((1,), False), ((1, 1), False), ((2,), True), ((2,), False), ((3,), False), ((2, 1), False), ((1, 2), True)]

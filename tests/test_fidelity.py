@@ -5,7 +5,6 @@ import pytest
 
 import specdec_nb
 from nbsync import ROOT, texts
-from specdec_nb.verify import RULES
 
 PAGE = (ROOT/"nbs/fidelity.md").read_text()
 CHAPTERS = {key: path.read_text() for key, path in texts().items() if key != "index"}
@@ -15,7 +14,7 @@ NOT_PAPERS = {"none"}                                           # plain decoding
 
 
 def named(page): return {n for row in re.findall(r"^\| ([^|]*) \|", page, re.M) for n in re.findall(r"`(\w+)`", row.split("(")[0])}
-def missing(page): return {*specdec_nb.DRAFTERS, *RULES, *specdec_nb.RULES} - NOT_PAPERS - named(page)
+def missing(page): return {*specdec_nb.DRAFTERS, *specdec_nb.RULES} - NOT_PAPERS - named(page)
 def cited(page): return {*CODE.findall(page.partition("## Other people's code")[2])}
 def said(chapters): return {pair for text in chapters.values() for pair in SAID.findall(text)}
 

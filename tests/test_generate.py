@@ -13,7 +13,8 @@ from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteriaL
 
 from drafters import Oracle, Wild
 from specdec_nb import Dice, Draft, HFTarget, Keyed, Law, Llama, Trace, generate, verify_rejection, verify_walk
-from specdec_nb.decode import Drafter, as_target, decode, read
+from specdec_nb.roles import Drafter, as_target, read
+from specdec_nb.decode import decode
 from specdec_nb.models.generate import custom_generate_folder
 from specdec_nb.models.options import CALL, HARMLESS, HONOURED, REFUSED, law_of, refuse_options
 from specdec_nb.sampling import Asks, Scores
@@ -296,7 +297,7 @@ def test_outside_drafters_and_rules():
 
 
 def test_targets_are_found_without_importing_their_chapter():
-    code = ("import torch, transformers; from specdec_nb.decode import as_target;"
+    code = ("import torch, transformers; from specdec_nb.roles import as_target;"
             "c = transformers.LlamaConfig(vocab_size=9, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2);"
             "m = transformers.AutoModelForCausalLM.from_config(c).eval(); from specdec_nb import Llama;"
             "print(type(as_target(m)).__name__, type(as_target(Llama.from_hf(m))).__name__)")

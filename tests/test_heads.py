@@ -8,7 +8,8 @@ import torch
 import transformers as hf
 
 from specdec_nb import Dice, Draft, Keyed, Law, Llama, Stop, Trace
-from specdec_nb.decode import Context, Tokens, answered, as_target, decode, read
+from specdec_nb.roles import Context, Tokens, as_target, read
+from specdec_nb.decode import answered, decode
 from specdec_nb.draft import Budget
 from specdec_nb.sampling import FrequencyPenalty, RepetitionPenalty
 from specdec_nb.drafters.heads import Medusa, MedusaDrafter, rank_accuracies

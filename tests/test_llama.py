@@ -8,7 +8,8 @@ import transformers as hf
 
 from drafters import Oracle, Wild
 from specdec_nb import Draft, Law, Llama, Trace, generate
-from specdec_nb.decode import as_target, decode
+from specdec_nb.roles import as_target
+from specdec_nb.decode import decode
 from specdec_nb.models.hub import chat
 from specdec_nb.models.kvcache import KVCache, LlamaTarget
 from specdec_nb.models.llama import as_half, pack

@@ -9,7 +9,9 @@ import transformers as hf
 from specdec_nb import Draft, HFTarget, Keyed, Law, Llama, Stop, TableLM, Trace, Verdict, law
 from specdec_nb.draft import Budget
 from specdec_nb.sampling import Scores
-from specdec_nb.decode import Context, Step, Tokens, as_target, decode, make_drafter
+from specdec_nb.verify import Step
+from specdec_nb.roles import Context, Tokens, as_target, make_drafter
+from specdec_nb.decode import decode
 from specdec_nb.drafters.lookahead import Lookahead, node_at
 from specdec_nb.drafters.pool import PhrasePool
 

@@ -6,7 +6,8 @@ import pytest
 
 from specdec_nb import Keyed, Law, TableLM, Trace, law
 from specdec_nb.draft import Budget
-from specdec_nb.decode import Context, Tokens, decode, make_drafter
+from specdec_nb.roles import Context, Tokens, make_drafter
+from specdec_nb.decode import decode
 from specdec_nb.drafters.lookup import (Datastore, PromptLookup, Reference, Rest, Suffix, SuffixAutomaton, blend, suffix_order)
 
 GEN = np.random.default_rng(7)

@@ -8,7 +8,8 @@ import transformers as hf
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from specdec_nb import Draft, Dice, Keyed, Law, Llama, TableLM, Trace, generate, law
-from specdec_nb.decode import answered, as_target, decode, make_drafter, read
+from specdec_nb.roles import as_target, make_drafter, read
+from specdec_nb.decode import answered, decode
 from specdec_nb.drafters.layerskip import LayerSkip, agreement, some_layers
 from specdec_nb.drafters.model import ModelDrafter, ModelDrafting, shipped
 from specdec_nb.drafters.vocabulary import SharedTokens, StringBridge, TokenBridge, respell, spellings
@@ -269,7 +270,7 @@ def test_a_draft_leaves_the_targets_rows_alone(deep):
     drafter, length = LayerSkip([0, 2, 7], k=5), state.cache.length
     drafter.bind(target)
     from specdec_nb.draft import Budget
-    from specdec_nb.decode import Context, Tokens
+    from specdec_nb.roles import Context, Tokens
     state.cache.rows = state.cache.rows[..., :length + 2, :].clone()                    # so that the buffer has to grow in mid-draft
     before = state.cache.rows[..., :length, :].clone()
     ctx = Context(Tokens(state.tokens), Budget(99, 5), Law(temperature=0), vocab_size=48)
@@ -284,7 +285,7 @@ def test_a_draft_leaves_the_targets_rows_alone(deep):
 def test_agreement_is_that_of_one_step_drafts(window):
     "Of twenty places, two in three say what a draft of one token says there; the count is due, to the last place"
     from specdec_nb.draft import Budget
-    from specdec_nb.decode import Context, Tokens
+    from specdec_nb.roles import Context, Tokens
     model = Llama.from_hf(build(4, kind="Mistral", sliding_window=window, layers=6))
     target, text, layers, right = as_target(model), [x * 7 % 48 for x in range(1, 12)], [0, 1, 4, 5], 0
     drafter = LayerSkip(layers, k=1)

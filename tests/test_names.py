@@ -3,8 +3,9 @@ import re
 
 import pytest
 import specdec_nb
-from specdec_nb import decode
-from specdec_nb.decode import Drafter, drafter_class, make_drafter, options_of, register
+from specdec_nb.workshop import registry
+from specdec_nb.workshop.registry import find
+from specdec_nb.roles import Drafter, make_drafter, options_of, register
 
 @pytest.mark.parametrize("name, options", [("lookup", {}), ("lookup:k=3", dict(k=3)), ("lookup:k=3:longest=5", dict(k=3)), ("recycling:least=.2", dict(least=.2)),
                                            ("suffix:k=4:nodes=9", dict(k=4, nodes=9)),
@@ -54,7 +55,7 @@ def test_no_name_is_a_traceback(name, option):
 @pytest.mark.parametrize("name", specdec_nb.DRAFTERS)
 def test_no_option_is_a_traceback(name):
     "Of every option, whatever its kind: text, a fraction, a negative number, what is no number, and nothing"
-    for option in options_of(drafter_class(name)):
+    for option in options_of(find("drafters", name)):
         for value in ("abc", "2.5", "-1", "nan", "inf", "", "true"):
             try: make_drafter(f"{name}:{option}={value}")
             except (ValueError, OSError): pass
@@ -67,4 +68,4 @@ def test_our_own_mistakes_keep_their_traceback():
     try:
         with pytest.raises(AttributeError): make_drafter("broken")
         with pytest.raises(ValueError, match="no drafter 'broken' can be made with k=3"): make_drafter("broken:k=3")
-    finally: decode._DRAFTERS.pop("broken")
+    finally: registry._ENTERED["drafters"].pop("broken")

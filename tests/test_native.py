@@ -8,7 +8,8 @@ import torch
 from conftest import ROOT
 from drafters import Oracle, Wild
 from specdec_nb import Draft, Keyed, Law, Llama, Trace, generate
-from specdec_nb.decode import as_target, decode, read
+from specdec_nb.roles import as_target, read
+from specdec_nb.decode import decode
 from specdec_nb.models import linear, native
 from specdec_nb.models.linear import _apply
 from specdec_nb.models.machine import PANEL, entry, kernel, refusal

@@ -10,7 +10,9 @@ from drafters import Wild
 from specdec_nb import HFTarget, Keyed, Law, Llama, Stop, TableLM, Trace, Verdict, law
 from specdec_nb.draft import Budget
 from specdec_nb.sampling import Scores
-from specdec_nb.decode import Context, NoDrafter, Request, Step, Tokens, answered, as_target, decode, make_drafter
+from specdec_nb.verify import Step
+from specdec_nb.roles import Context, NoDrafter, Tokens, as_target, make_drafter
+from specdec_nb.decode import Request, answered, decode
 from specdec_nb.drafters.lookahead import Lookahead, node_at
 from specdec_nb.drafters.layerskip import some_layers
 from specdec_nb.drafters.pool import PhrasePool

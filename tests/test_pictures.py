@@ -4,7 +4,9 @@ from html.parser import HTMLParser
 
 import nbformat, nbsync, numpy as np, pytest
 from specdec_nb.chance import Dice, Point
-from specdec_nb.decode import Drafter, Trace, decode
+from specdec_nb.verify import Trace
+from specdec_nb.roles import Drafter
+from specdec_nb.decode import decode
 from specdec_nb.draft import Draft, show_mask
 from specdec_nb.lm import weather
 from specdec_nb.sampling import Picture, bars, chip

@@ -6,7 +6,8 @@ import pytest
 
 from conftest import ROOT
 from specdec_nb import Draft, Keyed, Law, PhrasePool, TableLM, Trace, Verdict, law
-from specdec_nb.decode import decode, make_drafter
+from specdec_nb.roles import make_drafter
+from specdec_nb.decode import decode
 from specdec_nb.drafters.pool import SOURCES, PoolDrafter, discarded_phrases
 from specdec_nb.workshop.files import load_arrays, save_arrays
 

@@ -3,7 +3,8 @@ import pytest
 import torch
 
 from specdec_nb import Keyed, Law, Llama, ModelDrafter, PhrasePool, Trace
-from specdec_nb.decode import decode, make_drafter
+from specdec_nb.roles import make_drafter
+from specdec_nb.decode import decode
 from specdec_nb.drafters.recycling import Recycling, Successors
 from specdec_nb.drafters.lookahead import Lookahead
 from specdec_nb.drafters.lookup import Rest

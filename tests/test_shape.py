@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from specdec_nb import Draft, Keyed, Law, TableLM, Trace, Verdict
-from specdec_nb.decode import Drafter, as_target, decode
+from specdec_nb.roles import Drafter, as_target
+from specdec_nb.decode import decode
 from specdec_nb.sampling import softmax
 from specdec_nb.shape import accuracy_by_rank, best_first, best_size, best_tree, level_by_level, rerank, static_tree, tokens_by_size, tree_speedups
 from specdec_nb.speedup import CostCurve, three_machines

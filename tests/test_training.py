@@ -17,7 +17,8 @@ import transformers as hf
 
 from specdec_nb.cli import main
 from specdec_nb import Law, Llama, Trace
-from specdec_nb.decode import as_target, decode
+from specdec_nb.decode import decode
+from specdec_nb.roles import as_target
 from specdec_nb.training.corpus import Corpus, Part, write_corpus, write_documents
 from specdec_nb.training.distill import Batches, DraftModel, Features, Lender, Trained, apart, fingerprint, fit_drafter, forward_kl, held_out
 from specdec_nb.training.train import train

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from specdec_nb import Keyed, Law, TableLM, Trace, law
-from specdec_nb.decode import as_target, decode, make_drafter
+from specdec_nb.roles import as_target, make_drafter
+from specdec_nb.decode import decode
 from specdec_nb.drafters.lookup import PromptLookup, Suffix
 from specdec_nb.drafters.recycling import Recycling
 from specdec_nb.phrases.tuning import Auto, Hedge, Pace, Tuned, cost_of
@@ -69,7 +70,7 @@ def test_silent_where_nothing_can_be_known():
     class Uniform:
         vocab_size, max_nodes, branches, window = 500, 256, True, None
         def open(self, prompt, asks=None):
-            from specdec_nb.decode import TableState
+            from specdec_nb.roles import TableState
             return TableState(self, prompt)
         def score(self, pairs):
             from specdec_nb.sampling import Scores

@@ -226,7 +226,7 @@ def test_shapes():
 class Clock:
     "A target whose calls take what we say"
     def __new__(cls):
-        from specdec_nb.decode import TableTarget
+        from specdec_nb.roles import TableTarget
         from specdec_nb.lm import TableLM
         from specdec_nb.sampling import Scores
         class Metronome(TableTarget):

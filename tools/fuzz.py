@@ -18,7 +18,7 @@ from transformers import LogitsProcessor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from drafters import Oracle, Wild  # noqa: E402
 from specdec_nb import Llama, ModelDrafter, generate  # noqa: E402
-from specdec_nb.decode import as_target, make_drafter  # noqa: E402
+from specdec_nb.roles import as_target, make_drafter  # noqa: E402
 from specdec_nb.phrases.ouroboros import Ouroboros  # noqa: E402
 from specdec_nb.trees.dag import GraphDrafter  # noqa: E402
 from test_generate import FAMILIES, build  # noqa: E402

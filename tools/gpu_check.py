@@ -174,7 +174,7 @@ def check_model(device, small):
     "The default model: rows of a tree by the kernel and by PyTorch's operator"
     import torch
     from specdec_nb import Draft, Llama
-    from specdec_nb.decode import as_target
+    from specdec_nb.roles import as_target
     from specdec_nb.models.hub import load_hf
     from specdec_nb.models.llama import grouped_attention
     from specdec_nb.trees.kernels import grouped_kernel

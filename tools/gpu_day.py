@@ -178,7 +178,9 @@ def taus(folder, home, made, limit):
     "Tokens a call on three questions of our own, greedy, in float32"
     import torch
     from specdec_nb.bench.questions import SAMPLE
-    from specdec_nb.decode import Stop, Trace, decode, make_drafter
+    from specdec_nb.verify import Trace
+    from specdec_nb.roles import make_drafter
+    from specdec_nb.decode import Stop, decode
     from specdec_nb.drafters.model import ModelDrafter
     from specdec_nb.models.hub import chat
     from specdec_nb.models.kvcache import load

@@ -16,7 +16,7 @@ FILES = ("model.safetensors", "config.json", "README.md", "log.json")
 
 
 def drafter_of(kind, folder):
-    from specdec_nb.decode import make_drafter
+    from specdec_nb.roles import make_drafter
     from specdec_nb.drafters.model import ModelDrafter
     return ModelDrafter(folder, k=4) if kind == "draft" else make_drafter(kind, network=folder, tree=8)
 
@@ -24,7 +24,8 @@ def drafter_of(kind, folder):
 def on_questions(kind, folders, questions, limit):
     "For each folder: tokens a call and acceptance by depth. ValueError if a text is not plain decoding's"
     from specdec_nb.bench.questions import encode
-    from specdec_nb.decode import Stop, Trace, decode
+    from specdec_nb.verify import Trace
+    from specdec_nb.decode import Stop, decode
     from specdec_nb.models.kvcache import load_default
     from specdec_nb.sampling import Law
     model, tokenizer = load_default()

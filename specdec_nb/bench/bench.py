@@ -19,7 +19,9 @@ from ..workshop.ledger import load_average
 from ..chance import Keyed
 from ..sampling import Law
 from ..verify import make_rule
-from ..decode import Stop, Trace, as_target, decode, introduce, make_drafter
+from ..verify import Trace
+from ..roles import as_target, introduce, make_drafter
+from ..decode import Stop, decode
 from ..models.hf import HFTarget
 from .questions import Question, encode
 
@@ -72,7 +74,7 @@ def timed(
     show=None, # told of each step; its time does not count
 ) -> tuple: # `(trace, seconds)`: all the time; the target's reading of the prompt, a part of it, is `trace.seconds["prefill"]`
     "Decode one answer and time it"
-    introduce(drafter, target)
+    introduce(make_drafter(drafter), target)
     trace, away, began = Trace(), 0., time.perf_counter()
     for step in setting.decode(target, drafter, prompt, request):
         trace.add(step)
@@ -112,7 +114,7 @@ def methods_of(
     methods = []
     for name, make in {"none": partial(make_drafter, "none"), **drafters}.items():
         def same(drafter=make()): return drafter
-        learns = getattr(same(), "learns", False)
+        learns = make_drafter(same()).learns
         methods.append(Method(name, False, _ours(target, make if learns else same, setting)))
         if learns: methods.append(Method(name, True, _ours(target, same, setting)))
     if hf is None: return methods

@@ -9,7 +9,7 @@ __all__ = ['EXAMPLES', 'Pieces', 'Race', 'race']
 from dataclasses import dataclass, replace
 from html import escape
 from rich.table import Table
-from ..decode import as_target, make_drafter
+from ..roles import as_target, make_drafter
 from .questions import SAMPLE, Question
 from .bench import Setting, divergence, fits, record, rows_of, timed
 

@@ -28,7 +28,7 @@ class Report:
     "What `specdec bench --json` wrote, as a table of methods and categories"
     provenance: dict
     rows: list
-    merged: dict = None # `{column: categories}`; None: every category is a column
+    merged: dict | None = None # `{column: categories}`; None: every category is a column
     records: tuple = () # the single answers
 
     @classmethod

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 import torch.nn.functional as F
 from ..sampling import Asks
-from ..decode import register
+from ..roles import register
 from ..models.llama import Llama, rotation
 from ..models.kvcache import KVCache, RowState, RowTarget, parted, stacked
 from .model import TreeDrafting

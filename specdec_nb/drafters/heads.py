@@ -11,7 +11,7 @@ import torch
 from torch import nn
 import torch.nn.functional as F
 from ..draft import Draft
-from ..decode import register
+from ..roles import register
 from ..shape import static_tree
 from ..models.kvcache import TensorScores
 from .model import ModelDrafting

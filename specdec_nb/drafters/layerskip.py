@@ -10,7 +10,7 @@ import copy
 import numpy as np
 import torch
 from ..draft import Draft
-from ..decode import as_target, register
+from ..roles import as_target, register
 from ..models.llama import Llama
 from ..models.kvcache import KVCache, RowState
 from .model import ModelDrafter, TreeDrafting

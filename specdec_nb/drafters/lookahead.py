@@ -8,7 +8,7 @@ __all__ = ['node_at', 'Lookahead']
 # %% ../../nbs/3_drafting/19_lookahead.ipynb #29811392
 import numpy as np
 from ..draft import Draft
-from ..decode import Drafter, register
+from ..roles import Drafter, register
 from .pool import PhrasePool
 
 # %% ../../nbs/3_drafting/19_lookahead.ipynb #f980885d

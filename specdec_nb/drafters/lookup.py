@@ -15,7 +15,7 @@ import zlib
 import numpy as np
 from ..workshop.files import whole
 from ..draft import Draft
-from ..decode import Drafter, register
+from ..roles import Drafter, register
 from ..shape import best_first
 
 # %% ../../nbs/3_drafting/17_lookup.ipynb #f2c7f916

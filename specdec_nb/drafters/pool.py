@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from ..workshop.files import load_arrays, save_arrays
 from ..draft import Draft
-from ..decode import Drafter, register
+from ..roles import Drafter, register
 
 # %% ../../nbs/3_drafting/15_pool.ipynb #8fcac019
 SOURCES = ("lookahead", "verified", "discarded", "corrected", "history")

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from ..workshop.files import load_arrays, save_arrays
 from ..sampling import Asks
-from ..decode import Drafter, register
+from ..roles import Drafter, register
 from ..shape import best_first
 
 # %% ../../nbs/3_drafting/18_recycling.ipynb #521018ec

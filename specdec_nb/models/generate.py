@@ -20,7 +20,9 @@ from ..chance import Dice, Keyed
 from ..sampling import Asks
 from ..draft import Draft
 from ..verify import make_rule
-from ..decode import Drafter, Request, Trace, as_target, make_drafter, serve
+from ..verify import Trace
+from ..roles import Drafter, as_target, make_drafter
+from ..decode import Request, serve
 from .hub import cache_folder, prompt_ids
 from .llama import Llama
 from .slots import RowCache, RowLayer

@@ -17,7 +17,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 from ..draft import Draft
-from ..decode import target_of
+from ..roles import target_of
 from .kvcache import RowState, RowTarget, tree_masks
 from .slots import RowCache, Slot, Slots
 
@@ -66,7 +66,7 @@ def _window(config):
     return window
 
 # %% ../../nbs/2_models/13_hf.ipynb #77dc2897
-@target_of.register(PreTrainedModel)
+@target_of(PreTrainedModel)
 class HFTarget(RowTarget):
     """Any decoder-only Hugging Face model, unpatched, as a target.
 

@@ -16,7 +16,7 @@ import torch
 from ..sampling import Asks, Scores
 from ..draft import Draft
 from ..verify import Verdict
-from ..decode import target_of
+from ..roles import target_of
 from .hub import load_hf
 from .llama import Llama, grouped_attention
 
@@ -276,7 +276,7 @@ def parted(feeds, logits, hidden) -> list: # for each feed `(logits or None, {la
     split = {i: h.split(sizes) for i, h in hidden.items()}
     return [(rows, {i: split[i][j] for i in f.state.asks.hidden}) for j, (f, rows) in enumerate(zip(feeds, logits))]
 
-@target_of.register(Llama)
+@target_of(Llama)
 class LlamaTarget(RowTarget):
     "Our own runtime as a target"
     def __init__(self, model:Llama):

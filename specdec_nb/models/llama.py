@@ -7,10 +7,10 @@ __all__ = ['rms_norm', 'rotation', 'grouped_attention', 'attention_on', 'as_half
 
 # %% ../../nbs/2_models/11_llama.ipynb #34f50496
 from dataclasses import dataclass
-from importlib import import_module
 import math
 import torch
 import torch.nn.functional as F
+from ..workshop.registry import find
 
 # %% ../../nbs/2_models/11_llama.ipynb #e0892c15
 def rms_norm(
@@ -55,8 +55,7 @@ def attention_on(
     device, # a torch device
 ): # a function like `grouped_attention`
     "The attention for a device: the face knows which chapter has written one for it"
-    home = import_module("specdec_nb").ATTENTION.get(device.type)
-    return grouped_attention if home is None else getattr(import_module(f"specdec_nb.{home[0]}"), home[1])
+    return find("attention", device.type, grouped_attention)
 
 # %% ../../nbs/2_models/11_llama.ipynb #0f7bcdd9
 def as_half(

@@ -16,7 +16,7 @@ import copy
 import warnings
 import numpy as np
 import torch
-from ..decode import target_of
+from ..roles import target_of
 from .hub import default_folder, default_gguf, load_hf
 from .llama import Llama, _kinds
 from .kvcache import RowTarget, parted
@@ -197,7 +197,7 @@ class Native(Llama):
                        np.zeros(len(b.parents), np.int64), np.zeros(sees, np.bool_), np.zeros(8, np.int64))
 
 # %% ../../nbs/2_models/14g_native.ipynb #306a99b6
-@target_of.register(Native)
+@target_of(Native)
 class NativeTarget(RowTarget):
     "The native runtime as a target: all that is to be scored is one call"
     chunk = 64

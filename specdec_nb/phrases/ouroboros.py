@@ -8,7 +8,8 @@ __all__ = ['Ouroboros']
 # %% ../../nbs/6_phrases/29_ouroboros.ipynb #3035fbfa
 from ..sampling import Law, softmax
 from ..draft import Draft
-from ..decode import Drafter, NoDrafter, Request, Stop, register
+from ..roles import Drafter, NoDrafter, register
+from ..decode import Request, Stop
 from ..drafters.pool import PhrasePool, discarded_phrases
 from ..drafters.model import ModelDrafter
 from ..drafters.lookahead import Lookahead, node_at

@@ -10,7 +10,7 @@ from inspect import isgenerator
 from itertools import islice
 import math
 import numpy as np
-from ..decode import Drafter, make_drafter, register
+from ..roles import Drafter, make_drafter, register
 from ..speedup import CostCurve, cached_cost, cost_key, three_machines
 from ..shape import best_first
 from ..drafters.pool import PhrasePool
@@ -97,13 +97,13 @@ class Tuned(Drafter):
         self.inner = make_drafter(drafter, k=max(self.lengths)) if isinstance(drafter, str) else make_drafter(drafter)
         if isinstance(self.inner, Tuned): raise ValueError("tuned cuts another drafter's drafts, not those of tuned")
         self.how, self.curve, self.hedge, self.pace, self.k = how, curve, Hedge(self.lengths), None, 4
-        self.asks = getattr(self.inner, "asks", Drafter.asks)
+        self.asks = self.inner.asks
 
     @property
-    def vocab_size(self): return getattr(self.inner, "vocab_size", None)
+    def vocab_size(self): return self.inner.vocab_size
 
     def bind(self, target):
-        getattr(self.inner, "bind", lambda target: None)(target)
+        self.inner.bind(target)
         if self.pace is None: self.pace = Pace(self.curve or cost_of(target), max(self.lengths))
 
     def begin(self, ctx, state): return _Tuning(self, ctx, self.inner.begin(ctx, state) or self.inner)

@@ -28,7 +28,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from ..workshop.files import whole
 from ..sampling import Asks
-from ..decode import Drafter
+from ..roles import Drafter
 from ..models.llama import Llama, pack
 from ..drafters.model import Mapped, lends, shipped
 

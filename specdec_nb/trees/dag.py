@@ -8,7 +8,7 @@ __all__ = ['TokenGraph', 'merged_rows', 'verify_longest', 'GraphDrafter']
 # %% ../../nbs/5_trees/27_dag.ipynb #4be75d29
 from ..draft import Draft
 from ..verify import Verdict, verify_walk
-from ..decode import register
+from ..roles import register
 from ..shape import best_first
 from ..rejection import accept_probability
 from ..drafters.model import ModelDrafter, TreeDrafting

@@ -7,6 +7,7 @@ __all__ = ['hold', 'need_room', 'sweep', 'standin', 'whole', 'fault', 'parse_jso
            'load_arrays']
 
 # %% ../../nbs/0_workshop/w1_files.ipynb #0e98954f
+from collections.abc import Iterable
 from contextlib import contextmanager
 from pathlib import Path
 import errno
@@ -18,7 +19,7 @@ import shutil
 import time
 import numpy as np
 try: import fcntl
-except ImportError: fcntl = None                 # Windows: no locks, and leftovers are told by their age
+except ImportError: fcntl = None  # type: ignore[assignment]  # Windows: no locks, and leftovers are told by their age
 
 # %% ../../nbs/0_workshop/w1_files.ipynb #44ddba82
 def hold(file) -> bool: # whether it is ours now; True where the system or the disk knows no locks
@@ -117,19 +118,19 @@ def fault(
     x, # what was read
     shape, # a type; `[shape]` for lists; `{key: shape}` for objects with at least these keys; a tuple: one of several
     at:str="", # where it was found
-) -> str: # None if it fits
+) -> str | None: # None: it fits
     "Where JSON differs from what is expected, in words"
     if isinstance(shape, tuple): return fault(x, shape[0], at) if all(fault(x, s) for s in shape) else None
     kind = type(shape) if isinstance(shape, (list, dict)) else shape
     if not _is(x, kind): return f"{at or 'it'} is {reprlib.repr(x)}, not {_NAMES[kind]}"
     if isinstance(shape, dict) and (lacking := [k for k in shape if k not in x]):
         return f"{at or 'it'} lacks {', '.join(map(repr, lacking))}"
-    inside = ()
+    inside:Iterable[tuple] = ()
     if isinstance(shape, dict): inside = ((x[k], s, f"{at}.{k}".lstrip(".")) for k, s in shape.items())
     if isinstance(shape, list): inside = ((y, shape[0], f"{at}[{i}]") for i, y in enumerate(x))
     return next((wrong for each in inside if (wrong := fault(*each))), None)
 
-_NAMES = {int: "a whole number", float: "a finite number", str: "a text", bool: "true or false",
+_NAMES:dict = {int: "a whole number", float: "a finite number", str: "a text", bool: "true or false",
           list: "a list", dict: "an object", None: "null"}
 
 def _is(x, kind):

@@ -25,7 +25,8 @@ class Ledger:
         force:bool=False, # a finished report may be replaced
         shape=dict, # what a record looks like, see `fault`
     ):
-        self.out, self.path, self.records, self.shape = Path(out), Path(f"{out}.partial.jsonl"), [], shape
+        self.out, self.path, self.shape = Path(out), Path(f"{out}.partial.jsonl"), shape
+        self.records:list = []
         try:
             if self.out.is_dir(): raise IsADirectoryError(21, "it is a folder")
             if not self.out.parent.is_dir(): raise FileNotFoundError(2, f"there is no folder {self.out.parent}")
@@ -119,7 +120,7 @@ def of_model(model) -> dict:
 
 def commit(
     file=None, # a file of the checkout; None: this module
-) -> str: # None outside of a checkout
+) -> str | None: # None outside of a checkout
     "The commit of the checkout that a file is part of, with a + if its package was edited since"
     file = Path(file or globals().get("__file__", "x")).resolve()
     git = partial(subprocess.run, cwd=file.parent, capture_output=True, text=True)
@@ -130,7 +131,7 @@ def commit(
     edited = git(["git", "status", "--porcelain", "-uno", str(top)]).stdout
     return git(["git", "rev-parse", "HEAD"]).stdout.strip() + "+" * bool(edited)
 
-def load_average() -> float: # None where the system does not tell
+def load_average() -> float | None: # None where the system does not tell
     "How many processes wanted to compute, on average over the last minute"
     return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
 

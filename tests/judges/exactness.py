@@ -76,7 +76,7 @@ def check_shared(c):
 
 def check_same_in_law(c):
     def by_length(draft, prefix):
-        laws = [c.exact_law(lambda rng, rule=rule: rule(draft, c.rows(c.target, prefix, draft), rng).tokens[:1]) for rule in c.RULES.values()]
+        laws = [c.exact_law(lambda rng, rule=rule: rule(draft, c.rows(c.target, prefix, draft), rng).tokens[:1]) for rule in (c.verify_walk, c.verify_rejection)]
         return laws[0] == laws[1]
     return {"always": lambda d, s: True, "never": lambda d, s: False, "nothing recorded": lambda d, s: d.probs is None,
             "nothing drawn": lambda d, s: not any(q is not None for q in d.probs or ()), "the first token alone": by_length,
@@ -98,18 +98,37 @@ def check_surprise(c):
             "accepted, not committed": lambda rule: mean(rule) - 1}
 
 
+def check_mixture(c):
+    def of(rows, both=True, kept=True):
+        class Wrong(c.Solution):
+            def open(self, prompt, asks=None):
+                pair = super().open(prompt, c.Asks())
+                if not kept: pair.keep = lambda verdict: None
+                return pair
+            def score(self, pairs):
+                one, two = (t.score([(pair.states[i], draft) for pair, draft in pairs]) for i, t in enumerate(self.both))
+                return [c.Scores(rows(x.rows, y.rows)) for x, y in zip(one, two)][:None if both else 1]
+        return Wrong
+    def half(x, y): return (x + y) / 2
+    def pending_alone(x, y): return c.np.concatenate([half(x, y)[:1], x[1:]])
+    class Singly(c.Solution):
+        def score(self, pairs): return [scores for pair in pairs for scores in super(Singly, self).score([pair])]
+    return {"the first": of(lambda x, y: x), "the second": of(lambda x, y: y), "not halved": of(lambda x, y: x + y), "nothing kept": of(half, kept=False),
+            "one state's answer": of(half, both=False), "the pending token's row alone": of(pending_alone), "state by state": Singly}
+
+
 def check_echo(c):
     Draft, Drafter = c.Draft, c.Drafter
     class Last(Drafter):
         def __init__(self, n): self.n = n
         def propose(self, ctx, rng): return Draft.chain([ctx.tokens[-1]] * self.n)
     class Fixed(Drafter):
-        def __init__(self, n): pass
-        def propose(self, ctx, rng): return Draft.chain([0, 1, 2])
+        def __init__(self, n, tokens=(0, 1, 2)): self.tokens = tokens
+        def propose(self, ctx, rng): return Draft.chain(self.tokens)
     class First(Drafter):
         def __init__(self, n): self.n = n
         def propose(self, ctx, rng): return Draft.chain(ctx.tokens[:self.n])
-    return {"no guess": lambda n: c.NoDrafter(), "always two": lambda n: c.Solution(2), "always three": lambda n: c.Solution(3),
+    return {"no guess": lambda n: Fixed(n, []), "always two": lambda n: c.Solution(2), "always three": lambda n: c.Solution(3),
             "the last token, repeated": Last, "a constant": Fixed, "from the beginning": First}
 
 

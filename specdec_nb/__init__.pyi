@@ -1,0 +1,42 @@
+"""What the face offers, for editors and type checkers; `tests/test_types.py` keeps it in step with `_HOME`."""
+from .lm import TableLM as TableLM
+from .chance import Dice as Dice, Keyed as Keyed, exact_law
+from .sampling import Law as Law
+from .draft import Draft as Draft
+from .verify import (
+    Verdict as Verdict,
+    verify_walk as verify_walk,
+    verify_rejection as verify_rejection,
+    Step as Step,
+    Trace as Trace,
+)
+from .roles import (
+    Drafter as Drafter,
+    Target as Target,
+    State as State,
+    Drafting as Drafting,
+    Rule as Rule,
+)
+from .decode import Request as Request, serve as serve, Stop as Stop
+from .drafters.lookup import Datastore as Datastore, Reference as Reference
+from .drafters.pool import PhrasePool as PhrasePool
+from .drafters.model import ModelDrafter as ModelDrafter
+from .drafters.layerskip import LayerSkip as LayerSkip
+from .trees.multidraft import (
+    verify_kseq as verify_kseq,
+    verify_block as verify_block,
+    verify_traversal as verify_traversal,
+)
+from .models.kvcache import load as load, load_default as load_default
+from .models.llama import Llama as Llama
+from .models.hf import HFTarget as HFTarget
+from .models.generate import generate as generate
+from .bench.race import race as race
+
+law = exact_law
+__version__: str
+__all__: list[str]
+DRAFTERS: dict[str, str]
+RULES: dict[str, str]
+TARGETS: dict[str, str]
+ATTENTION: dict[str, str]
