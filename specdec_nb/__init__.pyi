@@ -27,7 +27,7 @@ from .trees.multidraft import (
     verify_block as verify_block,
     verify_traversal as verify_traversal,
 )
-from .models.kvcache import load as load, load_default as load_default
+from .models.native import load as load, load_default as load_default, Native as Native
 from .models.llama import Llama as Llama
 from .models.hf import HFTarget as HFTarget
 from .models.generate import generate as generate

@@ -135,7 +135,9 @@ def _theirs(model, target, setting, **options):
                                   max_new_tokens=stop.limit, eos_token_id=list(setting.eos) or None, **options)
         finally: [hook.remove() for hook in hooks]
         tick()
-        stop.take(text, out[0, len(ids):].tolist(), 0)
+        for token in out[0, len(ids):].tolist():
+            text.append(token)
+            if stop.why(token, len(text), lambda: [*ids, *text]): break
         prefill, began, ended = ticks[2] - ticks[1], ticks[1:-1:2], ticks[2:-1:2]
         return dict(tokens=text, calls=len(began), nodes=0, sizes=[], judged=[], accepted=[], prefill=prefill, lossy=False,
                     seconds=ticks[-1] - ticks[0], forward=sum(ended[1:]) - sum(began[1:]))

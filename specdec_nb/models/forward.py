@@ -12,7 +12,7 @@ import numpy as np
 from numba import types
 from numba.extending import intrinsic
 from .machine import PANEL, TALLEST, entry, kernel
-from .simd import _I64, _pointer, address, bytes_at, call, floats_at, fma, full, read, write, total
+from .simd import _I64, _pointer, address, bytes_at, call, floats_at, fma, full, vector_at, write, total
 from .linear import prepare, row_of
 from .selfattention import (
     BASE, CAPACITY, FIRST, KEYS, NODES, OLD, ROWS, SEES, VALUES, attend, exp)
@@ -24,28 +24,28 @@ _ZERO, _ONE = np.float32(0), np.float32(1)
 def norm(x, xi, width, d, weight, wi, eps, y, yi):
     "One row by its root mean square over `d` numbers; what is behind them, up to `width`, is zero"
     s = full(_ZERO, 16)
-    for i in range(0, width, 16): s = fma(read(x, xi + i, 16), read(x, xi + i, 16), s)
+    for i in range(0, width, 16): s = fma(vector_at(x, xi + i, 16), vector_at(x, xi + i, 16), s)
     scale = full(_ONE / np.sqrt(total(s) / np.float32(d) + eps), 16)
-    for i in range(0, width, 16): write(y, yi + i, read(x, xi + i, 16) * scale * read(weight, wi + i, 16))
+    for i in range(0, width, 16): write(y, yi + i, vector_at(x, xi + i, 16) * scale * vector_at(weight, wi + i, 16))
 
 @kernel
 def add(x, xi, y, yi, width):
     "x += y"
-    for i in range(0, width, 16): write(x, xi + i, read(x, xi + i, 16) + read(y, yi + i, 16))
+    for i in range(0, width, 16): write(x, xi + i, vector_at(x, xi + i, 16) + vector_at(y, yi + i, 16))
 
 @kernel
 def gate(g, gi, u, ui, width, y, yi):
     "y = silu(g) u"
     for i in range(0, width, 16):
-        v = read(g, gi + i, 16)
-        write(y, yi + i, v / (full(_ONE, 16) + exp(full(_ZERO, 16) - v)) * read(u, ui + i, 16))
+        v = vector_at(g, gi + i, 16)
+        write(y, yi + i, v / (full(_ONE, 16) + exp(full(_ZERO, 16) - v)) * vector_at(u, ui + i, 16))
 
 @kernel
 def rotate(x, i, half, cos, sin, t):
     "Turn one head, first half against second half, by the angles of position `t`"
     for j in range(0, half, 16):
-        a, b = read(x, i + j, 16), read(x, i + half + j, 16)
-        c, s = read(cos, t * half + j, 16), read(sin, t * half + j, 16)
+        a, b = vector_at(x, i + j, 16), vector_at(x, i + half + j, 16)
+        c, s = vector_at(cos, t * half + j, 16), vector_at(sin, t * half + j, 16)
         write(x, i + j, a * c - b * s)
         write(x, i + half + j, b * c + a * s)
 
@@ -170,7 +170,7 @@ def _queries(w, s, layer, r, first, n, t):
         if len(w.qk_norms): norm(s.y, i, w.hq, w.hd, w.qk_norms, 2 * layer * w.hq, np.float32(w.eps), s.y, i)
         rotate(s.y, i, half, w.cos, w.sin, t)
         to = (first * w.heads + (h // group * n + r - first) * group + h % group) * w.hq
-        for j in range(0, w.hq, 16): write(s.q, to + j, read(s.y, i + j, 16))
+        for j in range(0, w.hq, 16): write(s.q, to + j, vector_at(s.y, i + j, 16))
 
 @kernel
 def _remember(w, s, layer, r, request, slot, t):
@@ -184,7 +184,7 @@ def _remember(w, s, layer, r, request, slot, t):
         to = head * w.hq + slot // PANEL * PANEL * w.hq + slot % PANEL
         for j in range(w.hq): keys[to + j * PANEL] = s.y[i + j]
         i = o + w.kp + g * w.hv
-        for j in range(0, w.hv, 16): write(values, head * w.hv + (j // PANEL * cap + slot) * PANEL + j % PANEL, read(s.y, i + j, 16))
+        for j in range(0, w.hv, 16): write(values, head * w.hv + (j // PANEL * cap + slot) * PANEL + j % PANEL, vector_at(s.y, i + j, 16))
 
 @kernel
 def turn(w, b, s, layer, me, threads):

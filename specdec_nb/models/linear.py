@@ -13,8 +13,8 @@ from numba import types
 from numba.extending import overload
 from .machine import LANES, PANEL, TALLEST, entry, kernel, once, piece
 from .simd import (
-    brains, bytes_at, floats_at, form, fourth, halves, ints, read, nibbles, outer, prefetch, put, scaled, singles, write,
-    tile, total, words, zeros_like)
+    brains, bytes_at, floats_at, form, fourth, halves, ints, vector_at, nibbles, outer, prefetch, put, scaled, singles, write,
+    tile, total, words32, zeros_like)
 
 # %% ../../nbs/2_models/14c_linear.ipynb #8a574551
 LAYOUT = 1 # its version: what is packed otherwise is packed again
@@ -72,7 +72,7 @@ def q4(acc, x, xs, i, stride, K, w, o, c, far):
         ahead(w, o, 20 * PANEL, far)
         s, k = zeros_like(acc), i + 32 * b
         for g in range(4):
-            v = words(acc, w, o + 4 * (PANEL * (1 + g) + c))
+            v = words32(acc, w, o + 4 * (PANEL * (1 + g) + c))
             s = outer(s, x, k + g, stride, nibbles(v, 0))
             s = outer(s, x, k + g + 4, stride, nibbles(v, 1))
             s = outer(s, x, k + g + 8, stride, nibbles(v, 2))
@@ -153,9 +153,9 @@ _LESS = np.append(_ONCE[4:], np.zeros(4, np.float32))
 @kernel
 def prepare(x, xi, K, xp, xs, si):
     "What `q4` takes instead of a row: a nibble is read with those below it, which the next ones' factors take back. And sums of 32"
-    once, less = read(_ONCE, 0, 16), read(_LESS, 0, 16)
+    once, less = vector_at(_ONCE, 0, 16), vector_at(_LESS, 0, 16)
     for i in range(0, K, 32):
-        a, b = read(x, xi + i, 16), read(x, xi + i + 16, 16)
+        a, b = vector_at(x, xi + i, 16), vector_at(x, xi + i + 16, 16)
         write(xp, xi + i, a * once - fourth(a) * less)
         write(xp, xi + i + 16, b * once - fourth(b) * less)
         xs[si + i // 32] = total(a + b)

@@ -8,7 +8,7 @@ __all__ = ['FIRST', 'ROWS', 'BASE', 'OLD', 'CAPACITY', 'NODES', 'SEES', 'KEYS', 
 # %% ../../nbs/2_models/14d_selfattention.ipynb #5060f423
 import numpy as np
 from .machine import PANEL, TALLEST, kernel
-from .simd import bytes_at, fma, form, full, highest, larger, read, nearest, power_of_two, write, total
+from .simd import bytes_at, fma, form, full, highest, larger, vector_at, nearest, power_of_two, write, total
 from .linear import F32, spread
 
 # %% ../../nbs/2_models/14d_selfattention.ipynb #0bcfe1ed
@@ -42,17 +42,17 @@ def soften(sc, o, L, lo, start, base, see, so, depth, uo, d, window, scale, tail
     "Scores at `sc[o + slot]` become weights, not yet divided by their sum; returns one over it. The sum goes by position, never by slot"
     hide(sc, o, L, lo, start, base, see, so, depth, uo, d, window, _NEVER)
     top = full(_NEVER, 16)
-    for l in range(lo, L, 16): top = larger(read(sc, o + l, 16), top)
+    for l in range(lo, L, 16): top = larger(vector_at(sc, o + l, 16), top)
     top, by, s = full(highest(top), 16), full(scale, 16), full(_ZERO, 16)
-    for l in range(lo, L, 16): write(sc, o + l, exp((read(sc, o + l, 16) - top) * by))
+    for l in range(lo, L, 16): write(sc, o + l, exp((vector_at(sc, o + l, 16) - top) * by))
     hide(sc, o, L, lo, start, base, see, so, depth, uo, d, window, _ZERO)
     whole = base // 16 * 16
-    for l in range(lo, whole, 16): s = s + read(sc, o + l, 16)
+    for l in range(lo, whole, 16): s = s + vector_at(sc, o + l, 16)
     for l in range(base - whole + d + 16): tail[l] = _ZERO
     for l in range(whole, base): tail[l - whole] = sc[o + l]
     for u in range(L - base):
         if see[so + u]: tail[base - whole + depth[uo + u]] = sc[o + base + u]
-    for l in range(0, base - whole + d + 1, 16): s = s + read(tail, l, 16)
+    for l in range(0, base - whole + d + 1, 16): s = s + vector_at(tail, l, 16)
     return _ONE / total(s)
 
 # %% ../../nbs/2_models/14d_selfattention.ipynb #448f65f4
@@ -80,7 +80,7 @@ def _look(q, a, rows, at, group, request, layer, g, kv, hq, hv, see, depth, wind
     spread(form(F32), sc, low, S, sc, rows, L - low, values, o, size, 0, hv // PANEL, out, a * hv, hv, 0)
     for r in range(rows):
         share = full(sc[r * S + S - 1], 16)
-        for i in range((a + r) * hv, (a + r + 1) * hv, 16): write(out, i, read(out, i, 16) * share)
+        for i in range((a + r) * hv, (a + r + 1) * hv, 16): write(out, i, vector_at(out, i, 16) * share)
 
 @kernel
 def attend(q, lo, hi, requests, layer, heads, kv, hq, hv, see, depth, window, scale, sc, S, tail, out):

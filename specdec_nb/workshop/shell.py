@@ -113,7 +113,7 @@ def telling(quiet:bool=False): # yields a function of `(what, done, total, note)
         if what not in tasks: tasks[what] = bars.add_task(what, total=total, note="")
         bars.update(tasks[what], completed=done, note=note)
     tasks = {}
-    try: yield bar if console.is_terminal else line
+    try: yield bar if sys.stderr.isatty() else line  # rich believes FORCE_COLOR, which notebooks set
     finally:
         if tasks: bars.stop()
 
