@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 ROOT_USER := $(if $(filter 0,$(shell id -u)),--allow-root)
 
 .DEFAULT_GOAL := help
-.PHONY: help lab edit test test-versions race bench results site export outputs clean
+.PHONY: help lab edit test test-versions fuzz race bench results site export outputs clean
 
 help:     ## print this list
 	@grep -E '^[a-z-]+: .*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 22
@@ -36,6 +36,9 @@ test: $(READY)    ## run every test: unit, notebooks, house, site (TEST_ARGS='-k
 
 test-versions: $(READY) ## `generate` with the oldest and the newest transformers allowed (needs a package index)
 	python -m pytest -q -s --slow tests/test_versions.py $(TEST_ARGS)
+
+fuzz: $(READY)    ## random calls of `generate` against plain decoding, for a minute (ARGS='--seconds 1200 --seed 2')
+	PYTHONPATH=$(CURDIR) OMP_NUM_THREADS=1 python tools/fuzz.py --seconds 60 $(ARGS)
 
 race: $(READY)    ## plain against speculative decoding, side by side (ARGS='--prompt ...')
 	specdec race $(ARGS)

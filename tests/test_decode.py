@@ -394,6 +394,15 @@ def test_who_called_each_model(own, model, drafters, monkeypatch):
     assert behind
 
 
+@pytest.mark.parametrize("options", [dict(encoder_repetition_penalty=1.5), dict(encoder_no_repeat_ngram_size=2), dict(repetition_penalty=1.3)], ids=str)
+def test_processors_that_keep_something_of_the_prompt_keep_their_rows(own, model, options):
+    ids, call = torch.tensor([[1, 2, 3, 1, 2], [9, 8, 7, 9, 8]]), dict(max_new_tokens=14, do_sample=False, **options)
+    alone = torch.cat([model.generate(row[None], **call) for row in ids])
+    assert torch.equal(generate(own, ids, **call), alone) and not torch.equal(alone, torch.cat([model.generate(row[None], max_new_tokens=14, do_sample=False) for row in ids]))
+    twins = generate(own, ids, num_return_sequences=2, seed=1, **{**call, "do_sample": True})
+    assert torch.equal(twins[:1], generate(own, ids[:1], seed=1, **{**call, "do_sample": True})) and twins.shape == (4, 19)
+
+
 # -- what is no distribution is refused where it enters
 
 TWICE = {"twice too much": np.array([F(1), F(2, 3), F(1, 3)], dtype=object), "in floats": np.array([1., .7, .3]), "half of it": np.array([.25, .15, .1]),
