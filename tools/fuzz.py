@@ -68,10 +68,11 @@ def draw(seed) -> dict: # a case
     for among in [ANYWHERE] + [READING] * alike: options |= perhaps(.3, one(among), {})
     drawn = gen.random() < .4
     eos = gen.choice(V, int(gen.integers(1, 6)), replace=False).tolist() if gen.random() < .5 else None
-    return dict(family=family, own=bool(gen.random() < .5), prompts=prompts, form=one(["list", "left", "right"]), drafter=one(NAMES),
+    process = perhaps(.3, one(["alternate", "count", "grammar"]))        # two of them read the last token, which may not be padding
+    return dict(family=family, own=bool(gen.random() < .5), prompts=prompts, form=one(["list", "left", "right"] if alike or process in (None, "count") else ["list", "left"]), drafter=one(NAMES),
                 noise=int(gen.integers(99)), k=perhaps(.2, int(gen.integers(0, 6))), rule=None if drawn else one([None, "rejection", "kseq", "block", "traversal"]),
                 seed=int(gen.integers(99)) if drawn else None, warp=one([{}, *WARPED]) if drawn else {}, options=options, eos=eos,
-                new=int(gen.integers(1, 25)), criterion=perhaps(.2, int(gen.integers(3, 9))), process=perhaps(.3, one(["alternate", "count", "grammar"])),
+                new=int(gen.integers(1, 25)), criterion=perhaps(.2, int(gen.integers(3, 9))), process=process,
                 twice=bool(gen.random() < .3))
 
 
