@@ -187,7 +187,8 @@ def test_a_drafter_that_asks_the_targets_processors_would_be_seen(own):
         def propose(self, ctx, rng):
             self.diary(ctx.tokens, np.zeros(16))
             return super().propose(ctx, rng)
-    nosy, nosy.diary = (n := Nosy()), (diary := Diary())
+    nosy, diary = Nosy(), Diary()
+    nosy.diary = diary
     trace = Trace(decode(own, nosy, [1, 2], limit=6, law=Law(0, processors=(diary,))))
     assert diary.seen != [(1, 2, *trace.tokens[:i]) for i in range(6)]
 
@@ -332,24 +333,21 @@ def together(asked, late=()):
     return list(traces.values())
 
 
-MEMORYLESS = ["model", "model, tree", "gsd", "layerskip, fixed", "eagle3, chain", "medusa, chain", "eagle3", "medusa"]
-
-
-@pytest.mark.parametrize("name", EVERY)
-@pytest.mark.parametrize("law_", [GREEDY, Law(), Law(.8, top_p=.9)], ids=["greedy", "keyed", "warped"])
+@pytest.mark.parametrize("name,law_", [(name, law_) for name in EVERY for law_ in (GREEDY, Law())] + [(name, Law(.8, top_p=.9)) for name in ("lookup", "model", "eagle3, chain")])
 def test_served_together_is_alone(own, drafters, name, law_):
     "A prompt of one token, rows that finish early, one that fills the window, and two that come late; all with one drafter, by one call a round"
     plain = [Trace(decode(own, "none", p, rng=Keyed(3, i), law=law_, stop=Stop(LIMITS[i], eos={6} if i % 2 else ()))) for i, p in enumerate(PROMPTS)]
-    assert {"eos", "limit"} < {"window", "eos", "limit"} if law_.top_p < 1 else {"window", "eos", "limit"} == {t.stopped for t in plain}
+    assert law_.top_p < 1 or {"window", "eos", "limit"} == {t.stopped for t in plain}
     drafter = drafters[name]()
     made, late = requests(own, drafter, law_, None, range(6)), requests(own, drafter, law_, None, (6, 7))
     traces = together(made, late)
     assert [(t.tokens, t.stopped) for t in traces] == [(t.tokens, t.stopped) for t in plain]
 
 
-@pytest.mark.parametrize("name", MEMORYLESS)
-@pytest.mark.parametrize("rule", ["rejection", "block", "traversal"])
+@pytest.mark.parametrize("name,rule", [("model", "rejection"), ("eagle3, chain", "rejection"), ("gsd", "rejection"), ("layerskip, fixed", "kseq"), ("model", "block"),
+                                       ("medusa, chain", "block"), ("model, tree", "traversal")])
 def test_other_rules_together(own, drafters, name, rule):
+    "Drafters without a memory across requests: where drafts are drawn, the text depends on them"
     alone = [together(requests(own, drafters[name](), Law(), rule, [i]))[0] for i in range(8)]
     ours = together(requests(own, drafters[name](), Law(), rule))
     assert [t.tokens for t in ours] == [t.tokens for t in alone] and [t.calls for t in ours] == [t.calls for t in alone]
