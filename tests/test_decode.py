@@ -334,24 +334,21 @@ def together(asked, late=()):
     return list(traces.values())
 
 
-MEMORYLESS = ["model", "model, tree", "gsd", "layerskip, fixed", "eagle3, chain", "medusa, chain", "eagle3", "medusa"]
-
-
-@pytest.mark.parametrize("name", EVERY)
-@pytest.mark.parametrize("law_", [GREEDY, Law(), Law(.8, top_p=.9)], ids=["greedy", "keyed", "warped"])
+@pytest.mark.parametrize("name,law_", [(name, law_) for name in EVERY for law_ in (GREEDY, Law())] + [(name, Law(.8, top_p=.9)) for name in ("lookup", "model", "eagle3, chain")])
 def test_served_together_is_alone(own, drafters, name, law_):
     "A prompt of one token, rows that finish early, one that fills the window, and two that come late; all with one drafter, by one call a round"
     plain = [Trace(decode(own, "none", p, rng=Keyed(3, i), law=law_, stop=Stop(LIMITS[i], eos={6} if i % 2 else ()))) for i, p in enumerate(PROMPTS)]
-    assert {"eos", "limit"} < {"window", "eos", "limit"} if law_.top_p < 1 else {"window", "eos", "limit"} == {t.stopped for t in plain}
+    assert law_.top_p < 1 or {"window", "eos", "limit"} == {t.stopped for t in plain}
     drafter = drafters[name]()
     made, late = requests(own, drafter, law_, None, range(6)), requests(own, drafter, law_, None, (6, 7))
     traces = together(made, late)
     assert [(t.tokens, t.stopped) for t in traces] == [(t.tokens, t.stopped) for t in plain]
 
 
-@pytest.mark.parametrize("name", MEMORYLESS)
-@pytest.mark.parametrize("rule", ["rejection", "block", "traversal"])
+@pytest.mark.parametrize("name,rule", [("model", "rejection"), ("eagle3, chain", "rejection"), ("gsd", "rejection"), ("layerskip, fixed", "kseq"), ("model", "block"),
+                                       ("medusa, chain", "block"), ("model, tree", "traversal")])
 def test_other_rules_together(own, drafters, name, rule):
+    "Drafters without a memory across requests: where drafts are drawn, the text depends on them"
     alone = [together(requests(own, drafters[name](), Law(), rule, [i]))[0] for i in range(8)]
     ours = together(requests(own, drafters[name](), Law(), rule))
     assert [t.tokens for t in ours] == [t.tokens for t in alone] and [t.calls for t in ours] == [t.calls for t in alone]
@@ -394,6 +391,15 @@ def test_who_called_each_model(own, model, drafters, monkeypatch):
             return Draft.chain([as_target(own).score([(state, Draft())])[0].best(0)])
     together(requests(own, Sly(), GREEDY, None, [1]))
     assert behind
+
+
+@pytest.mark.parametrize("options", [dict(encoder_repetition_penalty=1.5), dict(encoder_no_repeat_ngram_size=1), dict(repetition_penalty=1.3)], ids=str)
+def test_processors_that_keep_something_of_the_prompt_keep_their_rows(own, model, options):
+    ids, call = torch.tensor([[1, 2, 3, 1, 2], [9, 8, 7, 9, 8]]), dict(max_new_tokens=14, do_sample=False, **options)
+    alone = torch.cat([model.generate(row[None], **call) for row in ids])
+    assert torch.equal(generate(own, ids, **call), alone) and not torch.equal(alone, torch.cat([model.generate(row[None], max_new_tokens=14, do_sample=False) for row in ids]))
+    twins = generate(own, ids, num_return_sequences=2, seed=1, **{**call, "do_sample": True})
+    assert torch.equal(twins[:1], generate(own, ids[:1], seed=1, **{**call, "do_sample": True})) and twins.shape == (4, 19)
 
 
 # -- what is no distribution is refused where it enters

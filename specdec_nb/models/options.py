@@ -15,9 +15,9 @@ import copy
 import warnings
 import torch
 from transformers import GenerationConfig
-from transformers.generation import (EosTokenCriteria, GenerationMixin, MaxLengthCriteria, MinPLogitsWarper,
-                                     PrefixConstrainedLogitsProcessor, TemperatureLogitsWarper, TopKLogitsWarper,
-                                     TopPLogitsWarper)
+from transformers.generation import (EncoderNoRepeatNGramLogitsProcessor, EncoderRepetitionPenaltyLogitsProcessor, EosTokenCriteria,
+                                     GenerationMixin, MaxLengthCriteria, MinPLogitsWarper, PrefixConstrainedLogitsProcessor,
+                                     TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper)
 from ..sampling import Law
 from ..decode import Stop
 
@@ -45,10 +45,21 @@ def for_row(
     def mine(p):
         if type(p) is PrefixConstrainedLogitsProcessor:
             return PrefixConstrainedLogitsProcessor(lambda _, text: p._prefix_allowed_tokens_fn(row, text), 1)
+        if rows > 1 and type(p) in _PROMPTS: return _prompt_of(p, row, rows)
         if rows == 1 or type(p).__module__.startswith("transformers."): return p
         try: return copy.deepcopy(p)
         except Exception as e: raise ValueError(f"{type(p).__name__} cannot be copied, and each row of a batch needs its own: {e}") from e
     return list(map(mine, processors))
+
+_PROMPTS = {EncoderRepetitionPenaltyLogitsProcessor: "encoder_input_ids", EncoderNoRepeatNGramLogitsProcessor: "generated_ngrams"}
+
+def _prompt_of(p, row, rows):
+    "A processor that keeps something of each prompt, with that of one row; several rows may have one prompt"
+    kept, twin = getattr(p, _PROMPTS[type(p)]), copy.copy(p)
+    at = row * len(kept) // rows
+    setattr(twin, _PROMPTS[type(p)], kept[at:at + 1])
+    twin.batch_size = 1
+    return twin
 
 def _whole(prompt, text, visible):
     "The text as the user sees it: the prompt with its padding, then what came after the `visible` tokens of it"

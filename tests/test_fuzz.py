@@ -1,0 +1,74 @@
+"""The fuzzer: a fixed part of its cases on each run of the tests; and faults planted in rules, caches and drivers, which it must find."""
+import json
+
+import pytest
+
+import fuzz
+from specdec_nb import Verdict, verify
+from specdec_nb.models.hf import RowCache
+from specdec_nb.models.kvcache import KVCache
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def test_some_cases(capsys):
+    "Ten seconds of the 10 000 cases that `python tools/fuzz.py` goes through by and by; the same ones each time"
+    assert fuzz.main(["--seconds", "10", "--seed", "1"]) == 0
+    assert int(capsys.readouterr().out.split()[0]) > 3
+
+
+def test_a_case_is_its_seed():
+    assert fuzz.draw(7) == fuzz.draw(7) != fuzz.draw(8)
+    assert json.loads(json.dumps(fuzz.draw(7))) == fuzz.draw(7)
+    drawn = [fuzz.draw(i) for i in range(400)]
+    for name, kinds in dict(family=len(fuzz.FAMILIES), drafter=len(set(fuzz.NAMES)), form=3, rule=5, process=4, own=2, twice=2).items():
+        assert len({case[name] for case in drawn}) == kinds, name
+
+
+BASE = dict(family="llama", own=True, prompts=[[3, 14, 15, 9, 26, 5], [7, 33]], form="left", drafter="wild:true", noise=1, k=None, rule=None,
+            seed=None, warp={}, options={"suppress_tokens": [1]}, eos=None, new=20, criterion=None, process=None, twice=False)
+
+
+def generous(draft, p, rng):
+    "Takes the first guess unseen"
+    verdict = verify.verify_walk(draft, p, rng)
+    return Verdict.of(draft, (0,), rng.at(1, "target").categorical(p[1])) if len(draft) and not verdict.path else verdict
+
+
+def first_rows(cache):
+    keep = cache.keep
+    def wrong(self, rows): keep(self, list(range(len(rows))))
+    return wrong
+
+
+@pytest.mark.parametrize("fault", ["rule", "our cache", "their cache", "a row's neighbour"])
+def test_planted_faults_are_found(fault, monkeypatch, capsys):
+    "And made small: the failure is a command that fails again"
+    case = BASE
+    assert fuzz.check(case) is None
+    if fault == "rule":
+        monkeypatch.setitem(verify.RULES, "walk", generous)
+        case = case | dict(rule="walk")
+    if fault == "our cache": monkeypatch.setattr(KVCache, "keep", first_rows(KVCache))
+    if fault == "their cache":
+        monkeypatch.setattr(RowCache, "keep", first_rows(RowCache))
+        case = case | dict(own=False)
+    if fault == "a row's neighbour":
+        from specdec_nb.models import kvcache
+        parted = kvcache.parted
+        monkeypatch.setattr(kvcache, "parted", lambda feeds, logits, hidden: parted(feeds, logits, hidden)[::-1] if len({len(f.tokens) for f in feeds}) == 1 else parted(feeds, logits, hidden))
+        case = case | dict(drafter="none")
+    assert "not" in fuzz.check(case)
+    fuzz.report(case, fuzz.check(case))
+    small = json.loads(capsys.readouterr().out.rpartition("--case '")[2].strip().rstrip("'"))
+    assert fuzz.check(small) and len(json.dumps(small)) < len(json.dumps(case)) and small["new"] <= case["new"]
+    assert small["options"] == {} and (fault == "a row's neighbour" or len(small["prompts"]) == 1)
+    monkeypatch.undo()
+    assert fuzz.check(small) is None
+
+
+def test_the_command(monkeypatch, capsys):
+    monkeypatch.setattr(fuzz, "check", lambda case: "wrong" if case["new"] > 3 else None)
+    assert fuzz.main(["--cases", "2", "--seed", "3"]) == 2 and "case 3000000: wrong" in (out := capsys.readouterr().out)
+    assert '"new": 4' in out and "2 cases, 2 failed" in out
+    assert fuzz.main(["--replay", "3000000"]) == 1
