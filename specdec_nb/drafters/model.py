@@ -159,7 +159,7 @@ class TreeDrafting(ModelDrafting):
         return [(int(x), q[x]) for x in sorted(top, key=lambda x: (-q[x], x))[:n] if q[x] > 0]
 
 # %% ../../nbs/3_drafting/16_model.ipynb #f1fcc358
-def shipped(kind:str="draft") -> Path: # None if there is none
+def shipped(kind:str="draft") -> Path | None: # None if there is none
     "The folder of a trained drafter for the default model that comes with the package"
     folder = Path(__file__).parents[1] / "weights" / kind
     return folder if folder.is_dir() else None
@@ -190,7 +190,7 @@ class ModelDrafter(Drafter):
 
     Its rows go through the same `Law` as the target's, and that is the q of the draft (Leviathan et al. 2023, section 2.3).
     """
-    drafting = TreeDrafting # the class of a request
+    drafting:type = TreeDrafting # the class of a request
     def __init__(self,
         model=None, # the draft model: whatever `as_target` knows; None: the one that comes with the package
         k:int=4, # levels at most
