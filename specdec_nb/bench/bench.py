@@ -18,8 +18,7 @@ import torch
 from ..workshop.ledger import load_average
 from ..chance import Keyed
 from ..sampling import Law
-from ..verify import make_rule
-from ..verify import Trace
+from ..verify import Trace, make_rule
 from ..roles import as_target, introduce, make_drafter
 from ..decode import Stop, decode
 from ..models.hf import HFTarget
