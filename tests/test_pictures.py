@@ -4,13 +4,12 @@ from html.parser import HTMLParser
 
 import nbformat, nbsync, numpy as np, pytest
 from specdec_nb.chance import Dice, Point
-from specdec_nb.verify import Trace
+from specdec_nb.verify import Trace, Verdict, rounds, verify_walk
 from specdec_nb.roles import Drafter
 from specdec_nb.decode import decode
 from specdec_nb.draft import Draft, show_mask
 from specdec_nb.lm import weather
 from specdec_nb.sampling import Picture, bars, chip
-from specdec_nb.verify import Verdict, rounds, verify_walk
 
 TARGET, CRUDE = weather()
 # of @jupyterlab/apputils' sanitizer (4.6): the tags and styles that pictures use; `name` is dropped, which only

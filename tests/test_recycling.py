@@ -7,8 +7,7 @@ import pytest
 from specdec_nb import Draft, Keyed, Law, TableLM, Trace, law
 from specdec_nb.draft import Budget
 from specdec_nb.sampling import Scores
-from specdec_nb.verify import Verdict
-from specdec_nb.verify import Step
+from specdec_nb.verify import Step, Verdict
 from specdec_nb.roles import Context, Tokens, make_drafter
 from specdec_nb.decode import decode
 from specdec_nb.drafters.recycling import Recycling, Successors

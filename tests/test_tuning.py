@@ -68,7 +68,7 @@ def test_exact_laws(name):
 def test_silent_where_nothing_can_be_known():
     "Sampling from a uniform law over 500 words: after a hundred tokens at most one node in ten calls, and in all at most 3 % dearer than plain"
     class Uniform:
-        vocab_size, max_nodes, branches, window = 500, 256, True, None
+        vocab_size, max_nodes, branches, window, chunk = 500, 256, True, None, 1024
         def open(self, prompt, asks=None):
             from specdec_nb.roles import TableState
             return TableState(self, prompt)

@@ -18,8 +18,7 @@ import torch
 from ..workshop.ledger import load_average
 from ..chance import Keyed
 from ..sampling import Law
-from ..verify import make_rule
-from ..verify import Trace
+from ..verify import Trace, make_rule
 from ..roles import as_target, introduce, make_drafter
 from ..decode import Stop, decode
 from ..models.hf import HFTarget
@@ -32,7 +31,7 @@ class Setting:
     max_new_tokens: int = 128
     temperature: float = 0 # 0: greedy; above: sampling with keyed noise, the same for every method
     seed: int = 0
-    k: int = None # draft at most this deep; None: each drafter's own choice
+    k: int | None = None # draft at most this deep; None: each drafter's own choice
     rule: object = None # a `verify_*` function or its name; None: walk
     turns: int = 1 # how many of a question's turns are asked; a method's own answers are its history
     eos: tuple = () # the tokens that end an answer
@@ -58,7 +57,7 @@ class Setting:
         if target.window and len(prompt) > target.window:
             raise ValueError(f"the prompt has {len(prompt)} tokens, the model's context window {target.window}: "
                              "shorten it or leave it out")
-        return Stop(min(self.max_new_tokens, (target.window or 1 << 60) - len(prompt) + 1), self.eos)
+        return Stop(min(self.max_new_tokens, (target.window or 1 << 60) - len(prompt) + 1), frozenset(self.eos))
 
     def decode(self, target, drafter, prompt, request=0):
         "The steps of one answer"
@@ -197,7 +196,7 @@ def divergence(
     target, tokenizer, question:Question, setting:Setting, number:int,
     plain:list, # the texts of plain decoding, one a turn
     texts:list, # the texts of the method
-) -> dict: # None if they are equal
+) -> dict | None: # None if they are equal
     "Where two answers part: turn, position, and (greedy) how much better plain decoding found its best token than the next"
     turn = next((t for t, (a, b) in enumerate(zip(plain, texts)) if a != b), None)
     if turn is None: return None

@@ -6,6 +6,7 @@
 __all__ = ['assess']
 
 # %% ../../nbs/9_measuring/46_exercises.ipynb #6742f2c7
+from typing import Any
 import ast
 import html
 import linecache
@@ -58,9 +59,10 @@ def assess(
     check, # a function without arguments that runs a check: `lambda: check_bias(bias)`
 ) -> Picture: # the verdict, for people; nothing is raised
     "Say whether an answer is right, and if it is not, what was asked, given, got and expected"
-    try: said, kind, rows = str(check()), "right", {}
+    rows:dict[str, str] = {}
+    try: said, kind = str(check()), "right"
     except Exception as e:
-        at = e.__traceback__
+        at:Any = e.__traceback__
         while at.tb_next and not at.tb_frame.f_code.co_name.startswith("check"): at = at.tb_next
         wrong = isinstance(e, AssertionError)
         said = f"{e}" if wrong and e.args else f"{type(e).__name__}: {e}" if not wrong else "the check failed"

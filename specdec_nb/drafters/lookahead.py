@@ -15,7 +15,7 @@ from .pool import PhrasePool
 def node_at(
     draft, # a `Draft`
     path, # token ids from the top down
-) -> int: # the node they lead to, -1 for no tokens; None if the draft does not hold them
+) -> int | None: # the node they lead to, -1 for no tokens; None if the draft does not hold them
     "Follow tokens down a draft"
     nodes = draft.follow(path)
     return ([-1] + nodes)[-1] if len(nodes) == len(path) else None

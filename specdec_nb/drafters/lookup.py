@@ -148,7 +148,7 @@ _MAGIC = 0x53504e42
 
 class Datastore:
     "Documents and the order of their suffixes, in memory or mapped from a file (He et al. 2024; there, ids had 16 bits)"
-    def __init__(self, text, order, vocab_size:int, span:int):
+    def __init__(self, text, order, vocab_size:int | None, span:int):
         self.text, self.order, self.vocab_size, self.span = text, order, vocab_size, span
 
     @classmethod
@@ -203,7 +203,7 @@ class Datastore:
         "Write one file; it is complete or not there. Raises OSError if there is no room"
         n = len(self.text)
         head = np.array([_MAGIC, 2, self.span, self.vocab_size or 0, n, 0, 0, 0], np.uint32)
-        head[5] = zlib.crc32(self.order, zlib.crc32(self.text, zlib.crc32(head)))
+        head[5] = zlib.crc32(self.order, zlib.crc32(self.text, zlib.crc32(head.data)))
         with whole(path, 4 * (8 + 2 * n) + 128) as f:            # written, not mapped: on a full disk a mapped file kills the process
             np.lib.format.write_array_header_1_0(f, dict(descr="<u4", fortran_order=False, shape=(8 + 2 * n,)))
             for part in (head, self.text, self.order): f.write(np.ascontiguousarray(part, "<u4").data)
@@ -224,7 +224,7 @@ class Datastore:
             text, order = held[8:8 + n], held[8 + n:]
             if (magic, version, len(order)) != (_MAGIC, 2, n) or not min(span, n): raise ValueError("not its format")
             head = np.array([magic, version, span, vocab_size, n, 0, 0, 0], np.uint32)
-            if check and crc != zlib.crc32(order, zlib.crc32(text, zlib.crc32(head))): raise ValueError("wrong checksum")
+            if check and crc != zlib.crc32(order, zlib.crc32(text, zlib.crc32(head.data))): raise ValueError("wrong checksum")
             if check and (order.max() >= n or text.max() > (vocab_size or 1 << 32)): raise ValueError("ids or places out of range")
         except Exception as e: raise ValueError(f"{path} holds no datastore (or a damaged one: {e!r:.120}): build it again") from None
         return cls(text, order, vocab_size or None, span)
@@ -232,7 +232,8 @@ class Datastore:
 # %% ../../nbs/3_drafting/17_lookup.ipynb #7255f4af
 class _Copier(Drafter):
     "Grows a tree from matches in the request's own text (or not), in a datastore, and in texts served before"
-    own, store, recent, size = True, None, None, None
+    own, recent, size = True, None, None
+    store:Datastore | None = None
     def __init__(self, k, nodes, shortest, least, most, remember=0):
         if k < 0 or min(nodes, shortest, most) < 1 or not 0 <= least < 1 or remember < 0:
             raise ValueError("need k, remember >= 0, nodes, shortest, most >= 1 and 0 <= least < 1; got k={}, remember={}, nodes={}, "
@@ -322,7 +323,7 @@ class Reference(_Copier):
         remember:int=50_000, # tokens of earlier requests to keep
     ):
         super().__init__(k, nodes, shortest, least, most, remember)
-        self.documents = []
+        self.documents:list = []
         for document in documents: self.add(document)
 
     def add(self, document):

@@ -162,7 +162,7 @@ class TreeDrafting(ModelDrafting):
             found = [candidates(draft, x, rows, at[x], s[x]) if x in asked and not self.ends(rows, at[x]) else [] for x in nodes]
 
 # %% ../../nbs/3_drafting/16_model.ipynb #f1fcc358
-def shipped(kind:str="draft") -> Path: # None if there is none
+def shipped(kind:str="draft") -> Path | None: # None if there is none
     "The folder of a trained drafter for the default model that comes with the package"
     folder = Path(__file__).parents[1] / "weights" / kind
     return folder if folder.is_dir() else None
@@ -193,7 +193,7 @@ class ModelDrafter(Drafter):
 
     Its rows go through the same `Law` as the target's, and that is the q of the draft (Leviathan et al. 2023, section 2.3).
     """
-    drafting = TreeDrafting # the class of a request
+    drafting:type = TreeDrafting # the class of a request
     def __init__(self,
         model=None, # the draft model: whatever `as_target` knows; None: the one that comes with the package
         k:int=4, # levels at most

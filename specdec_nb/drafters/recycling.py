@@ -69,7 +69,7 @@ class Successors:
         if min(after.shape) < 1 or pairs.shape != (len(whose), after.shape[1]): raise ValueError(f"{path} holds a damaged successor matrix: its tables do not fit together")
         if not all(((-1 <= t) & (t < len(after))).all() for t in (after, pairs)):
             raise ValueError(f"{path} holds a damaged successor matrix: ids outside its vocabulary of {len(after)}")
-        made = cls(*after.shape, len(whose))
+        made = cls(after.shape[0], after.shape[1], len(whose))
         made.after, made.after_pair, made.whose = after, pairs, whose
         return made
 

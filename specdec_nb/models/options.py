@@ -78,7 +78,8 @@ def law_of(
 ) -> Law:
     "The law that a list of logits processors describes"
     whole = Law(temperature=int(do_sample), processors=(HFProcessors(processors, prompt, visible, record),))
-    rank, front, tail = list(WARPERS), list(processors), []
+    rank, front = list(WARPERS), list(processors)
+    tail:list = []
     while do_sample and front and type(front[-1]) in rank and getattr(front[-1], "min_tokens_to_keep", 1) == 1 \
             and (not tail or rank.index(type(front[-1])) < rank.index(type(tail[0]))): tail.insert(0, front.pop())
     settings = {WARPERS[type(w)]: getattr(w, WARPERS[type(w)]) for w in tail}
@@ -90,7 +91,7 @@ def law_of(
 @dataclass(frozen=True)
 class _TopP(Law):
     "Top-p sorts a few; which of several equal tokens at its edge stay is for the library's own sort to say"
-    whole: Law = None # the same law, by the library's processors
+    whole: Law = Law() # the same law, by the library's processors
     def on_drafts(self): return Law(self.temperature, self.top_k, self.top_p, self.min_p)
     def row(self, s, scores, i):
         p, z = super().row(s, scores, i), scores.row(i)
@@ -118,7 +119,7 @@ def stop_of(
     if window and window >= visible and visible + limit - 1 > window:
         warnings.warn(f"the model's context window of {window} tokens leaves room for {window - visible + 1} new "
                       f"ones, not {limit}: stopping there")
-    return Stop(limit, eos, tuple(others))
+    return Stop(limit, frozenset(eos), tuple(others))
 
 # %% ../../nbs/2_models/13a_options.ipynb #bad6157e
 HONOURED = set("""max_length max_new_tokens min_length min_new_tokens max_time stop_strings do_sample temperature top_k top_p

@@ -39,16 +39,16 @@ class Ouroboros(Drafter):
         for name, given in dict(k=k, lengthen=lengthen, unsure=unsure).items():
             if not isinstance(given, int) or given < 0:
                 raise ValueError(f"{name} must be a whole number of at least 0, got {given!r}")
-        switches = dict(phrases=phrases, discarded=discarded, corrected=corrected, history=history, text=text)
-        for name, given in switches.items():
-            if given not in (0, 1) and (name, given) != ("phrases", None): raise ValueError(f"{name} is a switch, 0 or 1, got {given!r}")
+        switches:dict = dict(phrases=phrases, discarded=discarded, corrected=corrected, history=history, text=text)
+        for name, switch in switches.items():
+            if switch not in (0, 1) and (name, switch) != ("phrases", None): raise ValueError(f"{name} is a switch, 0 or 1, got {switch!r}")
         if pool is not None and not history:
             raise ValueError("history=False forgets the pool after each request, and a pool was given: drop one of them")
         self.model, self.k, self.phrases, self.lengthen, self.unsure = ModelDrafter(model), k, phrases, lengthen, unsure
         self.discarded, self.corrected, self.text, self.learns = discarded, corrected, text, history
         self.forwards, self.shelf = 0, max(guesses, lengthen, 1)    # of the draft model, so far; phrases a key
         self.pool = PhrasePool(per_key=self.shelf) if pool is None else pool
-        self.ahead = dict(window=window, n=n, guesses=guesses, text=False)
+        self.ahead:dict = dict(window=window, n=n, guesses=guesses, text=False)
         Lookahead(**self.ahead)                                     # complains now, if it must
 
     def bind(self, target):

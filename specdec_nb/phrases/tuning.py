@@ -46,7 +46,7 @@ class Pace:
         return int(min(np.argmax(tokens - self.price * cost), np.argmax(tokens / cost)))
 
 # %% ../../nbs/6_phrases/30_tuning.ipynb #720d1abc
-_CURVES = {}
+_CURVES:dict[str, CostCurve] = {}
 
 def cost_of(
     target,
@@ -187,7 +187,8 @@ class Auto(Drafter):
             raise ValueError(f"sources are among suffix, phrases and ranks, got {sources!r}")
         self.k, self.nodes, self.curve, self.sources, self.speed = k, nodes, curve, tuple(sources), speed
         self.table = self.pace = None
-        self.pool, self.company = PhrasePool(key=3, per_key=2), {}
+        self.pool = PhrasePool(key=3, per_key=2)
+        self.company:dict = {}
         copied = [.1, .23, .49, .66, .73, .76, .8, .8, .82, .86, .87, .87, .88, .9, .92, .94, .97]          # as in the figure of chapter 17
         self.rates = dict(suffix=[[[r, 5] for r in copied], [[min(r, .08), 5] for r in copied]], phrases=[[.7 * r, 5] for r in copied],
                           ranks=[[[r, 5] for r in first] for first in Recycling.FIRST])    # records: [rate, tokens it rests on]

@@ -7,7 +7,7 @@ __all__ = ['TokenGraph', 'merged_rows', 'verify_longest', 'GraphDrafter']
 
 # %% ../../nbs/5_trees/27_dag.ipynb #4be75d29
 from ..draft import Draft
-from ..verify import Verdict, verify_walk
+from ..verify import Verdict, flagged, verify_walk
 from ..roles import register
 from ..shape import best_first
 from ..rejection import accept_probability
@@ -21,11 +21,14 @@ class TokenGraph:
         repeat:int=1, # r: two nodes are one if their last r + 1 tokens are the same; -1: never
     ):
         if repeat < -1: raise ValueError(f"repeat counts the tokens before a node that must agree, from 0 on, or is -1: no merging; got {repeat}")
-        self.repeat, self.tokens, self.parents = repeat, [], []
-        self.edges, self.known, self.merged = {-1: {}}, {}, 0
+        self.repeat, self.merged = repeat, 0
+        self.tokens:list[int] = []
+        self.parents:list[int] = []
+        self.edges:dict[int, dict] = {-1: {}}
+        self.known:dict[tuple, list] = {}
         self.tail = {-1: tuple(text)[max(len(text) - repeat, 0):] if repeat > 0 else ()}          # the last r tokens at each node
 
-    def add(self, u:int, token:int, q) -> int: # the new node, or None: the edge leads to one known before
+    def add(self, u:int, token:int, q) -> int | None: # the new node; None: the edge leads to one known before
         "An edge from node `u`, worth `q`. Raises ValueError if `u` has one with this token"
         if token in self.edges[u]: raise ValueError(f"node {u} goes on with token {token} already")
         run = self.tail[u] + (token,)
@@ -66,6 +69,7 @@ class TokenGraph:
 # %% ../../nbs/5_trees/27_dag.ipynb #6d756fda
 def merged_rows(repeat:int=1):
     "The rule that would follow from one row a merged node: a walk on rows that nodes with the same last tokens share. LOSSY"
+    @flagged(lossy=True)
     def verify_merged(draft, p, rng):
         first, owner = {}, {-1: -1}
         for i in range(len(draft)):
@@ -76,9 +80,9 @@ def merged_rows(repeat:int=1):
         class Shared:
             def __getitem__(self, row): return p[owner[row - 1] + 1]
         return verify_walk(draft, Shared(), rng)
-    verify_merged.lossy = True
     return verify_merged
 
+@flagged(lossy=True)
 def verify_longest(draft, p, rng):
     "The rule that the original offers beside the exact one: every node has a coin of its own, the longest path wins, then the mode. LOSSY"
     taken = {-1}
@@ -88,7 +92,6 @@ def verify_longest(draft, p, rng):
         if parent in taken and rng.at(draft.depth[i] - 1, "coin").bernoulli(accept_probability(owed, q, draft.tokens[i])): taken.add(i)
     end = max(taken, key=lambda i: (draft.depth[i] if i >= 0 else 0, -i))
     return Verdict.of(draft, draft.path(end), max(range(len(p[end + 1])), key=lambda x: p[end + 1][x]))
-verify_longest.lossy = True
 
 # %% ../../nbs/5_trees/27_dag.ipynb #9fc8bd87
 class _GraphDrafting(TreeDrafting):

@@ -14,7 +14,7 @@ import numpy as np
 from ..workshop.registry import enter
 from ..chance import Point
 from ..rejection import accept_probability, residual
-from ..verify import Verdict, verify_walk
+from ..verify import Verdict, flagged, verify_walk
 
 # %% ../../nbs/5_trees/26_multidraft.ipynb #cb447639
 def optimal_acceptance(
@@ -77,7 +77,8 @@ def verify_kseq(
 ) -> Verdict:
     "Judge i.i.d. siblings by one and the same coin; other siblings by recursive rejection (Sun et al. 2023, SpecTr)"
     if _walks(draft, p): return verify_walk(draft, p, rng)
-    node, path = -1, []
+    node = -1
+    path:list[int] = []
     while True:
         owed, coins, taken = np.asarray(p[node + 1]), rng.at(len(path), "coin"), None
         for q, run in _runs(draft, node, len(owed)):
@@ -107,6 +108,7 @@ def _own(due, p, rng):
     r = due.sum()
     return rng.categorical(due / r if r > 0 else p)
 
+@flagged(looks_ahead=True)
 def verify_block(
     draft, # a `Draft`; one that branches goes to `verify_traversal`
     p, # `p[0]` follows the pending token, `p[1+i]` node i: the target's distributions
@@ -125,6 +127,7 @@ def verify_block(
     return Verdict.of(draft, range(n), _own(owed, p[n], rng.at(n, "target")))
 
 # %% ../../nbs/5_trees/26_multidraft.ipynb #87e5b377
+@flagged(looks_ahead=True)
 def verify_traversal(
     draft, # a `Draft`; each node may depend on those before it, and none may be taken back
     p, # `p[0]` follows the pending token, `p[1+i]` node i: the target's distributions
@@ -144,6 +147,7 @@ def verify_traversal(
     return visit(-1, 1, ())
 
 # %% ../../nbs/5_trees/26_multidraft.ipynb #56df4f7a
+@flagged(lossy=True, looks_ahead=True)
 def verify_typical(
     draft, p, rng, # as for every rule
     epsilon:float=.09, # a token of at least this probability is always good enough
@@ -151,7 +155,8 @@ def verify_typical(
 ) -> Verdict:
     "LOSSY. The longest path of tokens that the target finds typical, then a draw of its own (Cai et al. 2024, Medusa, section 2.3.1)"
     if isinstance(p[0], Point): return verify_walk(draft, p, rng)
-    best, worth, stack = (), 1., [(-1, (), 1.)]
+    best:tuple[int, ...] = ()
+    worth, stack = 1., [(-1, best, 1.)]
     while stack:
         node, path, weight = stack.pop()
         if (len(path), weight) > (len(best), worth if best else 0): best, worth = path, weight
@@ -178,11 +183,9 @@ def lenient(
             else: return Verdict.of(draft, path, rng.at(len(path), "target").categorical(owed))
             node = i
             path.append(i)
-    rule.lossy, rule.__name__ = l < 1, f"lenient({l})"
-    return rule
+    rule.__name__ = f"lenient({l})"
+    return flagged(lossy=l < 1)(rule)
 
-verify_typical.lossy = True
-verify_block.looks_ahead = verify_traversal.looks_ahead = verify_typical.looks_ahead = True
 verify_lenient = lenient(.5)
 for name, rule in dict(kseq=verify_kseq, block=verify_block, traversal=verify_traversal,
                        typical=verify_typical, lenient=verify_lenient).items(): enter("rules", name, rule)
