@@ -7,11 +7,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 ROOT_USER := $(if $(filter 0,$(shell id -u)),--allow-root)
 
 .DEFAULT_GOAL := help
-<<<<<<< HEAD
-.PHONY: help lab edit test test-versions types race bench results site export outputs clean
-=======
-.PHONY: help lab edit test test-versions fuzz race bench results site export outputs clean
->>>>>>> fuzz
+.PHONY: help lab edit test test-versions types fuzz race bench results site export outputs clean
 
 help:     ## print this list
 	@grep -E '^[a-z-]+: .*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 22
@@ -41,13 +37,11 @@ test: $(READY)    ## run every test: unit, notebooks, house, site (TEST_ARGS='-k
 test-versions: $(READY) ## `generate` with the oldest and the newest transformers allowed (needs a package index)
 	python -m pytest -q -s --slow tests/test_versions.py $(TEST_ARGS)
 
-<<<<<<< HEAD
 types: $(READY)   ## check the types of the files listed in pyproject.toml
 	mypy
-=======
+
 fuzz: $(READY)    ## random calls of `generate` against plain decoding, for a minute (ARGS='--seconds 1200 --seed 2')
 	PYTHONPATH=$(CURDIR) OMP_NUM_THREADS=1 python tools/fuzz.py --seconds 60 $(ARGS)
->>>>>>> fuzz
 
 race: $(READY)    ## plain against speculative decoding, side by side (ARGS='--prompt ...')
 	specdec race $(ARGS)

@@ -180,11 +180,7 @@ def test_the_draft_model_reads_nothing_twice(model):
     "Rows fed: the prompt, and then never more than a level's nodes and what was accepted without a row"
     own, fed = as_target(Llama.from_hf(model)), []
     plain = own.forward
-<<<<<<< HEAD
-    own.forward = lambda feeds: fed.append(len(feeds[0].tokens)) or plain(feeds)
-=======
     own.forward = lambda feeds: fed.extend(len(f.tokens) for f in feeds) or plain(feeds)
->>>>>>> fuzz
     trace = Trace(decode(model, GraphDrafter(own, k=3, tree=9, width=3, level=3, repeat=0), PROMPT[0].tolist(), limit=24, law=Law(temperature=0)))
     assert fed[0] == 8 and max(fed[1:]) <= 3 + 9 and sum(fed[1:]) <= trace.calls * (1 + 3 + 3) + len(trace.tokens)
 

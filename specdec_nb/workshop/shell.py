@@ -112,7 +112,7 @@ def telling(quiet:bool=False): # yields a function of `(what, done, total, note)
         bars.start()                                 # not before there is something to show
         if what not in tasks: tasks[what] = bars.add_task(what, total=total, note="")
         bars.update(tasks[what], completed=done, note=note)
-    tasks = {}
+    tasks:dict = {}
     try: yield bar if sys.stderr.isatty() else line  # rich believes FORCE_COLOR, which notebooks set
     finally:
         if tasks: bars.stop()
