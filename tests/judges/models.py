@@ -25,8 +25,8 @@ def check_intensity(c):
 def check_shifted(c):
     def change(size):
         def f(llama, tokens, by):
-            n, masks = len(tokens), {None: torch.ones(len(tokens), len(tokens)).tril().bool()}
-            at = lambda by: llama.forward(torch.tensor(tokens), torch.arange(n) + by, c.Forgetful(), masks)
+            n = len(tokens)
+            at = lambda by: llama.forward(torch.tensor(tokens), torch.arange(n) + by, c.Forgetful(llama, n))
             return float(size(at(by) - at(0)))
         return f
     return {"a constant": lambda *a: 0., "shifted or not": lambda llama, tokens, by: 1e-3 * bool(by), "a mean": change(lambda d: d.abs().mean()),
