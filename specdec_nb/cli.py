@@ -243,7 +243,7 @@ def run_train(o):
     with _telling(leads) as tick, _terminable() as stop:
         if o.kind == "data": return _write_data(o, _writer(o.by, model), tokenizer, tick, stop)
         keep = ("model", "device", "cpu", "cores", "threads", "commit", "torch", "transformers")
-        shared = dict(record={k: v for k, v in provenance(model).items() if k in keep} | dict(command=" ".join(["specdec", *sys.argv[1:]])),
+        shared = dict(record={k: v for k, v in provenance(model).items() if k in keep} | dict(command=" ".join(["specdec", *map(_tidy, sys.argv[1:])])),
                       shards=o.shards, seed=o.seed, tick=tick, stop=stop, **({"features": o.features} if o.features else {}))
         if o.kind == "all": return _train_all(o, model, shared)
         from specdec_nb.training.train import train
@@ -297,6 +297,8 @@ def _telling(leads):
     try: yield tick
     finally:
         if tasks: progress.stop()
+
+def _tidy(word): return Path(word).name if Path(word).is_absolute() else word    # where things lie on this machine is nobody's business
 
 def _device(name):
     "The device of that name, for this process of `torchrun`'s; ValueError if this machine has none"

@@ -169,9 +169,9 @@ def day(minutes, out, home=HOME, device=None, shards=40, size=64, lr=2e-3, smoke
 
 
 def facts(model, device):
-    from specdec_nb.cli import provenance
+    from specdec_nb.cli import _tidy, provenance
     keep = ("device", "cpu", "cores", "threads", "commit", "torch", "transformers")
-    return {**{k: v for k, v in provenance(model).items() if k in keep}, "model": "SmolLM2-135M-Instruct", "command": " ".join(["python", "tools/gpu_day.py", *sys.argv[1:]])}
+    return {**{k: v for k, v in provenance(model).items() if k in keep}, "model": "SmolLM2-135M-Instruct", "command": " ".join(["python", "tools/gpu_day.py", *map(_tidy, sys.argv[1:])])}
 
 
 def taus(folder, home, made, limit):
