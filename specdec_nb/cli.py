@@ -87,7 +87,7 @@ def _measure(o, questions, settings, ledger):
     from rich.console import Console
     from rich.progress import track
     from specdec_nb.bench.bench import Setting, bench, rows_of
-    from specdec_nb.workshop.ledger import provenance
+    from specdec_nb.workshop.ledger import command_line, provenance
     model, tokenizer = _model(o)
     setting = Setting.of(model, **settings)
     source = dict(provenance(model), **setting.as_dict(), drafters=o.drafters, hf=o.hf, questions=_sources(questions))
@@ -95,7 +95,7 @@ def _measure(o, questions, settings, ledger):
     bar = partial(track, description="measuring", console=Console(stderr=True, force_jupyter=False), transient=True)
     records = bench(model, tokenizer, questions, o.drafters, setting, hf=_theirs(o, model), log=ledger, progress=bar)
     rows, loads = rows_of(records), [r["load"] for r in records if r["load"] is not None]
-    source |= dict(command=" ".join(["specdec", *sys.argv[1:]]), load=max(loads, default=None),
+    source |= dict(command=command_line("specdec"), load=max(loads, default=None),
                    date=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
     raw = [{k: v for k, v in r.items() if k != "texts"} for r in records]
     if ledger: ledger.close(dict(provenance=source, rows=rows, records=raw))
@@ -173,10 +173,10 @@ def _note(figures):
 
 def _fit(o, model, tick, stop):
     from specdec_nb.training.train import train
-    from specdec_nb.workshop.ledger import provenance
+    from specdec_nb.workshop.ledger import command_line, provenance
     keep = ("model", "device", "cpu", "cores", "threads", "commit", "torch", "transformers")
     facts = {k: v for k, v in provenance(model).items() if k in keep}
-    facts["command"] = " ".join(["specdec", *sys.argv[1:]])
+    facts["command"] = command_line("specdec")
     shared = dict(words=o.words, size=o.batch, objective=o.objective, steps=20 if o.smoke else None, shards=o.shards,
                   apart=4 if o.smoke else 40, features=o.features or o.out / "features", seed=o.seed,
                   record=facts, tick=tick, stop=stop)

@@ -162,7 +162,7 @@ def test_a_cache_that_remembers_its_dreams_is_seen(own, near, monkeypatch):
         learn(self, tokens, states)
         if len(dreams) > 1: self.cache.length = min(self.cache.length + len(dreams) - 1, len(self.tokens) - 1)
     monkeypatch.setattr(eagle.EagleState, "learn", keeps)
-    worst, _, _ = watched(near, as_target(own), texts(6)[0], 0)
+    worst, _, _ = watched(near, as_target(own), [5], 0)
     assert max(worst) > 1e-3
 
 

@@ -20,7 +20,7 @@ from specdec_nb.drafters.layerskip import some_layers
 from specdec_nb.drafters.model import draft_target
 from specdec_nb.phrases.ouroboros import Ouroboros
 from specdec_nb.workshop.files import write_json
-from specdec_nb.workshop.ledger import load_average, provenance
+from specdec_nb.workshop.ledger import command_line, load_average, provenance
 
 OFF = dict(phrases=False, lengthen=0, discarded=False, corrected=False, history=False)
 SWITCHES = {"speculative decoding": {}, "+ phrases": dict(phrases=True), "+ lengthening": dict(lengthen=3),
@@ -84,7 +84,7 @@ def main():
             records.append(dict(question=q.id, method=name, warm=kept, **dict(r, tokens=len(r["tokens"])), identical=r["tokens"] == plain))
             print(records[-1], file=sys.stderr, flush=True)
     blocks = len(small.target.model.blocks)
-    note = dict(provenance(model), command="python tools/ablation.py " + " ".join(Path(a).name if "/" in a else a for a in sys.argv[1:]),
+    note = dict(provenance(model), command=command_line("python tools/ablation.py"),
                 date=datetime.now(timezone.utc).isoformat(timespec="minutes"), load=load_average(), target="SmolLM2-135M-Instruct, 30 layers",
                 draft=f"{blocks} of its layers" if args.layers else f"the package's draft model, {blocks} layers",
                 settings={key: value for key, value in vars(args).items() if key in ("n", "max_new_tokens", "k", "ngram", "window")})

@@ -169,9 +169,9 @@ def day(minutes, out, home=HOME, device=None, shards=40, size=64, lr=2e-3, smoke
 
 
 def facts(model, device):
-    from specdec_nb.workshop.ledger import provenance
+    from specdec_nb.workshop.ledger import command_line, provenance
     keep = ("device", "cpu", "cores", "threads", "commit", "torch", "transformers")
-    return {**{k: v for k, v in provenance(model).items() if k in keep}, "model": "SmolLM2-135M-Instruct", "command": " ".join(["python", "tools/gpu_day.py", *sys.argv[1:]])}
+    return {**{k: v for k, v in provenance(model).items() if k in keep}, "model": "SmolLM2-135M-Instruct", "command": command_line("python tools/gpu_day.py")}
 
 
 def taus(folder, home, made, limit):
