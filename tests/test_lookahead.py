@@ -173,7 +173,7 @@ def test_chains_only():
 # -- bad input
 
 @pytest.mark.parametrize("options,says", [(dict(window=0), "W, the columns.*got 0"), (dict(n=0), "N, .*at least 2, got 0"), (dict(n=1), "at least 2"),
-                                          (dict(guesses=-1), "guesses"), (dict(window=2.5), "whole number"), (dict(k=-1), "k "), (dict(text="False"), "0 or 1")])
+                                          (dict(guesses=-1), "guesses"), (dict(window=2.5), "whole number"), (dict(k=-1), "k "), (dict(text="False"), "true or false")])
 def test_clear_errors(options, says):
     with pytest.raises(ValueError, match=says): make_drafter("lookahead", **options)
     assert make_drafter("lookahead", k=3).k == 3

@@ -79,3 +79,13 @@ def check_spread(c):
             "cold and warm": picked(lambda r, m: name(r, m) and silent(r) and r["category"] != "all"), "the sum of all": picked(lambda r, m: (r["drafter"], r["warm"]) == m and silent(r)),
             "the other way round": lambda report, method: (s := c.solution(report, method)) and s[::-1], "never none": lambda report, method: c.solution(report, method) or (1., 1.),
             "first and last": lambda report, method: (v := [r["seconds_plain"] / r["seconds"] for r in report.rows if (r["drafter"], r["warm"]) == method and silent(r) and r["category"] != "all"]) and (v[0], v[-1]) or None}
+
+
+def check_least_alpha(c):
+    from fractions import Fraction
+    return {"c itself": lambda x: x, "a tenth more": lambda x: x + Fraction(1, 10), "a constant": lambda x: Fraction(21, 100), "not to be slower": lambda x: max(x, Fraction(1, 100))}
+
+
+def check_fickle(c):
+    def always(answer): return lambda numbers: answer
+    return {"the right answer": lambda numbers: sorted(numbers)[1], "a wrong one": always(0), "nothing": always(None)}

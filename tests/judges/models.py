@@ -42,15 +42,14 @@ def check_fooled(c):
     HFTarget = c.HFTarget
     class Says(HFTarget): branches = False
     class Always(HFTarget):
-        def forward(self, *args, **more): return c.TensorScores(super().forward(*args, **more).rows.flip(0))
+        def forward(self, feeds): return [(rows if rows is None else rows + 1, hidden) for rows, hidden in super().forward(feeds)]
     class Refuses(HFTarget):
-        def forward(self, cache, tokens, base, draft, *rest, **more):
-            if not draft.is_chain: raise AssertionError("this target takes no trees")
-            return super().forward(cache, tokens, base, draft, *rest, **more)
+        def forward(self, feeds):
+            if not all(f.below.is_chain for f in feeds): raise AssertionError("this target takes no trees")
+            return super().forward(feeds)
     class Noisy(HFTarget):
-        def forward(self, cache, tokens, base, draft, *rest, **more):
-            scores = super().forward(cache, tokens, base, draft, *rest, **more)
-            return scores if draft.is_chain else c.TensorScores(scores.rows + 1)
+        def forward(self, feeds):
+            return [(rows if rows is None or f.below.is_chain else rows + 1, hidden) for f, (rows, hidden) in zip(feeds, super().forward(feeds))]
     return {"nothing changed": HFTarget, "a constant": Says, "chains as well": Always, "no trees at all": Refuses, "other rows": Noisy}
 
 
@@ -86,3 +85,24 @@ def check_budget(c):
     class Always(Base):
         def __call__(self, input_ids, scores): return scores.index_fill(1, c.torch.tensor([self.word]), float("-inf"))
     return {"never": Never, "calls counted": Counts, "the prompt counts": Whole, "always": Always}
+
+
+def check_least_committed(c):
+    return {"one row dearer, whatever k": lambda s, k: 1 + s, "all guesses": lambda s, k: k + 1, "a constant": lambda s, k: 1, "the share alone": lambda s, k: s * k}
+
+
+def check_tallest(c):
+    return {"no line of weights": lambda r, lanes, e: (r - 1) * e // lanes, "a constant": lambda r, lanes, e: 6, "no row's number": lambda r, lanes, e: (r * e - lanes) // lanes,
+            "registers, not rows": lambda r, lanes, e: r - 1 - lanes // e}
+
+
+def check_q5_0(c):
+    def low(raw): d, q = c.solution(raw); return [d, (q + 16) % 16 - 16]
+    def unsigned(raw): d, q = c.solution(raw); return [d, (q + 16).astype(q.dtype)]
+    def swapped(raw): d, q = c.solution(raw); return [d, q[..., ::-1].copy()]
+    return {"without the fifth bit": low, "without the 16": unsigned, "backwards": swapped}
+
+
+def check_pays(c):
+    return {"the pending token left out": lambda ms, counts, k, a: a > c.np.interp(1 + k, counts, ms) / ms[0], "always": lambda ms, counts, k, a: True,
+            "a price a row": lambda ms, counts, k, a: 1 + a > 1 + .4 * k, "k rows": lambda ms, counts, k, a: 1 + a > c.np.interp(k, counts, ms) / ms[0]}
