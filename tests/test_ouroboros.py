@@ -269,7 +269,7 @@ def test_history_and_forgetting(tmp_path):
 def test_clear_errors(monkeypatch):
     small = cycle(5)
     for options, says in ((dict(k=-1), "k must"), (dict(lengthen=1.5), "lengthen"), (dict(unsure=-2), "unsure"), (dict(window=0), "W, the columns"),
-                          (dict(n=0), "N, "), (dict(history="False"), "option .history. of drafter .ouroboros. is 0 or 1"), (dict(history=False, pool=PhrasePool()), "drop one of them")):
+                          (dict(n=0), "N, "), (dict(history="False"), "history must be true or false"), (dict(history=False, pool=PhrasePool()), "drop one of them")):
         with pytest.raises(ValueError, match=says): make_drafter("ouroboros", model=small, **options)
     with pytest.raises(ValueError, match="vocabulary of 5 tokens, the target of 6"): list(decode(cycle(6), Ouroboros(small), [0], limit=3))
     monkeypatch.setattr("specdec_nb.drafters.model.shipped", lambda: None)

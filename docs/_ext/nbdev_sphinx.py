@@ -306,9 +306,8 @@ def constants(module, known):
 
 def home(module):
     "The chapter of a module: `part/number_name`"
-    name = re.compile(rf"[w\d]\d[a-z]?_{module.split('.')[-1]}")
-    [path] = (p for p in (ROOT/"nbs").glob("*/*.ipynb") if name.fullmatch(p.stem))
-    return path.relative_to(ROOT/"nbs").with_suffix("").as_posix()
+    source = ROOT/(module.replace(".", "/") + ".py")
+    return re.search(r"File to edit: .*nbs/(.+)\.ipynb", source.read_text())[1]
 
 
 def place(module): return "api/" + module.removeprefix(f"{LIB}.").replace(".", "_")
