@@ -163,7 +163,7 @@ def test_exercises_are_boxes_with_folded_solutions(site, pages):
         said = exercises(prose(cells))
         assert said == [str(i) for i, _ in enumerate(said, 1)], f"{key}: exercises are numbered from 1"
         assert not [i for i in said if f"ex-{key.split('/')[1].split('_')[0]}-{i}" not in pages[site/f"{key}.html"].ids], key
-        titles = re.findall(r'caption-number">Exercise ([\d.]+)', page)
+        titles = re.findall(r'caption-number">Exercise (\d+[a-z]?\.\d+)', page)
         assert titles == [f"{n}.{i}" for i in said], key
         solutions = [c for c in cells if "code-summary: \"Solution\"" in c.source]
         folded = re.findall(r'<details class="admonition hide above-input">\s*<summary[^>]*>\s*<p class="collapsed '
@@ -184,10 +184,10 @@ def test_figures_and_theorems_are_numbered_by_chapter(site):
     for key, cells in chapters().items():
         page, n = (site/f"{key}.html").read_text(), dress.number(key)
         captions = [c for c in cells if c.cell_type == "code" and "fig-cap" in nbrun.directives(c.source)]
-        found = re.findall(r"<figcaption>.*?caption-number\">Figure ([\d.]+)", page, re.S)
+        found = re.findall(r"<figcaption>.*?caption-number\">Figure (\d+[a-z]?\.\d+)", page, re.S)
         assert found == [f"{n}.{i}" for i, _ in enumerate(captions, 1)], key
         boxes = re.findall(r"^> \*\*(?:Theorem|Lemma|Corollary|Proposition|Definition)\b", prose(cells), re.M | re.I)
-        found = re.findall(r'caption-number">(?:Theorem|Lemma|Corollary|Proposition|Definition) ([\d.]+)', page)
+        found = re.findall(r'caption-number">(?:Theorem|Lemma|Corollary|Proposition|Definition) (\d+[a-z]?\.\d+)', page)
         assert found == [f"{n}.{i}" for i, _ in enumerate(boxes, 1)], key
 
 

@@ -4,7 +4,7 @@ exercises under their heading, works by their arXiv number.
 Reads nbs/**/*.ipynb as they are, with their stored outputs; nothing is copied and nothing is executed.
 A page of nbs/api, which git ignores, is written for every module of specdec_nb/_modidx.py, so no exported name can be missing.
 """
-import importlib, json, re, sys
+import importlib, inspect, json, re, sys
 from html import escape
 from pathlib import Path
 
@@ -295,13 +295,30 @@ def preview(app, pagename, templatename, context, doctree):
 def modules():
     "`{module: its exported names, in full}`, in the order of the book; _modidx leaves out constants"
     index = importlib.import_module(f"{LIB}._modidx").d["syms"]
-    return {m: [*index[m], *constants(m, index[m])] for m in sorted(index, key=lambda m: (home(m)[0] == "0", home(m)))}
+    return {m: list(dict.fromkeys([*index[m], *(f"{m}.{n}" for n in importlib.import_module(m).__all__)]))
+            for m in sorted(index, key=lambda m: (home(m)[0] == "0", home(m)))}
 
 
-def constants(module, known):
-    "Exported names of a module that are no functions or classes"
-    full = (f"{module}.{name}" for name in importlib.import_module(module).__all__)
-    return [name for name in full if name not in known]
+def constants(module):
+    "`{name: object}` of what a module exports and autodoc passes over: constants, and compiled functions without a call of their own"
+    of, index = importlib.import_module(module), importlib.import_module(f"{LIB}._modidx").d["syms"][module]
+    def passed(n, x):
+        if type(x).__name__ == "_Intrinsic": return True
+        return f"{module}.{n}" not in index and not (inspect.isfunction(x) and x.__module__ == module)
+    return {n: x for n in of.__all__ if passed(n, x := getattr(of, n))}
+
+
+def shadows(module):
+    "Names that the face takes from a module which does not export them, since another chapter has the same name"
+    of = importlib.import_module(module)
+    return [n for m, n in importlib.import_module(LIB)._HOME.values() if f"{LIB}.{m}" == module and n not in of.__all__]
+
+
+def described(name, x, module):
+    "An entry for what autodoc passes over; compiled functions have a docstring of their own"
+    kind = "function" if callable(x) and getattr(x, "__module__", None) == module else "data"
+    said = f"   {x.__doc__}\n\n" if kind == "function" and x.__doc__ else ""
+    return f".. py:{kind}:: {name}\n   :module: {module}\n\n{said}"
 
 
 def home(module):
@@ -315,9 +332,9 @@ def place(module): return "api/" + module.removeprefix(f"{LIB}.").replace(".", "
 
 def api_pages(app):
     "Write a page a module into nbs/api, which git ignores: Sphinx reads files"
-    index, wanted = importlib.import_module(f"{LIB}._modidx").d["syms"], {}
+    wanted = {}
     for m in modules():
-        data = "".join(f".. py:data:: {n.split('.')[-1]}\n   :module: {m}\n\n" for n in constants(m, index[m]))
+        data = "".join(described(n, x, m) for n, x in constants(m).items()) + "".join(f".. autofunction:: {m}.{n}\n\n" for n in shadows(m))
         wanted[f"{place(m)}.md"] = (f"# {m}\n\nChapter {{doc}}`/{home(m)}`.\n\n"
                                     f"```{{eval-rst}}\n.. automodule:: {m}\n\n{data}```\n")
     for old in (ROOT/"nbs/api").glob("*.md"):
