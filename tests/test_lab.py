@@ -210,6 +210,7 @@ def test_a_students_hour(reader, tmp_path_factory):
         tab.ask("jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Dark'})")
         wait(tab, f"{HERE}.sessionContext.session?.kernel?.status === 'idle'")
         tab.ask("jupyterapp.commands.execute('notebook:run-all-cells')")
+        wait(tab, f"[...{HERE}.content.model.sharedModel.cells].filter(c => c.source.includes('assess(')).every(c => c.toJSON().outputs.length)")
         wait(tab, f"!({BUSY}) && {HERE}.sessionContext.session.kernel.status === 'idle'")
         cells = tab.ask(CELLS)
         assert answer in {s for _, s, _ in cells} and stubs <= {s for _, s, _ in cells}

@@ -23,7 +23,7 @@ from nbsync import ROOT, notebooks, save, settings
 
 ENV = dict(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", PYTHONHASHSEED="0", SOURCE_DATE_EPOCH="0",
            PYTHONWARNINGS="ignore:IProgress not found", TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1",
-           TQDM_DISABLE="1", PYTHONPATH=str(ROOT))
+           TQDM_DISABLE="1", COLUMNS="100", PYTHONPATH=str(ROOT))
 FLAGS = set(settings()["tst_flags"].split())
 
 
