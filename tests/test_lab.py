@@ -209,6 +209,9 @@ def test_a_students_hour(reader, tmp_path_factory):
                 f" if (c.source.startsWith('def bias(')) c.source = {json.dumps(answer)}; }})()")
         tab.ask("jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Dark'})")
         wait(tab, f"{HERE}.sessionContext.session?.kernel?.status === 'idle'")
+        tab.ask(f"(() => {{ document.activeElement?.blur(); {HERE}.content.node.focus(); jupyterapp.shell.activateById({HERE}.id); "
+                f"{HERE}.node.dispatchEvent(new FocusEvent('focusin', {{bubbles: true}})); {HERE}.node.dispatchEvent(new FocusEvent('focus')); }})()")
+        wait(tab, f"jupyterapp.shell.currentWidget === {HERE}")   # a page without a person before it has no focus
         tab.ask("jupyterapp.commands.execute('notebook:run-all-cells')")
         wait(tab, f"[...{HERE}.content.model.sharedModel.cells].filter(c => c.source.includes('assess(')).every(c => c.toJSON().outputs.length)")
         wait(tab, f"!({BUSY}) && {HERE}.sessionContext.session.kernel.status === 'idle'")
