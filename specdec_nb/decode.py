@@ -250,7 +250,6 @@ def _sane(draft, vocab_size, who):
         _distribution(q, f"{who} drafted from", vocab_size)
     return draft
 
-
 # %% ../nbs/1_exactness/07_decode.ipynb #01d3a71f
 def answers(wishes):
     "Grant wishes `{request: (state, draft)}` in one call a model; yields `(request, scores)`. Who has long texts to read first has to wait"
