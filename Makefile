@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 ROOT_USER := $(if $(filter 0,$(shell id -u)),--allow-root)
 
 .DEFAULT_GOAL := help
-.PHONY: help lab edit test test-versions types fuzz race bench results site export outputs clean
+.PHONY: help lab edit test test-versions test-vllm types fuzz race bench results site export outputs clean
 
 help:     ## print this list
 	@grep -E '^[a-z-]+: .*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 22
@@ -63,6 +63,11 @@ results: $(READY) ## measure again what chapters 29 and 44 read (half an hour of
 	specdec bench --drafters none,lookup,auto --hf --questions $(SPEC) --categories $(KINDS) --n 2 --max-new-tokens 48 --json results/hf.json --force
 	python tools/ablation.py $(CODE) --n 3 --max-new-tokens 48 --k 6 --layers 0-11,13,15-29 --out results/ouroboros.json
 	python tools/ablation.py $(CODE) --n 3 --max-new-tokens 64 --out results/ouroboros_distilled.json
+
+VLLM ?= .venv/vllm
+test-vllm: $(READY) ## chapter 35's drafters in the real vLLM, on a CPU -> results/vllm.json (the first time: 3 GB; VLLM=DIR says where)
+	test -x $(VLLM)/bin/python || python tools/vllm_check.py --make $(VLLM)
+	python tools/vllm_check.py --env $(VLLM) --out results/vllm.json
 
 site: $(READY)    ## build the site into _docs/html
 	python tools/sitebuild.py

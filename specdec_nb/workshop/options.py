@@ -89,11 +89,18 @@ def _train_options(t):
     add("--resume", action="store_true", help="go on with an interrupted training run; data always goes on")
     add("--smoke", action="store_true", help="a trial: 24 documents, or 20 steps")
 
+def _export_options(e):
+    add = e.add_argument
+    add("drafter", help="the folder of a trained drafter; or draft, medusa or eagle3: the one that comes along")
+    add("--out", type=Path, required=True, help="a folder, which is made")
+    add("--model", help=_MODEL)
+    add("--force", action="store_true", help="replace what OUT holds")
+
 def parser() -> argparse.ArgumentParser:
     "What `specdec` understands"
     top = Parser("specdec", description="Speculative decoding: the same text, in fewer passes through the model.")
     top.add_argument("--version", action="version", version=f"specdec {specdec_nb.__version__}")
-    verbs = top.add_subparsers(dest="verb", metavar="race|bench|train|drafters")
+    verbs = top.add_subparsers(dest="verb", metavar="race|bench|train|export|drafters")
     add, shared = verbs.add_parser, [_shared()]
     _race_options(add("race", parents=shared, help="plain against speculative decoding of one prompt, in colours",
                       description="Decode a prompt plainly, then speculatively, and compare."))
@@ -101,6 +108,8 @@ def parser() -> argparse.ArgumentParser:
                        description="Measure drafters on questions, and compare every answer with plain decoding."))
     _train_options(add("train", help="write training data with a model, or train a drafter for it",
                        description="Let a model write its own training data (data), then train a drafter on it."))
+    _export_options(add("export", help="write a trained drafter as vLLM loads it",
+                        description="Write a trained drafter in the format that vLLM loads, and say what to tell it."))
     add("drafters", help="list the drafters, their options, and what each needs",
         description="List the drafters, their options, and what each needs.")
     return top
