@@ -9,7 +9,6 @@ __all__ = ['TOKENS', 'FORMATS', 'export_drafter', 'Proposer', 'Lookup', 'Suffix'
 from pathlib import Path
 from types import SimpleNamespace
 import json
-import numpy as np
 import torch
 from safetensors.torch import save
 from ..workshop.files import whole
@@ -62,8 +61,10 @@ def _medusa(net, config):
     mixes = {f"blocks.{i}.layers.0.{kind}": w for i, mix in enumerate(net.mix) for kind, w in mix.named_parameters()}
     page = dict(model_type="medusa", architectures=["MedusaModel"], hidden_size=net.settings["d"],
                 vocab_size=net.vocab_size, num_heads=len(net.mix), num_hidden_layers=1, medusa_fc_bias=True,
-                original_lm_head=True, truncated_vocab_size=len(net.words))
-    return page, mixes | {"lm_head.weight": net.head, "token_map": net.words}
+                original_lm_head=True)
+    head = torch.zeros(net.vocab_size, net.settings["d"], dtype=torch.float16)
+    head[net.words] = net.head.half()                             # the other words' logits are zero: never the best
+    return page, mixes | {"lm_head.weight": head}
 
 def _draft(net, config):
     model = net.to_hf(SimpleNamespace(embed=net.embed, unembed=net.unembed, vocab_size=net.vocab_size))
