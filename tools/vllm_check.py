@@ -17,6 +17,7 @@ PROMPTS = ["Write a Python function that reverses a string, then repeat it word 
            "Summarize: the cat sat on the mat, the dog sat on the mat, and the cow stood by the mat.",
            "Translate to French: The weather is nice today."]
 TOKENS, HOOKS = 48, ("Lookup", "Suffix", "Recycling", "Pool")
+OWN = {"eagle3": "eagle3:k=4:tree=0", "medusa": "medusa:k=4:tree=0", "draft": "model:k=4", "Lookup": "lookup:k=4"}  # the same, here
 
 def make(env):
     "The environment: PyTorch first, then what the wheel asks for except PyTorch's relatives, then the wheel"
@@ -70,6 +71,20 @@ def cases(work):
     hooks = {name: dict(method="custom_class", model=f"specdec_nb.serving.vllm.{name}", num_speculative_tokens=4) for name in HOOKS}
     return str(default_folder()), [chat(tokenizer, p).flatten().tolist() for p in PROMPTS], {"plain": None, **told, **hooks}
 
+def accepted(model, drafter, prompts, answers) -> list | None:
+    "Guesses accepted at the first to the fourth place in the book's own loop, from the second token on: nobody asks vLLM's drafters for the first"
+    from specdec_nb.sampling import Law
+    from specdec_nb.decode import decode
+    if drafter is None: return None
+    counts = [0] * 4
+    for p, a in zip(prompts, answers):
+        made = 1
+        for step in decode(model, drafter, p + a[:1], len(a) + 4, Law(temperature=0)):
+            if made >= len(a): break                                  # vLLM, too, judges the last draft to its end
+            for d in range(len(step.verdict.path)): counts[d] += 1
+            made += len(step.verdict.tokens)
+    return counts
+
 def check(env, names=None) -> dict:
     from specdec_nb import load_default
     from specdec_nb.sampling import Law
@@ -84,7 +99,7 @@ def check(env, names=None) -> dict:
             if names and name not in names: continue
             got = ask(env, dict(root=str(Path(__file__).parents[1]), model=folder, prompts=prompts, told=config))
             same = [next((i for i, (a, b) in enumerate(zip(x, y)) if a != b), min(len(x), len(y))) for x, y in zip(got["tokens"], plain)]
-            rows[name] = dict(agree=same, of=[len(t) for t in got["tokens"]], **got["seen"])
+            rows[name] = dict(agree=same, of=[len(t) for t in got["tokens"]], ours=accepted(fast, OWN.get(name), prompts, got["tokens"]), **got["seen"])
             print(name, rows[name], file=sys.stderr)
     return rows
 
