@@ -145,9 +145,10 @@ def table(
 # %% ../nbs/9_measuring/43_cli.ipynb #b9a2640b
 def run_train(o):
     "specdec train"
-    from specdec_nb.training.distill import LOSSES
+    from specdec_nb.learned.losses import LOSSES
     if o.kind != "data" and not o.data:
         raise ValueError("--data is missing: the corpus to train on; write one with: specdec train data --out FOLDER")
+    if o.kind not in ("data", "all"): find("networks", o.kind)
     if o.objective not in LOSSES: raise ValueError(f"unknown loss {o.objective!r}; known: {', '.join(LOSSES)}")
     near = next(p for p in (o.out, *o.out.absolute().parents) if p.exists())
     if not near.is_dir(): raise ValueError(f"--out {o.out}: {near} is a file, no folder")
@@ -188,7 +189,7 @@ def _fit_all(o, model, shared):
     "Start or resume, in one thread at low priority"
     import torch
     from specdec_nb.drafters.model import shipped
-    from specdec_nb.training.distill import Trained
+    from specdec_nb.learned.network import Trained
     from specdec_nb.training.train import RECIPES, train_all
     recipes = {kind: r | {"epochs": 1} if o.smoke else r for kind, r in RECIPES.items()}
     if o.model is None: recipes = {kind: dict(r, begin=shipped(kind)) for kind, r in recipes.items()}
@@ -208,7 +209,7 @@ def _trained_for(o):
     import torch
     from transformers.utils import logging
     from specdec_nb.models.hub import load_hf
-    from specdec_nb.training.distill import prefers_half
+    from specdec_nb.training.fit import prefers_half
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     model, tokenizer = load_hf(o.model, getattr(torch, o.dtype or ("bfloat16" if prefers_half(o.device) else "float32")))
@@ -229,7 +230,8 @@ def _device(name):
 def _writer(by, model):
     "Who writes the data: the model, or a draft model that was trained for it"
     if by is None: return model
-    from specdec_nb.training.distill import DraftModel, Lender, Trained
+    from specdec_nb.learned.network import Lender, Trained
+    from specdec_nb.learned.draft_model import DraftModel
     network = Trained.from_pretrained(by)
     if not isinstance(network, DraftModel):
         raise ValueError(f"{by} holds a {network.kind} drafter: only a draft model can write texts")

@@ -53,7 +53,9 @@ def kept_apart(folders, data, features):
     import torch
     from specdec_nb.models.hub import load_hf
     from specdec_nb.training.corpus import Corpus
-    from specdec_nb.training.distill import Batches, Features, Lender, Trained, held_out, prefers_half
+    from specdec_nb.learned.network import Lender, Trained
+    from specdec_nb.training.features import Batches, Features
+    from specdec_nb.training.fit import held_out, prefers_half
     half = prefers_half(torch.device("cpu"))
     model, corpus = load_hf(None, torch.bfloat16 if half else torch.float32)[0], Corpus(data)
     n = model.config.num_hidden_layers
