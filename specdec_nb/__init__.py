@@ -13,7 +13,7 @@ _HOME = {  # name on the face -> (module, name there)
     "verify_rejection": ("verify", "verify_rejection"),
     "Drafter": ("roles", "Drafter"), "Target": ("roles", "Target"), "State": ("roles", "State"),
     "Drafting": ("roles", "Drafting"), "Rule": ("roles", "Rule"), "Step": ("verify", "Step"),
-    "Request": ("decode", "Request"), "serve": ("decode", "serve"), "Stop": ("decode", "Stop"),
+    "Request": ("decode", "Request"), "serve": ("decode", "serve"), "Stop": ("stops", "Stop"),
     "Trace": ("verify", "Trace"),
     "Datastore": ("drafters.lookup", "Datastore"), "Reference": ("drafters.lookup", "Reference"),
     "PhrasePool": ("drafters.pool", "PhrasePool"),
@@ -36,8 +36,8 @@ DRAFTERS = {  # name -> where its class is, "module:object"
     "reference": "specdec_nb.drafters.lookup:Reference",
     "pool": "specdec_nb.drafters.pool:PoolDrafter",
     "model": "specdec_nb.drafters.model:ModelDrafter",
-    "medusa": "specdec_nb.drafters.heads:MedusaDrafter",
-    "eagle3": "specdec_nb.drafters.eagle:EagleDrafter",
+    "medusa": "specdec_nb.learned.medusa:MedusaDrafter",
+    "eagle3": "specdec_nb.learned.eagle:EagleDrafter",
     "lookahead": "specdec_nb.drafters.lookahead:Lookahead",
     "gsd": "specdec_nb.trees.dag:GraphDrafter",
     "layerskip": "specdec_nb.drafters.layerskip:LayerSkip",
@@ -52,9 +52,14 @@ RULES = {
     "typical": "specdec_nb.trees.multidraft:verify_typical",
     "lenient": "specdec_nb.trees.multidraft:verify_lenient",
 }
+NETWORKS = {  # kind of a trained drafter -> the class of its network
+    "draft": "specdec_nb.learned.draft_model:DraftModel",
+    "medusa": "specdec_nb.learned.medusa:Medusa",
+    "eagle3": "specdec_nb.learned.eagle:Eagle3",
+}
 TARGETS = {  # the full name of a model's class -> who makes its target
     "specdec_nb.lm.TableLM": "specdec_nb.roles:TableTarget",
-    "specdec_nb.models.llama.Llama": "specdec_nb.models.kvcache:LlamaTarget",
+    "specdec_nb.models.llama.Llama": "specdec_nb.models.state:LlamaTarget",
     "specdec_nb.models.native.Native": "specdec_nb.models.native:NativeTarget",
     "transformers.modeling_utils.PreTrainedModel": "specdec_nb.models.hf:HFTarget",
 }

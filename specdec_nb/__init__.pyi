@@ -17,7 +17,8 @@ from .roles import (
     Drafting as Drafting,
     Rule as Rule,
 )
-from .decode import Request as Request, serve as serve, Stop as Stop
+from .stops import Stop as Stop
+from .decode import Request as Request, serve as serve
 from .drafters.lookup import Datastore as Datastore, Reference as Reference
 from .drafters.pool import PhrasePool as PhrasePool
 from .drafters.model import ModelDrafter as ModelDrafter
@@ -39,4 +40,5 @@ __all__: list[str]
 DRAFTERS: dict[str, str]
 RULES: dict[str, str]
 TARGETS: dict[str, str]
+NETWORKS: dict[str, str]
 ATTENTION: dict[str, str]

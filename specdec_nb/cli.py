@@ -24,7 +24,7 @@ def _model(o):
     "The model that the options name, quietly"
     import torch
     from transformers.utils import logging
-    from specdec_nb.models.kvcache import load
+    from specdec_nb.models.native import load
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     return load(o.model, getattr(torch, o.dtype), o.runtime)
@@ -146,9 +146,10 @@ def table(
 # %% ../nbs/9_measuring/43_cli.ipynb #b9a2640b
 def run_train(o):
     "specdec train"
-    from specdec_nb.training.distill import LOSSES
+    from specdec_nb.learned.losses import LOSSES
     if o.kind != "data" and not o.data:
         raise ValueError("--data is missing: the corpus to train on; write one with: specdec train data --out FOLDER")
+    if o.kind not in ("data", "all"): find("networks", o.kind)
     if o.objective not in LOSSES: raise ValueError(f"unknown loss {o.objective!r}; known: {', '.join(LOSSES)}")
     near = next(p for p in (o.out, *o.out.absolute().parents) if p.exists())
     if not near.is_dir(): raise ValueError(f"--out {o.out}: {near} is a file, no folder")
@@ -189,7 +190,7 @@ def _fit_all(o, model, shared):
     "Start or resume, in one thread at low priority"
     import torch
     from specdec_nb.drafters.model import shipped
-    from specdec_nb.training.distill import Trained
+    from specdec_nb.learned.network import Trained
     from specdec_nb.training.train import RECIPES, train_all
     recipes = {kind: r | {"epochs": 1} if o.smoke else r for kind, r in RECIPES.items()}
     if o.model is None: recipes = {kind: dict(r, begin=shipped(kind)) for kind, r in recipes.items()}
@@ -209,7 +210,7 @@ def _trained_for(o):
     import torch
     from transformers.utils import logging
     from specdec_nb.models.hub import load_hf
-    from specdec_nb.training.distill import prefers_half
+    from specdec_nb.training.fit import prefers_half
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     model, tokenizer = load_hf(o.model, getattr(torch, o.dtype or ("bfloat16" if prefers_half(o.device) else "float32")))
@@ -230,7 +231,8 @@ def _device(name):
 def _writer(by, model):
     "Who writes the data: the model, or a draft model that was trained for it"
     if by is None: return model
-    from specdec_nb.training.distill import DraftModel, Lender, Trained
+    from specdec_nb.learned.network import Lender, Trained
+    from specdec_nb.learned.draft_model import DraftModel
     network = Trained.from_pretrained(by)
     if not isinstance(network, DraftModel):
         raise ValueError(f"{by} holds a {network.kind} drafter: only a draft model can write texts")
@@ -254,7 +256,7 @@ def run_export(o):
     from specdec_nb.drafters.model import shipped
     from specdec_nb.models.hub import load_hf
     from specdec_nb.serving.vllm import export_drafter
-    from specdec_nb.training.distill import Trained
+    from specdec_nb.learned.network import Trained
     network = Trained.from_pretrained(Path(o.drafter) if Path(o.drafter).is_dir() else shipped(o.drafter) or o.drafter)
     if (o.out / "config.json").exists() and not o.force:
         raise ValueError(f"--out {o.out} holds a config.json already: give --force to replace it, or another folder")

@@ -14,14 +14,14 @@ from specdec_nb import Dice, Draft, Keyed, Law, Llama, ModelDrafter, Request, St
 from specdec_nb.chance import Point
 from specdec_nb.roles import Drafter, as_target, make_drafter
 from specdec_nb.decode import decode
-from specdec_nb.drafters.eagle import Eagle3, EagleDrafter, EagleTarget
-from specdec_nb.drafters.heads import Medusa, MedusaDrafter
+from specdec_nb.learned.eagle import Eagle3, EagleDrafter, EagleTarget
+from specdec_nb.learned.medusa import Medusa, MedusaDrafter
 from specdec_nb.drafters.layerskip import LayerSkip
 from specdec_nb.drafters.vocabulary import TokenBridge
 from specdec_nb.models.hf import HFTarget
 from specdec_nb.phrases.ouroboros import Ouroboros
 from specdec_nb.trees.dag import GraphDrafter
-from test_heads import WORDS, build
+from test_medusa import WORDS, build
 from test_model_drafter import near, words
 from test_room import NAMED
 

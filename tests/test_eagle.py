@@ -7,12 +7,14 @@ from specdec_nb import Dice, Draft, Keyed, Law, Llama, Trace
 from specdec_nb.roles import Context, Tokens, as_target, read
 from specdec_nb.decode import answered, decode
 from specdec_nb.draft import Budget
-from specdec_nb.drafters import eagle
+from specdec_nb.learned import eagle
 from specdec_nb.drafters.model import shipped
-from specdec_nb.drafters.eagle import Eagle3, EagleDrafter
-from specdec_nb.drafters.heads import Medusa, MedusaDrafter
-from specdec_nb.training.distill import Batches, Features, Trained, fit_drafter, held_out
-from test_heads import (WORDS, batch_of, build, changes_nothing, context, ends_where_it_should, padding_is_not_text,
+from specdec_nb.learned.eagle import Eagle3, EagleDrafter
+from specdec_nb.learned.medusa import Medusa, MedusaDrafter
+from specdec_nb.learned.network import Trained
+from specdec_nb.training.features import Batches, Features
+from specdec_nb.training.fit import fit_drafter, held_out
+from test_medusa import (WORDS, batch_of, build, changes_nothing, context, ends_where_it_should, padding_is_not_text,
                         q_is_what_was_drawn_from, shaken, texts)
 
 

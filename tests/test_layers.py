@@ -85,6 +85,21 @@ def test_an_upward_import_is_seen():
         assert not upward(source, "specdec_nb.models.hf", numbers, face), source
 
 
+def test_who_drafts_does_not_train():
+    "Networks and their drafters import nothing of the training, not even when they are loaded from disk and used"
+    learned = [m for m in CHAPTERS if m.startswith("specdec_nb.learned.")]
+    def training(source, module): return [m for m in imported(source, module, FACE) if m.startswith("specdec_nb.training")]
+    assert len(learned) > 4 and not [m for m in learned if training(SOURCES[m].read_text(), m)]
+    assert training("from ..training.fit import held_out", learned[0]) and training("import specdec_nb.training.corpus", learned[0])
+    program = ("import sys; from specdec_nb.workshop.registry import find, names; from specdec_nb.roles import make_drafter; from specdec_nb.drafters.model import shipped\n"
+               "for n in names('networks'): find('networks', n)\n"
+               "for n in names('drafters'):\n    if shipped(n) is not None: make_drafter(n)\n"
+               "assert 'specdec_nb.learned.eagle' in sys.modules\n"
+               "print([m for m in sys.modules if m.startswith('specdec_nb.training')])")
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "[]\n", done.stdout + done.stderr
+
+
 def test_a_letter_is_a_layer_of_its_own():
     numbers = {"specdec_nb.a": "14", "specdec_nb.b": "14a", "specdec_nb.c": "14b", "specdec_nb.d": "15"}
     names = [*numbers]

@@ -11,7 +11,7 @@ from specdec_nb.verify import Trace, make_rule
 from specdec_nb.workshop import registry
 from specdec_nb.workshop.registry import enter, find, names, resolve
 
-GROUPS = {group.lower(): getattr(specdec_nb, group) for group in ("DRAFTERS", "RULES", "TARGETS", "ATTENTION")}
+GROUPS = {group.lower(): getattr(specdec_nb, group) for group in ("DRAFTERS", "RULES", "NETWORKS", "TARGETS", "ATTENTION")}
 
 MODULE = '''
 from specdec_nb import Draft, Drafter, verify_walk
@@ -94,6 +94,7 @@ def test_the_face_says_where_things_are(group, name):
     thing = resolve(GROUPS[group][name])
     assert find(group, name) is thing and callable(thing)
     if group == "drafters": assert thing.name == name and issubclass(thing, Drafter)
+    if group == "networks": assert thing.kind == name and thing.title
     if group == "targets": resolve(":".join(name.rsplit(".", 1)))      # the model's class exists under its full name
 
 
@@ -183,9 +184,6 @@ def test_what_is_left_out_has_defaults():
         with pytest.raises(TypeError, match=f"lacks {method}"): make_drafter(lacking())
 
 
-LATER = {"training/distill.py", "training/train.py"}                     # networks come into the registry with their parts
-
-
 def importers(root):
     "Files in which a module is imported by name"
     def by_name(node): return isinstance(node, ast.ImportFrom) and any(a.name == "import_module" for a in node.names) \
@@ -194,7 +192,7 @@ def importers(root):
 
 
 def test_only_the_registry_imports_by_name(tmp_path):
-    assert importers(ROOT/"specdec_nb") - LATER == {"workshop/registry.py"}
+    assert importers(ROOT/"specdec_nb") == {"workshop/registry.py"}
     for i, line in enumerate(("from importlib import import_module", "import importlib\nimportlib.import_module('os')", "__import__('os')")):
         (tmp_path/f"m{i}.py").write_text(line)
     assert len(importers(tmp_path)) == 3

@@ -10,7 +10,7 @@ from specdec_nb.drafters.lookahead import Lookahead
 from specdec_nb.drafters.lookup import Rest
 from specdec_nb.phrases.ouroboros import Ouroboros
 from specdec_nb.trees.dag import GraphDrafter
-from test_heads import build
+from test_medusa import build
 
 MODEL = Llama.from_hf(build(dtype=torch.float32, max_position_embeddings=24))
 SMALL = Llama.from_hf(build(seed=1, layers=1, dtype=torch.float32, max_position_embeddings=24))

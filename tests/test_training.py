@@ -20,12 +20,16 @@ from specdec_nb import Law, Llama, Trace
 from specdec_nb.decode import decode
 from specdec_nb.roles import as_target
 from specdec_nb.training.corpus import Corpus, Part, write_corpus, write_documents
-from specdec_nb.training.distill import Batches, DraftModel, Features, Lender, Trained, apart, fingerprint, fit_drafter, forward_kl, held_out
+from specdec_nb.learned.draft_model import DraftModel
+from specdec_nb.learned.losses import forward_kl
+from specdec_nb.learned.network import Lender, Trained, apart, fingerprint
+from specdec_nb.training.features import Batches, Features
+from specdec_nb.training.fit import fit_drafter, held_out
 from specdec_nb.training.train import train
-from specdec_nb.drafters.eagle import EagleDrafter
-from specdec_nb.drafters.heads import Medusa, MedusaDrafter
+from specdec_nb.learned.eagle import EagleDrafter
+from specdec_nb.learned.medusa import Medusa, MedusaDrafter
 from specdec_nb.drafters.model import ModelDrafter
-from test_heads import SIZES, WORDS, build
+from test_medusa import SIZES, WORDS, build
 
 
 @pytest.fixture(scope="module")
@@ -169,9 +173,9 @@ def test_a_disk_that_fills_up(model, data, tmp_path):
     code = """if True:
         import resource, signal, sys, torch
         sys.path[:0] = [{tests!r}]
-        from test_heads import build
+        from test_medusa import build
         from specdec_nb.training.corpus import Corpus
-        from specdec_nb.training.distill import Features
+        from specdec_nb.training.features import Features
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
         try: Features(build(seed=4, dtype=torch.float32), Corpus({data!r}, apart=8).train, [4], {path!r})
@@ -332,7 +336,7 @@ def test_bad_data(model, data, tmp_path, harm, message):
     folder = shutil.copytree(data, tmp_path / "data")
     harm(folder)
     with pytest.raises(ValueError, match=message): trained(model, folder, tmp_path / "out")
-    with pytest.raises(ValueError, match="unknown kind"): train("hydra", data, tmp_path / "out", model)
+    with pytest.raises(ValueError, match="unknown network 'chimaera'; known: draft"): train("chimaera", data, tmp_path / "out", model)
     with pytest.raises(ValueError, match="unknown loss"): trained(model, data, tmp_path / "out", objective="hinge")
     for bad in (dict(apart=0), dict(apart=300), dict(shards=0)):
         with pytest.raises(ValueError, match="need apart from 1 to 256"): Corpus(data, **bad)

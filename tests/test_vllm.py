@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from specdec_nb.drafters.model import shipped
 from specdec_nb.serving import vllm
-from specdec_nb.training.distill import Trained
+from specdec_nb.learned.network import Trained
 
 
 def test_folder_is_whole_or_not_there(original, tmp_path, monkeypatch):

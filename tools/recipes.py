@@ -28,7 +28,7 @@ OPTIONS = dict(
 class Stored:
     "Hidden states that lie on disk; none are read here"
     def __new__(cls, model, documents, path):
-        from specdec_nb.training.distill import Features
+        from specdec_nb.training.features import Features
         class Only(Features):
             def _go_on(self, *_): raise SystemExit(f"the hidden states of these documents are not all in {self.path}")
         return Only(model, documents, LAYERS, path)
@@ -36,8 +36,8 @@ class Stored:
 
 def network(o, model, corpus):
     "The drafter as it begins"
-    from specdec_nb.drafters.eagle import Eagle3
-    from specdec_nb.training.distill import Lender, Trained
+    from specdec_nb.learned.eagle import Eagle3
+    from specdec_nb.learned.network import Lender, Trained
     net = Trained.from_pretrained(o["start"]).train() if o["start"] else Eagle3.of(model, corpus.words(o["words"]), depth=o["depth"])
     net = narrowed(net, o["kv"]) if o["kv"] < net.settings["kv_heads"] else net.widened() if o["kv"] > net.settings["kv_heads"] else net
     return (direct(net) if o["direct"] else net).join(Lender(model))
@@ -45,7 +45,7 @@ def network(o, model, corpus):
 
 def direct(net):
     "The same function at first, and a matrix from the word's embedding to the residual stream"
-    from specdec_nb.drafters.eagle import Eagle3, _look
+    from specdec_nb.learned.eagle import Eagle3, _look
     class Direct(Eagle3):
         def unroll(self, tokens, hidden, depth):
             g, keys, values = self.features(hidden), [], []
@@ -75,7 +75,7 @@ def narrowed(net, kv):
 
 
 def losses():
-    from specdec_nb.training.distill import variation_loss
+    from specdec_nb.learned.losses import variation_loss
     def kl(z, p): return p.sum(-1) * z.logsumexp(-1) - (p * z).sum(-1)               # up to a constant
     def lk(z, p): return -(1 - variation_loss(z, p)).clamp_min(1e-4).log()
     return dict(kl=kl, lk=lk, tv=variation_loss, half=lambda z, p: kl(z, p) + variation_loss(z, p))
@@ -175,7 +175,7 @@ def learn(net, batches, o):
 def main():
     from specdec_nb.models.hub import load_hf
     from specdec_nb.training.corpus import Corpus
-    from specdec_nb.training.distill import Batches
+    from specdec_nb.training.features import Batches
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("name")
     parser.add_argument("options", nargs="*", help=", ".join(f"{k}={v}" for k, v in OPTIONS.items()))

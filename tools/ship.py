@@ -25,8 +25,9 @@ def on_questions(kind, folders, questions, limit):
     "For each folder: tokens a call and acceptance by depth. ValueError if a text is not plain decoding's"
     from specdec_nb.bench.questions import encode
     from specdec_nb.verify import Trace
-    from specdec_nb.decode import Stop, decode
-    from specdec_nb.models.kvcache import load_default
+    from specdec_nb.stops import Stop
+    from specdec_nb.decode import decode
+    from specdec_nb.models.native import load_default
     from specdec_nb.sampling import Law
     model, tokenizer = load_default()
     drafters, found = {f: drafter_of(kind, f) for f in folders}, {f: [] for f in folders}
@@ -52,7 +53,9 @@ def kept_apart(folders, data, features):
     import torch
     from specdec_nb.models.hub import load_hf
     from specdec_nb.training.corpus import Corpus
-    from specdec_nb.training.distill import Batches, Features, Lender, Trained, held_out, prefers_half
+    from specdec_nb.learned.network import Lender, Trained
+    from specdec_nb.training.features import Batches, Features
+    from specdec_nb.training.fit import held_out, prefers_half
     half = prefers_half(torch.device("cpu"))
     model, corpus = load_hf(None, torch.bfloat16 if half else torch.float32)[0], Corpus(data)
     n = model.config.num_hidden_layers

@@ -65,7 +65,7 @@ def cases(work):
     from specdec_nb.drafters.model import shipped
     from specdec_nb.models.hub import chat, default_folder, load_hf
     from specdec_nb.serving.vllm import FORMATS, export_drafter
-    from specdec_nb.training.distill import Trained
+    from specdec_nb.learned.network import Trained
     model, tokenizer = load_hf()
     told = {kind: export_drafter(Trained.from_pretrained(shipped(kind)), model, Path(work) / kind) for kind in FORMATS}
     hooks = {name: dict(method="custom_class", model=f"specdec_nb.serving.vllm.{name}", num_speculative_tokens=4) for name in HOOKS}

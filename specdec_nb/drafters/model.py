@@ -10,13 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 import json
 import numpy as np
-from ..workshop.registry import resolve
+from ..workshop.registry import find
 from ..chance import Point
 from ..sampling import Law, NoMass, Scores, softmax
 from ..draft import Draft
 from ..roles import Drafter, as_target, opened, register
 from ..shape import growing, rerank
-from ..models.kvcache import load
+from ..models.native import load
 
 # %% ../../nbs/3_drafting/16_model.ipynb #c99af83b
 class ModelDrafting:
@@ -183,7 +183,7 @@ def draft_target(
     if isinstance(model, (str, Path)):
         about = Path(model) / "config.json"
         if not about.is_file() or "kind" not in json.loads(about.read_text()): return as_target(load(str(model))[0])
-        if target is not None: model = resolve("specdec_nb.training.distill:Trained").from_pretrained(model)
+        if target is not None: model = find("networks", "draft").from_pretrained(model)
     elif not hasattr(model, "to_llama"): return as_target(model)
     return None if target is None else as_target(model.to_llama(target))
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from inspect import signature
 from pathlib import Path
+from typing import Any
 import sysconfig
 import numpy as np
 import torch
@@ -83,7 +84,9 @@ def write_documents(
     "Documents written by the model itself, many at a time; as one ends, the next takes its row"
     dice, device = torch.Generator().manual_seed(seed), model.device
     waiting, done = deque(enumerate(documents)), [None] * len(documents)
-    cache, at, work, drawn = RowCache(), 0, [None] * min(rows, len(documents)), [None] * rows
+    cache, at = RowCache(), 0
+    work:list[_Row | None] = [None] * min(rows, len(documents))
+    drawn:list = [None] * rows
     kind, past = model.config._attn_implementation, {cache_name(signature(model.forward).parameters): cache}
     model.set_attn_implementation("specdec_grouped")
     try:
@@ -95,15 +98,19 @@ def write_documents(
                     if row:
                         done[row.number] = row.tokens, row.begin
                         tick(len(row.tokens))
-                    row = work[r] = _Row(*waiting.popleft(), at) if waiting else None
+                    row = _Row(*waiting.popleft(), at) if waiting else None
+                    work[r] = row
                     token = row.feed(None) if row else 0
                 feed.append(token)
             if not any(work): return done
             first = min(row.start for row in work if row)
             if first > 256:                                      # nobody sees the oldest slots any more
-                for layer in cache.layers: layer.keys, layer.values = (x[..., first:at, :] for x in (layer.keys, layer.values))
+                layer:Any
+                for layer in cache.layers:
+                    layer.keys, layer.values = (x[..., first:at, :] for x in (layer.keys, layer.values))
                 at -= first
-                for row in filter(None, work): row.start -= first
+                for row in work:
+                    if row: row.start -= first
             start = torch.tensor([row.start if row else at for row in work], device=device)
             mask = (torch.arange(at + 1, device=device) >= start[:, None])[:, None, None, :]
             out = model(input_ids=torch.tensor(feed, device=device)[:, None], position_ids=(at - start)[:, None],
@@ -235,11 +242,15 @@ class Corpus:
         apart:int=40, # one prompt in about this many is kept apart; 1 to 256
         shards:int=None, # only the first so many; None: all
     ):
-        if not 1 <= apart <= 256 or shards is not None and shards < 1: raise ValueError(f"need apart from 1 to 256 and shards from 1, got {apart} and {shards}")
+        if not 1 <= apart <= 256 or shards is not None and shards < 1:
+            raise ValueError(f"need apart from 1 to 256 and shards from 1, got {apart} and {shards}")
         paths = sorted(Path(folder).glob("*.npz"))[:shards]
         if not paths:
             raise ValueError(f"no data in {folder}: it holds no .npz file. Write some with: specdec train data --out {folder}")
-        self.train, self.held, self.begins, self.kinds, seen = [], [], {"train": [], "held": []}, [], set()
+        self.train:list[np.ndarray] = []
+        self.held:list[np.ndarray] = []
+        self.begins:dict[str, list] = {"train": [], "held": []}
+        self.kinds, seen = [], set()
         for path in paths:
             for text, begin, kind in _read(path):
                 key = blake2b(text[:begin].tobytes(), digest_size=8).digest()

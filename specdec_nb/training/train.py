@@ -6,7 +6,6 @@
 __all__ = ['RECIPES', 'train', 'card', 'train_all']
 
 # %% ../../nbs/4_learning/24_train.ipynb #5f651de4
-from importlib import import_module
 from pathlib import Path
 import os
 import numpy as np
@@ -15,11 +14,15 @@ from filelock import FileLock, Timeout
 from ..workshop.files import whole, write_json
 from ..models.hub import load_hf
 from .corpus import Corpus
-from .distill import KINDS, LOSSES, Batches, Features, Lender, Trained, fit_drafter, held_out, prefers_half, words_of
+from ..workshop.registry import find
+from ..learned.losses import LOSSES
+from ..learned.network import Lender, Trained
+from .features import Batches, Features
+from .fit import fit_drafter, held_out, prefers_half, words_of
 
 # %% ../../nbs/4_learning/24_train.ipynb #f6e950cd
 def train(
-    kind:str, # draft, medusa or eagle3
+    kind:str, # of the networks that have a name: draft, medusa, eagle3, …
     data, # a folder of shards, as `write_corpus` makes it
     out, # a folder: the drafter, its card and log, and what is needed to go on
     model=None, # a decoder-only Hugging Face model in the precision to read with; None: the default model
@@ -42,34 +45,40 @@ def train(
     stop=None, # a `threading.Event`: once it is set, all that was done is saved, and KeyboardInterrupt raised
     **options, # for the drafter's class, as `from_layers` or `heads`
 ) -> Trained:
-    "Train a drafter for a target. Raises ValueError for an unknown kind, missing or damaged data, a loss that is not finite; OSError if the disk is too full"
-    if kind not in KINDS: raise ValueError(f"unknown kind of drafter {kind!r}; known: {', '.join(KINDS)}")
+    """Train a drafter for a target.
+
+    Raises ValueError for an unknown kind, missing or damaged data, a loss that is not finite; OSError if the disk is too full."""
+    cls = find("networks", kind)
     if objective not in LOSSES: raise ValueError(f"unknown loss {objective!r}; known: {', '.join(LOSSES)}")
     out, corpus = Path(out), Corpus(data, apart, shards)
     under_way = (out / "training.pt").exists()
-    if under_way and not resume: raise ValueError(f"{out} holds a training run: give --resume to go on with it, or another folder")
+    if under_way and not resume:
+        raise ValueError(f"{out} holds a training run: give --resume to go on with it, or another folder")
     if model is None: model = load_hf(None, torch.bfloat16 if prefers_half(torch.device("cpu")) else torch.float32)[0]
-    network = _network(kind, model, words_of(out / "training.pt") if under_way else corpus.words(words), begin, seed, options)
+    known = words_of(out / "training.pt") if under_way else corpus.words(words)
+    network = _network(cls, model, known, begin, seed, options)
     read = _features(model, corpus, network.layers, Path(features or out / "features"), tick, stop)
-    batches, held = Batches(read["train"], network, size, seed), Batches(read["held"], network, size, seed, begins=corpus.begins["held"])
+    batches = Batches(read["train"], network, size, seed)
+    held = Batches(read["held"], network, size, seed, begins=corpus.begins["held"])
     crew = int(os.environ.get("WORLD_SIZE", 1))
     steps = steps or max(1, int(len(batches) * epochs / crew))
     if _is_done(out, steps): return Trained.from_pretrained(out).join(Lender(model))
-    log = fit_drafter(network, batches, held, out, steps, lr, LOSSES[objective], resume=resume, half=half, minutes=minutes, stop=stop,
-                      tick=lambda r: tick(f"training, {kind}", r["step"], steps, r))
+    log = fit_drafter(network, batches, held, out, steps, lr, LOSSES[objective], resume=resume, half=half,
+                      minutes=minutes, stop=stop, tick=lambda r: tick(f"training, {kind}", r["step"], steps, r))
     if int(os.environ.get("RANK", 0)): return network
-    network.record.update(documents=len(corpus.train), tokens=int(sum(map(len, corpus.train))), held_documents=len(corpus.held), steps=log[-1]["step"], batch=size * crew,
-                          lr=lr, objective=objective, **{k: log[-1][k] for k in ("seconds", "cpu_seconds")}, **(record or {}))
+    network.record |= dict(documents=len(corpus.train), tokens=int(sum(map(len, corpus.train))),
+                           held_documents=len(corpus.held), steps=log[-1]["step"], batch=size * crew, lr=lr,
+                           objective=objective, **{k: log[-1][k] for k in ("seconds", "cpu_seconds")}, **(record or {}))
     return _finish(network, model, held, out, log)
 
-def _network(kind, model, words, begin, seed, options):
+def _network(cls, model, words, begin, seed, options):
     "The network as training begins, the caller's random numbers untouched"
-    cls = next(c for c in vars(import_module(KINDS[kind])).values() if isinstance(c, type) and issubclass(c, Trained) and c.kind == kind)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = cls.of(model, words, **options) if begin is None else Trained.from_pretrained(begin).train()
-        if hasattr(network, "widened"): network = network.widened().train()
-    if network.kind != kind: raise ValueError(f"{begin} holds a {network.kind} drafter: a {kind} drafter cannot begin with it")
+        network = cls.of(model, words, **options) if begin is None else Trained.from_pretrained(begin)
+        network = network.widened().train()
+    if network.kind != cls.kind:
+        raise ValueError(f"{begin} holds a {network.kind} drafter: a {cls.kind} drafter cannot begin with it")
     before = {k: network.record[k] for k in ("steps", "tokens", "command", "commit") if k in network.record}
     network.record = {"begun_with": before} if before else {}
     return network.join(Lender(model))
@@ -77,7 +86,7 @@ def _network(kind, model, words, begin, seed, options):
 def _features(model, corpus, layers, where, tick, stop):
     "What the model knows of the corpus: of several processes one reads, the others wait"
     n = model.config.num_hidden_layers
-    layers = sorted({*layers, min(2, n), n // 2, max(n - 3, 0), n})                  # the same for all kinds: runs can share what was read
+    layers = sorted({*layers, min(2, n), n // 2, max(n - 3, 0), n})      # the same for all kinds: runs can share what was read
     where.mkdir(parents=True, exist_ok=True)
     def told(part, all):
         size = all * (4 + 2 * len(layers) * model.config.hidden_size) / 1e9
@@ -86,19 +95,20 @@ def _features(model, corpus, layers, where, tick, stop):
             if stop is not None and stop.is_set(): raise KeyboardInterrupt
         return read
     with FileLock(where / "lock"):
-        rows = 2000 if model.device.type == "cpu" else 32000
+        rows, parts = 2000 if model.device.type == "cpu" else 32000, {"held": corpus.held, "train": corpus.train}
         return {part: Features(model, documents, layers, where / part, rows, told(part, sum(map(len, documents))))
-                for part, documents in (("held", corpus.held), ("train", corpus.train))}
+                for part, documents in parts.items()}
 
 def _is_done(out, steps):
     "Whether this drafter was finished, after so many steps or more"
-    return (out / "README.md").exists() and (out / "training.pt").exists() and Trained.from_pretrained(out).record.get("steps", 0) >= steps
+    there = all((out / name).exists() for name in ("README.md", "training.pt"))
+    return there and Trained.from_pretrained(out).record.get("steps", 0) >= steps
 
 def _finish(network, model, held, out, log):
     "What is judged is what was saved, in eight bits"
     network.save_pretrained(out)
     network = Trained.from_pretrained(out).join(Lender(model))
-    if hasattr(network, "calibrate"): network.calibrate(held)
+    network.calibrate(held)
     network.record["held"] = held_out(network, held, 200)
     network.save_pretrained(out)
     write_json(out / "log.json", log, indent=None)
@@ -110,16 +120,19 @@ def card(network:Trained, log:list) -> str:
     "What a reader should know of a trained drafter, in Markdown"
     r, held = network.record, network.record["held"]
     depth = range(1, len(held["top1"]) + 1)
-    row = lambda name, values: f"| {name} | {' | '.join(f'{v:.3f}' for v in values)} |\n"
+    def row(name, values): return f"| {name} | {' | '.join(f'{v:.3f}' for v in values)} |\n"
     curve = "".join(f"| {x['step']} | {x['loss']:.3f} | {' '.join(f'{v:.3f}' for v in x['held']['top1'])} |\n" for x in log if "held" in x)
-    facts = {"Trained for": f"{r.get('model', 'a model')}", "Data": f"{r['documents']} documents of {r['tokens']} tokens, "
-             f"{r['held_documents']} kept apart, split by prompt; trained on all of each text, judged by what the model itself wrote", "Begun with": "the target's own layers" if "begun_with" not in r else
-             "what {steps} steps on {tokens} tokens had made".format_map(r["begun_with"]), "Training": f"{r['steps']} steps of {r['batch']} documents, learning rate {r['lr']}, {r['objective']}",
-             "Time": f"{r.get('cpu_seconds', r['seconds']) / 60:.0f} minutes of {r.get('threads', 1)} thread ({r.get('device', 'cpu')}: {r.get('cpu', 'CPU')})",
-             "Command": f"`{r['command']}`" if "command" in r else "-", "Commit": r.get("commit") or "-", "Words": len(network.words),
-             "Parameters": sum(w.numel() for w in network.parameters())}
-    names = {"draft": "A distilled draft model", "medusa": "Medusa heads", "eagle3": "An EAGLE-3 drafter"}
-    return (f"# {names.get(network.kind, network.kind)}\n\n" + "".join(f"- **{k}:** {v}\n" for k, v in facts.items()) +
+    begun = "what {steps} steps on {tokens} tokens had made".format_map(r["begun_with"]) if "begun_with" in r else "the target's own layers"
+    facts = {"Trained for": f"{r.get('model', 'a model')}",
+             "Data": f"{r['documents']} documents of {r['tokens']} tokens, {r['held_documents']} kept apart, split by prompt; "
+                     "trained on all of each text, judged by what the model itself wrote",
+             "Begun with": begun,
+             "Training": f"{r['steps']} steps of {r['batch']} documents, learning rate {r['lr']}, {r['objective']}",
+             "Time": f"{r.get('cpu_seconds', r['seconds']) / 60:.0f} minutes of {r.get('threads', 1)} thread "
+                     f"({r.get('device', 'cpu')}: {r.get('cpu', 'CPU')})",
+             "Command": f"`{r['command']}`" if "command" in r else "-", "Commit": r.get("commit") or "-",
+             "Words": len(network.words), "Parameters": sum(w.numel() for w in network.parameters())}
+    return (f"# {network.title or network.kind}\n\n" + "".join(f"- **{k}:** {v}\n" for k, v in facts.items()) +
             f"\nOn documents kept apart, by depth (each level given that the text so far is the target's own):\n\n| | {' | '.join(map(str, depth))} |\n"
             f"|---|{'---|' * len(depth)}\n" + row("the favourite is the target's", held["top1"]) + row("Σ min(p, q)", held["overlap"]) +
             f"\nThe run:\n\n| step | loss | kept apart: the favourite is the target's |\n|---|---|---|\n{curve}")

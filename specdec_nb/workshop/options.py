@@ -58,8 +58,8 @@ def _bench_options(b):
 
 def _train_options(t):
     add = t.add_argument
-    add("kind", choices=["data", "draft", "medusa", "eagle3", "all"],
-        help="data: write a corpus; else the drafter to train; all: start or resume all of them, one after another, "
+    add("kind", metavar="data|KIND|all",
+        help="data: write a corpus; else the kind of drafter to train (draft, medusa, eagle3, …); all: start or resume all of them, one after another, "
              "as the book's recipes say, in one thread at low priority")
     add("--out", type=Path, required=True,
         help="a folder: for data the corpus, else the drafter with its card and log (all: a folder for each)")

@@ -74,3 +74,33 @@ def check_foretell(c):
     def pace(log, steps, i): return log[-1]["seconds"] + (steps - log[-1]["step"]) * (log[-1]["seconds"] - log[i]["seconds"]) / (log[-1]["step"] - log[i]["step"])
     return {"a constant": lambda log, n: 500, "from nothing": lambda log, n: log[-1]["seconds"] / log[-1]["step"] * n, "half a second each": lambda log, n: n / 2,
             "the whole run's pace": lambda log, n: pace(log, n, 0), "what was there is forgotten": lambda log, n: pace(log, n, 4) - log[-1]["seconds"]}
+
+
+def check_digits(c):
+    import torch
+    def whole(w):
+        scale = w.abs().max() / 127
+        return float(((w / scale).round() * scale - w).abs().max() / w.abs().max())
+    def absolute(w):
+        scale = w.abs().amax(1, keepdim=True).clamp_min(1e-9) / 127
+        return float(((w / scale).round() * scale - w).abs().max())
+    def entries(w):
+        scale = w.abs().amax(1, keepdim=True).clamp_min(1e-9) / 127
+        return float((((w / scale).round() * scale - w).abs() / w.abs().clamp_min(1e-9)).max())
+    return {"a constant": lambda w: .5 / 127, "one scale for all": whole, "not by the row's size": absolute, "by each entry": entries,
+            "floored": lambda w: float(((w / (s := w.abs().amax(1, keepdim=True).clamp_min(1e-9) / 127)).floor() * s - w).abs().amax() / torch.ones(()))}
+
+
+def check_gigabytes(c):
+    return {"a constant": lambda n, layers, d: 5.721, "no normaliser": lambda n, layers, d: 2 * n * layers * d / 1e9, "in single": lambda n, layers, d: n * (4 * layers * d + 4) / 1e9,
+            "one layer": lambda n, layers, d: n * (2 * d + 4) / 1e9, "by 2 ** 30": lambda n, layers, d: n * (2 * layers * d + 4) / 2 ** 30}
+
+
+def check_share(c):
+    return {"a constant": lambda t, i: 1 / 8, "the newest alone": lambda t, i: float(t == i), "all alike": lambda t, i: 1 / t, "its step's share": lambda t, i: min(1, 8 / (i + 7)),
+            "of the last eight": lambda t, i: 1 / min(t, 8) if t - i < 8 else 0}
+
+
+def check_share_read(c):
+    return {"a constant": lambda *a: 1, "layers alone": lambda n, of, per, rows, d: n / of, "the head alone": lambda n, of, per, rows, d: rows / 49152,
+            "all of the head": lambda n, of, per, rows, d: (n * per + 49152 * d) / (of * per + 49152 * d), "a mean of both": lambda n, of, per, rows, d: (n / of + rows / 49152) / 2}

@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from ..sampling import Asks
 from ..roles import register
 from ..models.llama import Llama, rotation
-from ..models.kvcache import KVCache, RowState, RowTarget, parted, stacked
-from .model import TreeDrafting
-from ..training.distill import Trained, TrainedDrafter, forward_kl, judge
+from ..models.kvcache import KVCache
+from ..models.state import RowState, RowTarget, parted, stacked
+from ..drafters.model import TreeDrafting
+from .network import Trained, TrainedDrafter, known_as
 
 # %% ../../nbs/4_learning/23_eagle.ipynb #aec24fe5
 class _Norm(nn.Module):
@@ -27,9 +28,11 @@ class EagleLayer(Trained):
     "One decoder layer over a word's embedding and a feature (Li et al. 2025, EAGLE-3, section 3)"
     def __init__(self, settings, words):
         super().__init__(settings, words)
-        d, heads, kv, size, inner, eps = (settings[k] for k in ("d", "heads", "kv_heads", "head_dim", "inner", "eps"))
+        d, heads, kv, size, inner = (settings[k] for k in ("d", "heads", "kv_heads", "head_dim", "inner"))
         def linear(a, b): return nn.Linear(a, b, bias=False)
-        self.fuse, self.norm_e, self.norm_g, self.norm2, self.norm = linear(3 * d, d), *(_Norm(d, eps) for _ in range(4))
+        def norm(): return _Norm(d, settings["eps"])
+        self.fuse = linear(3 * d, d)
+        self.norm_e, self.norm_g, self.norm2, self.norm = norm(), norm(), norm(), norm()
         self.qkv, self.out = linear(2 * d, (heads + 2 * kv) * size), linear(heads * size, d)
         self.gate_up, self.down = linear(d, 2 * inner), linear(inner, d)
         self.layers, self.inv_freq = tuple(settings["layers"]), torch.tensor(settings["inv_freq"])
@@ -145,9 +148,10 @@ def _look(q, keys, values):
     return seen.reshape(B, T, heads * size)
 
 # %% ../../nbs/4_learning/23_eagle.ipynb #87c0064e
+@known_as("eagle3")
 class Eagle3(EagleLayer):
     "EAGLE-3's layer with its training: each level fed with what the last one made"
-    kind = "eagle3"
+    title = "An EAGLE-3 drafter"
 
     @classmethod
     def of(cls, model, words, depth:int=3) -> "Eagle3":
@@ -198,12 +202,6 @@ class Eagle3(EagleLayer):
             g = self.finish(g, _look(q, keys, values))
             yield g
 
-    def loss(self, batch, objective=forward_kl, depth:int=None, decay=.8):
-        "The mean over guesses of each level, the levels weighted by `decay ** s`"
-        depth, T, total, figures = depth or self.settings.get("depth", 3), batch["tokens"].shape[1], 0., []
-        for s, g in enumerate(self.unroll(batch["tokens"], batch["hidden"], depth)):
-            real = batch["real"][:, 1 + s:]
-            logits, p = self.norm(g[:, :T - 1 - s])[real] @ self.head.T, batch["p"][:, 1 + s:][real]
-            total = total + decay ** s * objective(logits, p).mean()
-            figures.append(judge(logits, p))
-        return total, {k: [f[k] for f in figures] for k in figures[0]}
+    def guessed(self, batch):
+        levels = self.unroll(batch["tokens"], batch["hidden"], self.settings.get("depth", 3))
+        for s, g in enumerate(levels): yield self.guesses(batch, self.norm(g), 1 + s)

@@ -12,8 +12,11 @@ from specdec_nb.roles import Context, Tokens, as_target, read
 from specdec_nb.decode import answered, decode
 from specdec_nb.draft import Budget
 from specdec_nb.sampling import FrequencyPenalty, RepetitionPenalty
-from specdec_nb.drafters.heads import Medusa, MedusaDrafter, rank_accuracies
-from specdec_nb.training.distill import Batches, Features, Trained, fit_drafter, forward_kl, held_out
+from specdec_nb.learned.medusa import Medusa, MedusaDrafter, rank_accuracies
+from specdec_nb.learned.losses import forward_kl
+from specdec_nb.learned.network import Trained
+from specdec_nb.training.features import Batches, Features
+from specdec_nb.training.fit import fit_drafter, held_out
 
 SIZES = dict(hidden_size=32, intermediate_size=48, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=96,
              initializer_range=.4, bos_token_id=None, eos_token_id=None, pad_token_id=None)
