@@ -106,3 +106,21 @@ def check_q5_0(c):
 def check_pays(c):
     return {"the pending token left out": lambda ms, counts, k, a: a > c.np.interp(1 + k, counts, ms) / ms[0], "always": lambda ms, counts, k, a: True,
             "a price a row": lambda ms, counts, k, a: 1 + a > 1 + .4 * k, "k rows": lambda ms, counts, k, a: 1 + a > c.np.interp(k, counts, ms) / ms[0]}
+
+
+def check_two_sums(c):
+    found = {"exact": (6., 6.), "swapped": (6., 4.), "a constant": (0, 0), "nothing lost": (6, 4.5), "both lost": (4, 4)}
+    return {kind: (answer,) for kind, answer in found.items()}
+
+
+def check_honest(c):
+    def generous(one, other, rounding):
+        error, top = (one - other).abs().max(), one.topk(2).values
+        return bool((top[:, 0] - top[:, 1])[one.argmax(1) != other.argmax(1)].le(2 * error).all())
+    def same(one, other, rounding): return torch.equal(one.argmax(1), other.argmax(1))
+    def close(one, other, rounding): return bool((one - other).abs().max() <= rounding)
+    def some(one, other, rounding):
+        top = one.topk(2).values
+        return bool((top[:, 0] - top[:, 1]).min() <= 2 * rounding)
+    return {"measured on itself": generous, "no flip at all": same, "by the size of errors": close, "some near-tie": some,
+            "yes": lambda *a: True, "no": lambda *a: False}
