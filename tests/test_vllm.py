@@ -51,7 +51,7 @@ def config(k=4, size=50):
 
 
 def test_rows_that_move_stay_who_they_are():
-    p, one, two = vllm.Lookup(config()), [1, 2, 3, 1, 2], [7, 8, 9, 7, 8]
+    p, one, two = vllm.LookupProposer(config()), [1, 2, 3, 1, 2], [7, 8, 9, 7, 8]
     assert asked(p, [one, two]) == [[3, 1, 2, 3], [9, 7, 8, 9]]
     seats = list(p.seats)
     assert asked(p, [two + [9], one + [3]]) == [[7, 8, 9, 7], [1, 2, 3, 1]] and p.seats == seats[::-1]
@@ -60,19 +60,19 @@ def test_rows_that_move_stay_who_they_are():
 
 def test_twins_part_company():
     "Two requests with one text until then"
-    p, text = vllm.Lookup(config()), [1, 2, 3, 1, 2]
+    p, text = vllm.LookupProposer(config()), [1, 2, 3, 1, 2]
     asked(p, [text, text])
     assert asked(p, [text + [3], text + [4, 1, 2]]) == [[1, 2, 3, 1], [4, 1, 2, 4]] and len({id(s) for s in p.seats}) == 2
 
 
 def test_a_prompt_under_way_is_nobody_yet():
-    p = vllm.Lookup(config())
+    p = vllm.LookupProposer(config())
     assert asked(p, [[1, 2, 1, 2], [5, 6]], [[2], []]) == [[1, 2, 1, 2], []] and p.seats[1] is None
     assert asked(p, [[1, 2, 1, 2, 1], [5, 6, 5, 6]], [[1], [6]])[1] == [5, 6, 5, 6]
 
 
 def test_logits_are_heard_only_if_they_fit():
-    p, model = vllm.Recycling(config()), SimpleNamespace(compute_logits=lambda x: x)
+    p, model = vllm.RecyclingProposer(config()), SimpleNamespace(compute_logits=lambda x: x)
     p.load_model(model)
     text, rows = [1, 2, 3], torch.zeros(1, 50)
     rows[0, 7] = 1
@@ -89,4 +89,4 @@ def test_logits_are_heard_only_if_they_fit():
 
 def test_what_was_measured_names_all_cases():
     rows = json.loads((vllm.Path(__file__).parents[1] / "results/vllm.json").read_text())["rows"]
-    assert rows.keys() == {"plain", *vllm.FORMATS, "Lookup", "Suffix", "Recycling", "Pool"}
+    assert rows.keys() == {"plain", *vllm.WRITERS, "Lookup", "Suffix", "Recycling", "Pool"}

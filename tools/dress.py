@@ -6,6 +6,7 @@ Dressing twice changes nothing, so text and notebook are compared dressed.
 import re
 from pathlib import Path
 
+import quiz
 from nbformat.v4 import new_markdown_cell
 
 # > **Theorem** (its name). <a id="thm-..."></a>: a blockquote here, a numbered box on the site
@@ -105,7 +106,7 @@ class Book:
         "Put on `nb`, the notebook of chapter `key`, what its text has not; returns it"
         undressed(nb)
         for c in nb.cells:
-            if c.cell_type == "markdown": c.source = self.linked(key, c.source)
+            if c.cell_type == "markdown": c.source = quiz.folded(self.linked(key, c.source))
             if c.cell_type == "code": fold(c)
         if key in self.order:
             first = nb.cells[0]
@@ -128,7 +129,9 @@ def fold(cell):
 
 
 def undressed(nb):
-    "`nb` without the number in its title and without the line at its end; links and folds do no harm in a text"
+    "`nb` without the number in its title and the line at its end, answers as a list; links and folds do no harm in a text"
+    for c in nb.cells:
+        if c.cell_type == "markdown": c.source = quiz.listed(c.source)
     if nb.cells and nb.cells[-1].cell_type == "markdown" and WAY.match(nb.cells[-1].source): nb.cells.pop()
     if nb.cells and nb.cells[0].cell_type == "markdown":
         nb.cells[0].source = TITLE.sub(lambda m: f"# {m[1]}", nb.cells[0].source)

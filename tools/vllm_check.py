@@ -64,11 +64,11 @@ def cases(work):
     "Everything exported into `work`: `(model folder, prompts, {name: speculative_config})`"
     from specdec_nb.drafters.model import shipped
     from specdec_nb.models.hub import chat, default_folder, load_hf
-    from specdec_nb.serving.vllm import FORMATS, export_drafter
+    from specdec_nb.serving.vllm import WRITERS, export_drafter
     from specdec_nb.learned.network import Trained
     model, tokenizer = load_hf()
-    told = {kind: export_drafter(Trained.from_pretrained(shipped(kind)), model, Path(work) / kind) for kind in FORMATS}
-    hooks = {name: dict(method="custom_class", model=f"specdec_nb.serving.vllm.{name}", num_speculative_tokens=4) for name in HOOKS}
+    told = {kind: export_drafter(Trained.from_pretrained(shipped(kind)), model, Path(work) / kind) for kind in WRITERS}
+    hooks = {name: dict(method="custom_class", model=f"specdec_nb.serving.vllm.{name}Proposer", num_speculative_tokens=4) for name in HOOKS}
     return str(default_folder()), [chat(tokenizer, p).flatten().tolist() for p in PROMPTS], {"plain": None, **told, **hooks}
 
 def accepted(model, drafter, prompts, answers) -> list | None:

@@ -14,6 +14,7 @@ from sphinx.transforms import SphinxTransform
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT/"tools"))
+import quiz
 from dress import BOX, WAY, directives
 from dress import number as chapter_number
 from nbrun import TIMES
@@ -45,6 +46,13 @@ def box(m):
     name = [f":label: {m['label']}"] if m["label"] else []
     return "\n".join([f"::::{{prf:{kind}}} {title}".rstrip(), *name,
                       *([":nonumber:"] if kind in ("remark", "example") else []), "", body, "::::", ""])
+
+
+# > **To remember.** a sentence or two: a blockquote elsewhere, a box here
+REMEMBER = re.compile(r"^> \*\*To remember\.\*\* (.*\n?(?:>.*\n?)*)", re.M)
+
+
+def remember(m): return "::::{admonition} To remember\n:class: remember\n" + re.sub(r"^> ?", "", m[1], flags=re.M).rstrip() + "\n::::\n"
 
 
 # -- exercises: a bold number under "Exercises" in JupyterLab, a numbered box here ----------------------
@@ -133,8 +141,9 @@ def code_cell(cell, exercise=False):
     tags += [tag for tag, on in {"remove-input": ds.get("echo") == "false" or "hide_input" in ds,
                                  "remove-output": ds.get("output") == "false" or "hide_output" in ds,
                                  "hide-cell" if exercise else "hide-input": ds.get("code-fold", "false") != "false",
-                                 "flag-slow": "slow" in ds, "flag-gpu": "gpu" in ds}.items() if on]
+                                 "hide-output": "predict" in ds, "flag-slow": "slow" in ds, "flag-gpu": "gpu" in ds}.items() if on]
     myst = md.setdefault("mystnb", {})
+    if "predict" in ds: myst["code_prompt_show"], myst["code_prompt_hide"] = "You have a prediction? See what came out", "Hide what came out"
     if "code-summary" in ds: myst["code_prompt_show"] = myst["code_prompt_hide"] = ds["code-summary"]
     if "fig-cap" in ds and not drawn(cell):
         myst["figure"] = {"caption": ds["fig-cap"], **({"name": ds["label"]} if "label" in ds else {})}
@@ -180,7 +189,8 @@ def chapter(nb, doc):
     for cell in nb["cells"]:
         if WAY.match("".join(cell["source"])): continue          # the site has its own
         if cell["cell_type"] == "markdown":
-            source = LINK.sub(r"{prf:ref}`\1 <\2>`", BOX.sub(box, "".join(cell["source"])))
+            source = REMEMBER.sub(remember, quiz.dropdowns(BOX.sub(box, "".join(cell["source"]))))
+            source = LINK.sub(r"{prf:ref}`\1 <\2>`", source)
             cell["source"] = walk.text(link_works(source, known))
         if cell["cell_type"] == "code":
             ds = directives("".join(cell["source"]))
@@ -391,7 +401,7 @@ def doclinks(app, doctree):
     "Link every back-ticked exported name to its API entry"
     for lit in list(doctree.findall(nodes.literal)):
         full = app.nbdev_names.get(re.sub(r"\(.*\)$", "", lit.astext()))
-        inside = (nodes.reference, addnodes.pending_xref, nodes.title, addnodes.desc_signature)
+        inside = (nodes.reference, addnodes.pending_xref, nodes.title, nodes.rubric, addnodes.desc_signature)
         node = lit
         while (node := node.parent) is not None and not isinstance(node, inside): pass
         if full is None or node is not None: continue

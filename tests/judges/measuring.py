@@ -89,3 +89,32 @@ def check_least_alpha(c):
 def check_fickle(c):
     def always(answer): return lambda numbers: answer
     return {"the right answer": lambda numbers: sorted(numbers)[1], "a wrong one": always(0), "nothing": always(None)}
+
+
+def check_mended(c):
+    Broken, Draft = c.Broken, c.Draft
+    class First(c.Solution):
+        def propose(self, ctx, rng):
+            draft = super().propose(ctx, rng)
+            return draft.take(range(min(1, len(draft))))
+    class Into(c.Drafter):
+        def propose(self, ctx, rng):
+            text = ctx.tokens
+            draft = c.Solution().propose(ctx, rng)
+            text.extend(draft.tokens)
+            return draft
+    class Copies(c.Drafter):
+        def propose(self, ctx, rng):
+            text = list(ctx.tokens)
+            at = next((i for i in range(len(text) - 2, -1, -1) if text[i] == text[-1]), None)
+            return Draft.chain(text[at + 1:at + 1 + ctx.budget.depth] if at is not None else [])
+    class Silent(c.Drafter):
+        def propose(self, ctx, rng): return Draft()
+    return {"as it was": Broken, "one word": First, "written into the text": Into, "all that followed": Copies, "nothing": Silent}
+
+
+def check_by_hand(c):
+    F = c.Fraction
+    found = {"the other way round": (F(25, 17), F(40, 23)), "a constant": (1, 1), "without the bonus": (F(25, 23), F(10, 17)),
+            "rows for free": (F(8, 3), F(5, 3)), "the guesses' rows only": (F(40, 8), F(25, 2))}
+    return {kind: (answer,) for kind, answer in found.items()}

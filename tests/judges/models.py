@@ -124,3 +124,19 @@ def check_told(c):
 def check_positions(c):
     return {"as they stand": lambda mask: c.torch.arange(len(mask)), "from one": lambda mask: mask.cumsum(-1), "below zero": lambda mask: mask.cumsum(-1) - 1,
             "zero under zeros": lambda mask: (mask.cumsum(-1) - 1).clamp(min=0) * mask, "from the first seen": lambda mask: (c.torch.arange(len(mask)) - int(mask.argmax())).clamp(min=0)}
+def check_two_sums(c):
+    found = {"exact": (6., 6.), "swapped": (6., 4.), "a constant": (0, 0), "nothing lost": (6, 4.5), "both lost": (4, 4)}
+    return {kind: (answer,) for kind, answer in found.items()}
+
+
+def check_honest(c):
+    def generous(one, other, rounding):
+        error, top = (one - other).abs().max(), one.topk(2).values
+        return bool((top[:, 0] - top[:, 1])[one.argmax(1) != other.argmax(1)].le(2 * error).all())
+    def same(one, other, rounding): return torch.equal(one.argmax(1), other.argmax(1))
+    def close(one, other, rounding): return bool((one - other).abs().max() <= rounding)
+    def some(one, other, rounding):
+        top = one.topk(2).values
+        return bool((top[:, 0] - top[:, 1]).min() <= 2 * rounding)
+    return {"measured on itself": generous, "no flip at all": same, "by the size of errors": close, "some near-tie": some,
+            "yes": lambda *a: True, "no": lambda *a: False}

@@ -1,0 +1,72 @@
+"Quick questions: every chapter has three, one answer is right, all say why; text, notebook and site say the same."
+import re
+from collections import Counter
+
+import dress, nbformat, nbsync, pytest, quiz
+from conftest import ROOT
+
+CHAPTERS = {k: p for k, p in nbsync.texts().items() if k != "index"}
+TEXT = """## Three questions
+
+**a.** How many *rows* has `score`?
+
+- [ ] Four, $a_1$ & so `on`. :: The pending token has one.
+- [x] Five. :: One each.
+
+**b.** And two?
+
+- [x] It is *so*. :: Since $x$.
+- [ ] Not so. :: It is.
+"""
+
+
+def faults(source):
+    "What is wrong with a chapter's questions"
+    asked = quiz.questions(source)
+    if len(asked) != 3: yield f"{len(asked)} questions"
+    for question, answers in asked:
+        if sum(right for right, _, _ in answers) != 1: yield f"{question!r} has not one right answer"
+        if not 3 <= len(answers) <= 4: yield f"{question!r} has {len(answers)} answers"
+        if len({said for _, said, _ in answers}) < len(answers): yield f"{question!r} says something twice"
+        for _, said, why in answers:
+            if len(why) < 3: yield f"{said!r} does not say why"
+            if "<" in said: yield f"{said!r}: a bracket in a summary is read as HTML"
+    if asked and not re.search(r"^> \*\*To remember\.\*\* .{30,}", source, re.M): yield "nothing to remember"
+
+
+@pytest.mark.parametrize("key", CHAPTERS)
+def test_a_chapter_asks_three_questions(key):
+    assert not list(faults(CHAPTERS[key].read_text()))
+
+
+def test_faults_are_found():
+    assert len(list(faults(TEXT))) >= 3
+    text = CHAPTERS["1_exactness/08_speedup"].read_text()
+    assert list(faults(text.replace("- [x]", "- [ ]", 1))) and list(faults(text.replace("- [ ]", "- [x]", 1)))
+    assert list(faults(text.replace("**To remember.**", "**Note.**")))
+
+
+def test_no_place_is_the_right_one():
+    places = Counter(next(i for i, (right, _, _) in enumerate(answers) if right) for p in CHAPTERS.values() for _, answers in quiz.questions(p.read_text()))
+    assert max(places.values()) < .6 * places.total() and min(places[i] for i in range(3)) > .15 * places.total(), places
+
+
+@pytest.mark.parametrize("text", [TEXT, TEXT.rstrip(), "before\n\n" + TEXT + "\n## Exercises\n\n**1.** Write.", "- [ ] a task, not an answer"])
+def test_folding_comes_undone(text):
+    there = quiz.folded(text)
+    assert quiz.listed(there) == text and quiz.folded(quiz.listed(there)) == there
+    assert ("<details>" in there) == (" :: " in text) and " :: " not in there
+
+
+def test_notebooks_hold_folded_answers():
+    for key in CHAPTERS:
+        cells = [c.source for c in nbformat.read(ROOT/f"nbs/{key}.ipynb", 4).cells if quiz.HEADING in c.source]
+        assert len(cells) == 1 and quiz.questions(cells[0]) == quiz.questions(CHAPTERS[key].read_text()), key
+        assert cells[0].count("<details>") >= 9 and "- [x]" not in cells[0], key
+
+
+def test_undressed_is_the_text():
+    key = "1_exactness/08_speedup"
+    nb = nbformat.read(ROOT/f"nbs/{key}.ipynb", 4)
+    shown = "\n".join(c.source for c in dress.undressed(nb).cells if c.cell_type == "markdown")
+    assert quiz.questions(shown) and "- [x]" in shown and "<details><summary>" not in shown

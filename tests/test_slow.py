@@ -1,0 +1,39 @@
+"Chapter 44a: each symptom is found where it was planted, and nowhere else."
+import pytest
+
+from specdec_nb.bench.slow import cut_short, symptoms
+from specdec_nb.draft import Draft
+from specdec_nb.speedup import CostCurve
+from specdec_nb.verify import Step, Trace, Verdict
+
+FREE, DEAR = CostCurve((1, 2), (1., 1.001)), CostCurve((1, 2), (1., 1.3))
+
+
+def made(*calls, **seconds):
+    "A trace of chains: `(guesses, accepted)` a call"
+    steps = [Step(d := Draft.chain([1] * n), Verdict.of(d, range(a), 2), None, dict(seconds) if not i else {}) for i, (n, a) in enumerate(calls)]
+    return Trace(steps)
+
+
+HEALTHY = [(4, 2), (4, 1), (4, 3), (4, 4), (4, 1), (4, 0)] * 4
+
+
+@pytest.mark.parametrize("calls, curve, found", [
+    (HEALTHY, FREE, []), ([(0, 0)] * 20, DEAR, ["silent"]), ([(4, 0)] * 20, FREE, ["refused"]), ([(12, 1)] * 20, DEAR, ["too long"]),
+    ([(1, 1)] * 20, DEAR, ["too short"]), ([(12, 1)] * 20, FREE, []), ([(4, 0)] * 3, FREE, [])])
+def test_what_was_planted_is_found(calls, curve, found):
+    assert [s.name for s in symptoms(made(*calls), curve)] == found
+
+
+def test_the_clock():
+    slow, quick = dict(propose=.3, forward=.6, score=.6, prefill=.2), dict(propose=.01, forward=.6, score=.6, prefill=.2)
+    assert [s.name for s in symptoms(made(*HEALTHY, **slow), FREE)] == ["busy"]
+    assert not symptoms(made(*HEALTHY, **slow, drafting=.29), FREE)              # a draft model's forwards are no idle work
+    assert not symptoms(made(*HEALTHY, **quick), FREE, plain=made((0, 0), prefill=.2))
+    assert [s.name for s in symptoms(made(*HEALTHY, **quick), FREE, plain=made((0, 0), prefill=.1))] == ["asks much"]
+
+
+def test_a_cut_counts_tokens_over_price():
+    trace = made((2, 2), (2, 0))
+    assert cut_short(trace, 2, DEAR) == pytest.approx(4 / 3.2) and cut_short(trace, 1, DEAR) == pytest.approx(3 / 2.6)
+    assert cut_short(trace, 0, DEAR) == 1
