@@ -10,3 +10,53 @@ def check_differences(c):
 
 def check_committed(c):
     return {"guesses alone": (108, 1.08), "all that were proposed": (400, 4.), "the deepest alone": (106, 1.06), "a constant": (0, 0.), "divided by the guesses": (208, .52)}
+import math
+
+
+def check_unequal(c):
+    tokens = c.expected_tokens
+    return {"a constant": lambda alphas, k: 1, "the slowest row": lambda alphas, k: tokens(min(alphas), k), "the mean row": lambda alphas, k: tokens(sum(alphas) / len(alphas), k),
+            "one draft longer": lambda alphas, k: tokens(math.prod(alphas), k + 1), "each at its own pace": lambda alphas, k: sum(tokens(a, k) for a in alphas) / len(alphas)}
+
+
+def check_turning(c):
+    def alone(curve, alpha, c_, most): return None if c.best_k(alpha, c_, curve.v, most=16) else 1
+    def last(curve, alpha, c_, most): return next((b for b in range(most, 0, -1) if c.best_k(alpha, c_, c.in_company(curve, b).v, most=16)), None)
+    def single(curve, alpha, c_, most):
+        "Only one of them drafts"
+        return next((b for b in range(1, most + 1) if c.best_k(alpha, c_, lambda k: curve.relative(b + k) / curve.relative(b), most=16) == 0), None)
+    return {"never": lambda *a: None, "always": lambda *a: 1, "one request": alone, "the last that drafts": last, "one of them drafts": single}
+
+
+def check_overfull(c):
+    def largest(sizes, limit):
+        "The largest goes first"
+        left, gone = dict(enumerate(sizes)), []
+        while len(left) > 1 and sum(left.values()) > limit:
+            gone.append(max(left, key=left.get))
+            del left[gone[-1]]
+        return gone
+    def skipping(sizes, limit):
+        "Whoever does not fit, wherever he stands"
+        held, gone = 0, []
+        for i, n in enumerate(sizes):
+            if i and held + n > limit: gone.append(i)
+            else: held += n
+        return gone
+    return {"nobody": lambda sizes, limit: [], "all but the first": lambda sizes, limit: [*range(1, len(sizes))], "the largest": largest, "who does not fit": skipping,
+            "one": lambda sizes, limit: [len(sizes) - 1] if sum(sizes) > limit else []}
+
+
+def check_bound(c):
+    return {"nothing": lambda alpha, k, c_: 1., "drafting is free": lambda alpha, k, c_: 1 + k * c_, "twice": lambda alpha, k, c_: 2.,
+            "as the clock": lambda alpha, k, c_: c.two_machines(alpha, k, c_, k + 1) / c.two_machines(alpha, k, c_) - .1, "one token": lambda alpha, k, c_: 1 + c_}
+
+
+def check_pair(c):
+    def apart(a, b, curve):
+        "Each as if it were alone"
+        def best(x): return max(range(9), key=lambda n: c.expected_tokens(x, n) / curve(1 + n))
+        return best(a), best(b)
+    def alike(a, b, curve): return (max(range(9), key=lambda n: (c.expected_tokens(a, n) + c.expected_tokens(b, n)) / curve(2 + 2 * n)),) * 2
+    return {"none": lambda a, b, curve: (0, 0), "the most": lambda a, b, curve: (8, 8), "alone": apart, "both alike": alike,
+            "the better one alone": lambda a, b, curve: (c.solution(a, 0., curve)[0], 0)}

@@ -1,0 +1,256 @@
+"""Serving: whoever comes and goes, waits, is put off or guesses, each text is the text alone; memory stays within its limit."""
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+import transformers as hf
+
+from drafters import Wild
+from specdec_nb import Drafter, Keyed, Law, Llama, Native, Stop, TableLM, Trace
+from specdec_nb.decode import decode
+from specdec_nb.models.native import why_not_native
+from specdec_nb.serving.batch import lockstep_tokens
+from specdec_nb.serving.engine import Engine, Served, shared
+from specdec_nb.serving.ration import Ration, _Book
+from specdec_nb.serving.overlap import two_machines
+from specdec_nb.speedup import CostCurve, three_machines
+
+SIZES = dict(vocab_size=48, hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
+             max_position_embeddings=2048, initializer_range=.5, bos_token_id=None, eos_token_id=None, pad_token_id=None)
+CURVE, HEAD = three_machines()["CPU (measured)"], np.random.default_rng(99).integers(0, 48, 300).tolist()
+PROMPTS = [HEAD * (i % 2) + np.random.default_rng(i).integers(0, 48, 1 + 17 * i).tolist() for i in range(8)]
+LENGTH = 24
+
+
+def build(kind):
+    torch.manual_seed(0)
+    model = hf.AutoModelForCausalLM.from_config(hf.LlamaConfig(**SIZES))
+    if kind == "native":
+        if why := why_not_native(): pytest.skip(why)
+        return Native.from_hf(model.eval(), 1)
+    return model.double().eval() if kind == "hf" else Llama.from_hf(model.double().eval())
+
+
+@pytest.fixture(scope="module", params=["own", "hf", "native"])
+def served(request):
+    "A model, and what it says to each prompt alone"
+    model = build(request.param)
+    return model, [Trace(decode(model, "none", p, limit=LENGTH, law=Law(.9), rng=Keyed(5, i))).tokens for i, p in enumerate(PROMPTS)]
+
+
+def actual(engine):
+    "Bytes that the caches of running and kept texts really take"
+    def size(cache):
+        if hasattr(cache, "capacity"): return cache.keys.nbytes + cache.values.nbytes
+        return cache.rows.nbytes if hasattr(cache, "rows") else 0
+    return sum(size(s.cache) for s in (*engine.memory.kept, *(r.state for r in engine.running)))
+
+
+class Watched(Engine):
+    "An engine whose memory is looked at in every round"
+    most_held = most_real = 0
+    def __iter__(self):
+        chosen = list(super().__iter__())
+        self.most_held, self.most_real = max(self.most_held, self.memory.held(self.running)), max(self.most_real, actual(self))
+        return iter(chosen)
+
+
+def crowd(engine, law=Law(.9), calls_off=lambda i: False, priority=lambda i: 0):
+    texts = {}
+    def told(r, step):
+        if step: texts[r] += step.verdict.tokens
+        if calls_off(r.rank[1] - 1) and len(texts[r]) > 9: r.call_off()
+    for i, p in enumerate(PROMPTS): texts[engine.submit(p, law, Stop(LENGTH), Keyed(5, i), priority=priority(i), told=told)] = []
+    engine.run()
+    return texts
+
+
+@pytest.mark.parametrize("drafter", ["none", "lookup", "auto", "recycling", "wild"])
+def test_each_text_is_the_text_alone(served, drafter):
+    model, alone = served
+    for limit, most, chunk in ((1 << 30, 64, None), (None, 5, 32)):
+        engine = Watched(model, Wild(3) if drafter == "wild" else drafter, most=most, chunk=chunk, curve=CURVE)
+        if limit is None: engine.memory.limit = int(2.6 * engine.memory.size(550))
+        texts = crowd(engine, calls_off=lambda i: i % 5 == 4, priority=lambda i: i % 3)
+        for i, (r, text) in enumerate(texts.items()):
+            assert (text == alone[i][:len(text)] and 9 < len(text) < LENGTH and r.why == "cancelled") if i % 5 == 4 else (text == alone[i] and r.why is None), (i, r.fault)
+        assert engine.most_real <= engine.most_held <= engine.memory.limit and not engine.running and not engine.waiting
+        if limit and drafter in ("none", "lookup", "auto"): assert engine.counts["shared"] >= 2 * 300, "the common beginning is read once"
+
+
+def test_a_mistake_would_be_seen(served):
+    "The control: a beginning that is taken over although it is not common changes a text"
+    model, alone = served
+    engine = Engine(model, "none", curve=CURVE)
+    def careless(r, running):
+        if not engine.memory.kept: return True
+        r.state = engine.memory.kept[0].fork()
+        r.state.tokens, r.state.cache.length = list(r.tokens), 50              # ten rows of another text
+        return True
+    engine.memory.share = careless
+    texts = [[], []]
+    for i, p in enumerate(([7] * 40 + PROMPTS[2], [7] * 40 + PROMPTS[4])):
+        engine.submit(p, Law(.9), Stop(LENGTH), Keyed(5, i), told=lambda r, step, i=i: texts[i].extend(step.verdict.tokens))
+        engine.run()
+    wanted = [Trace(decode(model, "none", [7] * 40 + PROMPTS[2 + 2 * i], limit=LENGTH, law=Law(.9), rng=Keyed(5, i))).tokens for i in range(2)]
+    assert texts[0] == wanted[0] and texts[1] != wanted[1]
+
+
+def test_one_prompt_is_read_at_a_time_and_nobody_waits_for_all_of_it():
+    engine = Engine(build("own"), "none", chunk=20, curve=CURVE)
+    rounds = []
+    first = engine.submit(PROMPTS[2], stop=Stop(60), told=lambda r, step: rounds.append((engine.reader, len(step.verdict.tokens))))
+    second = engine.submit(PROMPTS[7], stop=Stop(3))
+    engine.run()
+    beside = [n for reader, n in rounds if reader is second]
+    assert len(beside) >= len(PROMPTS[7]) // 20 - 3 and set(beside) == {1} and first.done
+
+
+def test_texts_that_outgrow_the_memory_are_put_off(served):
+    model, _ = served
+    engine, texts = Watched(model, "lookup", curve=CURVE), [[], [], []]
+    engine.memory.limit = 2 * engine.memory.size(370) + 1
+    prompts = [np.random.default_rng(40 + i).integers(0, 48, 300).tolist() for i in range(3)]
+    for i, p in enumerate(prompts): engine.submit(p, Law(.9), Stop(120), Keyed(5, i), told=lambda r, step, i=i: texts[i].extend(step.verdict.tokens))
+    engine.run()
+    assert engine.counts["put off"] >= 1 and engine.most_real <= engine.most_held <= engine.memory.limit
+    assert texts == [Trace(decode(model, "none", p, limit=120, law=Law(.9), rng=Keyed(5, i))).tokens for i, p in enumerate(prompts)]
+
+
+def test_priority_comes_first_and_may_take_a_place():
+    engine, ended = Engine(build("own"), "none", most=1, curve=CURVE), []
+    def told(r, step):
+        if step.stopped: ended.append(r.rank[1])
+        if len(engine.waiting) == 1 and engine.counts["requests"] == 2: engine.submit(PROMPTS[2], stop=Stop(5), priority=1, told=told)
+    for p in PROMPTS[:2]: engine.submit(p, stop=Stop(9), told=told)
+    engine.run()
+    assert ended == [3, 1, 2] and engine.counts["put off"] == 1
+
+
+def test_what_cannot_be_served_is_refused_when_it_comes():
+    engine = Engine(build("own"), "none", memory=1 << 20, curve=CURVE)
+    with pytest.raises(ValueError, match="MiB of cache, the engine has 1.0: ask for fewer tokens"): engine.submit([1] * 700, stop=Stop(40))
+    with pytest.raises(ValueError, match="vocabulary|token ids"): engine.submit([48], stop=Stop(4))
+    assert not engine.waiting
+
+
+class Faulty(Drafter):
+    def __init__(self, where): self.where = where
+    def begin(self, ctx, state): return 1 / 0 if self.where == "begin" else self
+    def propose(self, ctx, rng): raise KeyError("no guess")
+
+
+@pytest.mark.parametrize("where", ["begin", "propose"])
+def test_a_drafters_fault_costs_speed_only(served, where):
+    model, alone = served
+    texts = crowd(Engine(model, Faulty(where), curve=CURVE))
+    assert list(texts.values()) == alone and all(isinstance(r.fault, (KeyError, ZeroDivisionError)) for r in texts)
+
+
+def test_a_faulty_law_ends_its_request_and_no_other(served):
+    model, alone = served
+    engine, texts = Engine(model, "lookup", curve=CURVE), {}
+    def told(r, step): texts.setdefault(r.rank[1], []).extend(step.verdict.tokens if step else [])
+    def masked(prefix, row): return row if len(prefix) < 18 else row * np.nan
+    engine.submit(PROMPTS[0], Law(.9), Stop(LENGTH), Keyed(5, 0), told=told)
+    bad = engine.submit(PROMPTS[0], Law(.9, processors=(masked,)), Stop(LENGTH), Keyed(5, 0), told=told)
+    engine.run()
+    assert texts[1] == alone[0] and texts[2] == alone[0][:len(texts[2])] and len(texts[2]) < 25 and bad.why == "error" and isinstance(bad.fault, ValueError)
+
+
+def test_a_failed_forward_ends_those_in_it_and_the_engine_goes_on(served):
+    model, alone = served
+    engine = Engine(model, "none", curve=CURVE)
+    forward, left = engine.target.score, [3]
+    def failing(pairs):
+        left[0] -= 1
+        if not left[0]: raise RuntimeError("out of memory")
+        return forward(pairs)
+    engine.target.score = failing
+    r = engine.submit(PROMPTS[1], Law(.9), Stop(LENGTH), Keyed(5, 1))
+    engine.run()
+    assert r.why == "error" and not engine.running
+    assert list(crowd(engine).values()) == alone
+
+
+def test_whoever_does_not_listen_is_called_off():
+    engine = Engine(build("own"), "none", curve=CURVE)
+    def deaf(r, step): raise ConnectionError
+    r = engine.submit(PROMPTS[0], stop=Stop(30), told=deaf)
+    engine.run()
+    assert r.why == "cancelled" and len(r.tokens) - r.prompt == 1
+
+
+def test_requests_from_several_threads_while_it_works(served):
+    model, alone = served
+    engine, texts, over = Engine(model, "lookup", curve=CURVE, most=4), {i: [] for i in range(len(PROMPTS))}, threading.Semaphore(0)
+    worker = threading.Thread(target=engine.work)
+    worker.start()
+    def ask(i):
+        def told(r, step):
+            texts[i] += step.verdict.tokens if step else []
+            if step is None or step.stopped: over.release()
+        time.sleep(.01 * (i % 4))
+        engine.submit(PROMPTS[i], Law(.9), Stop(LENGTH), Keyed(5, i), told=told)
+    callers = [threading.Thread(target=ask, args=(i,)) for i in texts]
+    for t in callers: t.start()
+    for _ in texts: assert over.acquire(timeout=60)
+    engine.close()
+    worker.join(10)
+    assert not worker.is_alive() and list(texts.values()) == alone
+    with pytest.raises(RuntimeError, match="closed"): engine.submit([1], stop=Stop(2))
+
+
+def test_a_table_is_served_too():
+    lm = TableLM.random(6, 2, 1)
+    engine, texts = Engine(lm, Wild(1)), {}
+    for i in range(5): engine.submit([i], stop=Stop(12), rng=Keyed(3, i), told=lambda r, step: texts.setdefault(r.rank[1], []).extend(step.verdict.tokens))
+    engine.run()
+    assert [texts[i + 1] for i in range(5)] == [Trace(decode(lm, "none", [i], limit=12, rng=Keyed(3, i))).tokens for i in range(5)]
+
+
+def test_common_beginnings():
+    gen = np.random.default_rng(0)
+    for _ in range(200):
+        a, b = (gen.integers(0, 2, gen.integers(0, 12)).tolist() for _ in range(2))
+        assert shared(a, b) == next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
+
+
+def test_rations_are_the_best_and_never_worse_than_none():
+    gen = np.random.default_rng(1)
+    for curve in (CURVE, CostCurve((1, 2), (1, 2)), CostCurve((1, 8, 16), (1, 1, 2))):
+        ration = Ration(curve, nodes=3)
+        for _ in range(20):
+            records = [500 * np.stack([a ** np.arange(1, 4), np.ones(3)]) for a in gen.random(2)]
+            def rate(sizes): return (2 + sum(ration.values(t)[:n].sum() for t, n in zip(records, sizes))) / curve(2 + sum(sizes))
+            assert rate(ration.sizes(records)) >= max(rate((i, j)) for i in range(4) for j in range(4)) - 1e-9
+    assert Ration(CostCurve((1, 2), (1, 2))).sizes([500 * np.stack([.9 ** np.arange(1, 17), np.ones(16)])] * 2) == [0, 0]
+
+
+def test_a_losing_drafter_is_silenced_and_a_winning_one_is_not():
+    def shares(gain):
+        book, loud = _Book(), 0
+        for _ in range(3000):
+            if book.resting(): book.add(0, 0)
+            else: loud += 1; book.add(gain, 1)
+        return loud / 3000
+    assert shares(.7) < .04 and shares(1.3) == 1
+
+
+def test_silence_in_the_engine():
+    "Random guesses lose on a machine where rows cost: nearly all rounds are plain, the text is the same"
+    model, sent = build("own"), []
+    engine = Engine(model, Wild(5), curve=CostCurve((1, 2), (1., 2.)))
+    r = engine.submit(PROMPTS[0], stop=Stop(400), rng=Keyed(1, 0), told=lambda r, step: sent.append(len(step.draft)))
+    engine.run()
+    assert isinstance(r, Served) and r.tokens[r.prompt:] == Trace(decode(model, "none", PROMPTS[0], limit=400, rng=Keyed(1, 0))).tokens
+    assert sum(n > 0 for n in sent) < 60 and sum(n > 0 for n in sent[200:]) < 16
+
+
+def test_lockstep_and_bets():
+    assert lockstep_tokens(.5, 2, 3) == 1 + .5 ** 3 + .5 ** 6
+    with pytest.raises(ValueError): lockstep_tokens(.5, 2, 0)
+    assert two_machines(.8, 4, .1, 5) > two_machines(.8, 4, .1, 1) > two_machines(.8, 4, .1)
+    assert two_machines(.8, 4, .1, 5, right=0.) == two_machines(.8, 4, .1)
