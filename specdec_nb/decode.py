@@ -141,6 +141,7 @@ class Request:
 
     def _begin(self):
         began = time.perf_counter()
+        self.law_state = self.law.read(self.law_state, self.state)
         self.drafting = self.drafter.begin(self.ctx, self.state) or self.drafter
         self.seconds["begin"] = time.perf_counter() - began
 
