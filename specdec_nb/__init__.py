@@ -13,7 +13,7 @@ _HOME = {  # name on the face -> (module, name there)
     "verify_rejection": ("verify", "verify_rejection"),
     "Drafter": ("roles", "Drafter"), "Target": ("roles", "Target"), "State": ("roles", "State"),
     "Drafting": ("roles", "Drafting"), "Rule": ("roles", "Rule"), "Step": ("verify", "Step"),
-    "Request": ("decode", "Request"), "serve": ("decode", "serve"), "Stop": ("decode", "Stop"),
+    "Request": ("decode", "Request"), "serve": ("decode", "serve"), "Stop": ("stops", "Stop"),
     "Trace": ("verify", "Trace"),
     "Datastore": ("drafters.lookup", "Datastore"), "Reference": ("drafters.lookup", "Reference"),
     "PhrasePool": ("drafters.pool", "PhrasePool"),
@@ -23,6 +23,9 @@ _HOME = {  # name on the face -> (module, name there)
     "load": ("models.native", "load"), "load_default": ("models.native", "load_default"),
     "Llama": ("models.llama", "Llama"), "Native": ("models.native", "Native"),
     "HFTarget": ("models.hf", "HFTarget"), "generate": ("models.generate", "generate"),
+    "Truncated": ("decoding.methods", "Truncated"), "Mirostat": ("decoding.methods", "Mirostat"), "FSD": ("decoding.methods", "FSD"),
+    "VectorFSD": ("decoding.hidden", "VectorFSD"), "DoLa": ("decoding.hidden", "DoLa"),
+    "ContrastiveSearch": ("decoding.hidden", "ContrastiveSearch"), "Contrastive": ("decoding.contrastive", "Contrastive"),
     "race": ("bench.race", "race"),
 }
 DRAFTERS = {  # name -> where its class is, "module:object"
@@ -42,6 +45,7 @@ DRAFTERS = {  # name -> where its class is, "module:object"
     "gsd": "specdec_nb.trees.dag:GraphDrafter",
     "layerskip": "specdec_nb.drafters.layerskip:LayerSkip",
     "ouroboros": "specdec_nb.phrases.ouroboros:Ouroboros",
+    "amateur": "specdec_nb.decoding.contrastive:Amateur",
 }
 RULES = {
     "walk": "specdec_nb.verify:verify_walk",
@@ -54,7 +58,7 @@ RULES = {
 }
 TARGETS = {  # the full name of a model's class -> who makes its target
     "specdec_nb.lm.TableLM": "specdec_nb.roles:TableTarget",
-    "specdec_nb.models.llama.Llama": "specdec_nb.models.kvcache:LlamaTarget",
+    "specdec_nb.models.llama.Llama": "specdec_nb.models.state:LlamaTarget",
     "specdec_nb.models.native.Native": "specdec_nb.models.native:NativeTarget",
     "transformers.modeling_utils.PreTrainedModel": "specdec_nb.models.hf:HFTarget",
 }

@@ -17,7 +17,8 @@ from .roles import (
     Drafting as Drafting,
     Rule as Rule,
 )
-from .decode import Request as Request, serve as serve, Stop as Stop
+from .stops import Stop as Stop
+from .decode import Request as Request, serve as serve
 from .drafters.lookup import Datastore as Datastore, Reference as Reference
 from .drafters.pool import PhrasePool as PhrasePool
 from .drafters.model import ModelDrafter as ModelDrafter
@@ -31,6 +32,9 @@ from .models.native import load as load, load_default as load_default, Native as
 from .models.llama import Llama as Llama
 from .models.hf import HFTarget as HFTarget
 from .models.generate import generate as generate
+from .decoding.methods import Truncated as Truncated, Mirostat as Mirostat, FSD as FSD
+from .decoding.hidden import VectorFSD as VectorFSD, DoLa as DoLa, ContrastiveSearch as ContrastiveSearch
+from .decoding.contrastive import Contrastive as Contrastive
 from .bench.race import race as race
 
 law = exact_law

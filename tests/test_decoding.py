@@ -6,7 +6,8 @@ from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, Qwen2Con
 
 from drafters import Wild
 from specdec_nb import Draft, Keyed, Law, Llama, Trace
-from specdec_nb.decode import Request, Stop, decode, serve
+from specdec_nb.decode import Request, decode, serve
+from specdec_nb.stops import Stop
 from specdec_nb.decoding.hidden import ContrastiveSearch, DoLa, VectorFSD
 from specdec_nb.decoding.methods import FSD, Mirostat, Truncated
 from specdec_nb.roles import as_target

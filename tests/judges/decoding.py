@@ -44,3 +44,13 @@ def check_exit(c):
         @property
         def asks(self): return c.Asks(hidden=(1, 2, 3, 4))
     return {"the last layer": Deaf, "the first row": First, "another layer": Next, "all layers": Everything}
+
+
+def check_level(c):
+    return {"a constant": lambda r, s: .5, "the ratio": lambda r, s: np.log(r) / np.log(s), "upside down": lambda r, s: np.log(s) / np.log(r) - 1,
+            "without logarithms": lambda r, s: r / (s - r)}
+
+
+def check_survivors(c):
+    return {"all": lambda z, a: len(z), "one": lambda z, a: 1, "of the logit": lambda z, a: int((z >= a * z.max()).sum()),
+            "of the whole": lambda z, a: int((c.softmax(z) >= a).sum())}
