@@ -5,9 +5,10 @@ import torch
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, Qwen2Config
 
 from drafters import Wild
-from specdec_nb import Draft, Keyed, Law, Llama, Trace
+from specdec_nb import Draft, Keyed, Law, Llama, Trace, generate
 from specdec_nb.decode import Request, decode, serve
 from specdec_nb.stops import Stop
+from specdec_nb.decoding.beams import beam_search, samples
 from specdec_nb.decoding.hidden import ContrastiveSearch, DoLa, VectorFSD
 from specdec_nb.decoding.methods import FSD, Mirostat, Truncated
 from specdec_nb.roles import as_target
@@ -61,6 +62,41 @@ def test_contrastive_search(kind):
     together = {r: [] for r in requests}
     for r, step in serve(requests): together[r] += step.verdict.tokens
     assert [*together.values()] == [told(search, greedy, "none", r.tokens[:r.prompt], n=12) for r in requests]
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "sliding"])
+@pytest.mark.parametrize("options", [{}, dict(eos_token_id=[7, 21, 30]), dict(eos_token_id=[7, 30], early_stopping=True), dict(eos_token_id=[5, 7, 9, 30], length_penalty=-1.),
+                                     dict(eos_token_id=[7, 21, 30], early_stopping="never", length_penalty=2., repetition_penalty=1.2, num_return_sequences=3)])
+def test_beams_are_the_librarys(kind, options):
+    model, begin, options = MODELS[kind], [5, 9, 7, 9, 5], dict(options)
+    n = options.get("num_return_sequences", 1)
+    theirs = model.generate(torch.tensor([begin]), num_beams=4, do_sample=False, max_new_tokens=14, pad_token_id=0, **options)[:, 5:].tolist()
+    eos, penalty = options.get("eos_token_id", ()), options.get("repetition_penalty")
+    rules = dict(width=4, early=options.get("early_stopping", False), length_penalty=options.get("length_penalty", 1.), processors=(RepetitionPenalty(penalty),) if penalty else ())
+    plain = beam_search(model, begin, 14, eos, "none", **rules)
+    assert [list(t) for _, t in plain.texts[:n]] == [t[:len(ours)] for t, (_, ours) in zip(theirs, plain.texts)]
+    for drafter in (*(d() for d in DRAFTERS.values()), Wild(2, truth=[*begin, *plain.texts[0][1]])):
+        b = beam_search(model, begin, 14, eos, drafter, **rules)
+        assert [t for _, t in b.texts] == [t for _, t in plain.texts] and b.steps == plain.steps and b.calls <= b.steps
+    with_siblings = samples(model, begin, 4, Stop(10), Law(temperature=.7), seed=2)
+    assert [t.tokens for t in with_siblings] == [t.tokens for t in samples(model, begin, 4, Stop(10), Law(temperature=.7), "none", seed=2)]
+
+
+def test_generate_takes_laws_and_targets():
+    model, ids = MODELS["gpt2"], torch.tensor([[5, 9, 7, 9, 5]])
+    for law in (Mirostat(surprise=2.), Truncated(eta=.1), FSD(), VectorFSD(layer=3)):
+        texts = [generate(model, ids, law=law, drafter=d(), seed=3, max_new_tokens=16) for d in (lambda: "none", *DRAFTERS.values())]
+        assert all(torch.equal(t, texts[0]) for t in texts)
+        assert texts[0][0, 5:].tolist() == Trace(decode(model, "none", ids[0].tolist(), limit=16, law=law, rng=Keyed(3))).tokens
+    rows = generate(model, [[5, 9, 7], [3], [8, 8]], law=FSD(), drafter="lookup", max_new_tokens=9)
+    assert rows[1][-9:].tolist() == generate(model, [[3]], law=FSD(), drafter="none", max_new_tokens=9)[0, 1:].tolist()
+    banned = generate(model, ids, law=FSD(), suppress_tokens=[1, 2, 3], max_new_tokens=24)[0, 5:].tolist()
+    assert not {1, 2, 3} & {*banned}
+    inside = model.generate(ids, custom_generate=generate, law=FSD(), drafter="lookup", max_new_tokens=12, do_sample=False)
+    assert torch.equal(inside, generate(model, ids, law=FSD(), max_new_tokens=12))
+    for wrong in (dict(temperature=.5), dict(do_sample=True), dict(top_k=4), dict(typical_p=.5), dict(output_scores=True, return_dict_in_generate=True)):
+        with pytest.raises(ValueError, match="law="): generate(model, ids, law=FSD(), max_new_tokens=4, **wrong)
+    with pytest.raises(TypeError, match="must be a Law"): generate(model, ids, law="mirostat", max_new_tokens=4)
 
 
 def test_a_law_that_moves_with_guesses_is_seen():

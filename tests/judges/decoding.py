@@ -54,3 +54,13 @@ def check_level(c):
 def check_survivors(c):
     return {"all": lambda z, a: len(z), "one": lambda z, a: 1, "of the logit": lambda z, a: int((z >= a * z.max()).sum()),
             "of the whole": lambda z, a: int((c.softmax(z) >= a).sum())}
+
+
+def check_best_sum(c):
+    return {"a constant": lambda rows, b: (0,) * len(rows), "the worst": lambda rows, b: rows.argmin(1), "one word": lambda rows, b: rows.argmax(1)[:1],
+            "backwards": lambda rows, b: rows.argmax(1)[::-1]}
+
+
+def check_goes_on(c):
+    return {"always": lambda b, a, g: True, "never": lambda b, a, g: False, "any": lambda b, a, g: any(h[-1] in g[h[:-1]] for h in a),
+            "by anybody": lambda b, a, g: all(any(h[-1] in w for w in g.values()) for h in a), "as many": lambda b, a, g: len(a) == len(b)}
