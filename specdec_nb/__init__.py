@@ -23,6 +23,10 @@ _HOME = {  # name on the face -> (module, name there)
     "load": ("models.native", "load"), "load_default": ("models.native", "load_default"),
     "Llama": ("models.llama", "Llama"), "Native": ("models.native", "Native"),
     "HFTarget": ("models.hf", "HFTarget"), "generate": ("models.generate", "generate"),
+    "Truncated": ("decoding.methods", "Truncated"), "Mirostat": ("decoding.methods", "Mirostat"), "FSD": ("decoding.methods", "FSD"),
+    "VectorFSD": ("decoding.hidden", "VectorFSD"), "DoLa": ("decoding.hidden", "DoLa"),
+    "ContrastiveSearch": ("decoding.hidden", "ContrastiveSearch"), "Contrastive": ("decoding.contrastive", "Contrastive"),
+    "beam_search": ("decoding.beams", "beam_search"), "samples": ("decoding.beams", "samples"),
     "race": ("bench.race", "race"),
 }
 DRAFTERS = {  # name -> where its class is, "module:object"
@@ -42,6 +46,8 @@ DRAFTERS = {  # name -> where its class is, "module:object"
     "gsd": "specdec_nb.trees.dag:GraphDrafter",
     "layerskip": "specdec_nb.drafters.layerskip:LayerSkip",
     "ouroboros": "specdec_nb.phrases.ouroboros:Ouroboros",
+    "siblings": "specdec_nb.decoding.beams:Siblings",
+    "amateur": "specdec_nb.decoding.contrastive:Amateur",
 }
 RULES = {
     "walk": "specdec_nb.verify:verify_walk",

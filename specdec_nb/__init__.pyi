@@ -32,6 +32,10 @@ from .models.native import load as load, load_default as load_default, Native as
 from .models.llama import Llama as Llama
 from .models.hf import HFTarget as HFTarget
 from .models.generate import generate as generate
+from .decoding.methods import Truncated as Truncated, Mirostat as Mirostat, FSD as FSD
+from .decoding.hidden import VectorFSD as VectorFSD, DoLa as DoLa, ContrastiveSearch as ContrastiveSearch
+from .decoding.beams import beam_search as beam_search, samples as samples
+from .decoding.contrastive import Contrastive as Contrastive
 from .bench.race import race as race
 
 law = exact_law

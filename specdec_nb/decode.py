@@ -53,6 +53,7 @@ class Request:
         self.draft = None
         if self.drafting is None:
             if self.state.unread: return None                  # no draft: the target reads the prompt first
+            self.law_state = self.law.read(self.law_state, self.state)
             self.drafting = self._timed("begin", lambda: self.drafter.begin(self.ctx, self.state) or self.drafter)
         self.ctx.budget = self.budget()
         return self._timed("propose", self._draft)

@@ -213,6 +213,13 @@ class Law:
         "The law's state after the prompt"
         return tuple(prompt) if self.processors else None
 
+    def read(self,
+        s, # the state after the prompt, as `start` gave it
+        state, # of the request in the target, which has read the prompt: `state.prefilled` holds the hidden states asked for
+    ):
+        "The same, for laws that go by what the target thought of the prompt"
+        return s
+
     def step(self,
         s, # the state before
         token:int, # what was said

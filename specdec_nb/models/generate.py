@@ -16,7 +16,7 @@ import torch
 from transformers import AutoModelForCausalLM, GenerationConfig, GPT2Config, PreTrainedModel, StoppingCriteriaList
 from transformers.generation import GenerateDecoderOnlyOutput, GenerationMixin, StopStringCriteria
 from ..chance import Dice, Keyed
-from ..sampling import Asks
+from ..sampling import Asks, Law
 from ..verify import Trace, make_rule
 from ..roles import Drafter, as_target, make_drafter
 from ..decode import Request, serve
@@ -24,7 +24,7 @@ from .hub import cache_folder, prompt_ids
 from .llama import Llama
 from .hf import cache_name, plain_model
 from .inputs import attended, cached_rows
-from .options import for_row, law_of, refuse_call, refuse_inputs, refuse_options, stop_of, whole_number
+from .options import for_row, law_after, law_of, refuse_call, refuse_inputs, refuse_options, stop_of, whole_number
 
 # %% ../../nbs/2_models/14_generate.ipynb #79e343c0
 @dataclass
@@ -42,7 +42,7 @@ class _Recorded:
     def logits(self, text): return self.of(text, 0)
     def scores(self, text): return self.of(text, 1)
 
-def _row(target, input_ids, b, config, processors, criteria, inputs) -> tuple: # `(visible tokens, law, stop, recorded rows)`
+def _row(target, input_ids, b, config, processors, criteria, inputs, law) -> tuple: # `(visible tokens, law, stop, recorded rows)`
     "What the prepared call means for row `b`"
     ids, rows = input_ids[b:b + 1], len(input_ids)
     def mine(name): return None if (x := inputs.get(name)) is None else x[..., min(b, x.shape[-2] - 1), :]
@@ -51,7 +51,8 @@ def _row(target, input_ids, b, config, processors, criteria, inputs) -> tuple: #
     tokens = ids[0][seen].tolist()
     _fits(target, len(tokens))
     told = config.return_dict_in_generate and (config.output_scores or config.output_logits)
-    law = law_of(for_row(processors, b, rows), config.do_sample, ids, len(tokens), bool(told))
+    mine = for_row(processors, b, rows)
+    law = law_of(mine, config.do_sample, ids, len(tokens), bool(told)) if law is None else law_after(law, mine, ids, len(tokens))
     recorded = _Recorded(law.processors[0].seen, len(tokens)) if told else None
     scores = recorded.scores if told and config.output_scores else lambda text: None
     return tokens, law, stop_of(criteria, ids, len(tokens), target.window, scores), recorded
@@ -67,15 +68,16 @@ def _same_dice():
     "Whatever is built here leaves the caller's random state alone"
     return torch.random.fork_rng(devices=[torch.cuda.current_device()] if torch.cuda.is_initialized() else [])
 
-def _run(model, input_ids, *, logits_processor, stopping_criteria, generation_config, drafter, k, rule, seed,
+def _run(model, input_ids, *, logits_processor, stopping_criteria, generation_config, drafter, k, rule, seed, law,
          streamer=None, told=False, past=None, **inputs):
     own = (c for c in (inputs.get("cache"), inputs.get("past_key_values")) if getattr(c, "_is_user_defined", False))
     past, target, rows, config = next(own, past), as_target(model), len(input_ids), generation_config
     refuse_options(vars(config))
     refuse_inputs(inputs)
+    if law is not None: _refuse_beside(law, vars(config))
     _refuse_for_rows(rows, past_key_values=past, streamer=streamer, output_scores=config.output_scores, output_logits=config.output_logits)
-    asked = [_row(target, input_ids, b, config, logits_processor, stopping_criteria, inputs) for b in range(rows)]
-    def noise(b): return Keyed(seed, b) if seed is not None else Dice(int(torch.randint(2**62, ())) if config.do_sample else 0)
+    asked = [_row(target, input_ids, b, config, logits_processor, stopping_criteria, inputs, law) for b in range(rows)]
+    def noise(b): return Keyed(seed, b) if seed is not None else Dice(int(torch.randint(2**62, ())) if config.do_sample or law is not None else 0)
     rngs = [noise(b) for b in range(rows)]
     with _same_dice(): requests = [Request(target, drafter, tokens, law, rule, rng, stop, k) for (tokens, law, stop, _), rng in zip(asked, rngs)]
     if past is not None: _begin_in(requests[0], past)
@@ -87,6 +89,14 @@ def _run(model, input_ids, *, logits_processor, stopping_criteria, generation_co
         for token in step.verdict.tokens: put(torch.tensor([token]))
     if streamer is not None: streamer.end()
     return _result(input_ids, config, requests, traces, asked[0][-1])
+
+_WORDS = ("do_sample", "temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")
+
+def _refuse_beside(law, given):
+    "What a call may not say beside a law of its own"
+    if not isinstance(law, Law): raise TypeError(f"law must be a Law, got {law!r:.80}")
+    for name in ("do_sample", "output_scores", "output_logits"):
+        if given.get(name): raise ValueError(f"{name}= with law= is not supported: the law says how words are chosen")
 
 def _refuse_for_rows(rows, **given):
     for name, x in given.items():
@@ -193,6 +203,7 @@ def generate(
     k:int | None=None, # draft at most this deep; None: the drafter's own choice
     rule:str | Callable | None=None, # a `verify_*` function or its name; None: walk with a seed, else rejection, which usually accepts most
     seed:int | None=None, # keyed noise: the same text for every drafter, "none" included
+    law:Law | None=None, # a law of one's own, in place of do_sample, temperature, top_p and their kin
     tokenizer=None, # for stop strings, token healing, and a prompt that is text
     streamer=None, # as for `model.generate`
     **kwargs, # all that `model.generate` takes: max_new_tokens, do_sample, logits_processor, past_key_values, …
@@ -205,6 +216,7 @@ def generate(
     k: draft at most this deep; None: the drafter's own choice
     rule: how guesses are verified: a name or a function; None: walk with a seed, else rejection
     seed: keyed noise, under which the text does not depend on the drafter; None: follows torch.manual_seed
+    law: a `Law` of one's own, in place of do_sample, temperature, top_k, …; penalties and other processors come before it
     tokenizer: for stop_strings, token_healing, and a prompt that is text
     streamer: is given one token at a time
     Everything else is as for `model.generate`: max_new_tokens, do_sample, temperature, top_p, stop_strings,
@@ -215,12 +227,16 @@ def generate(
     with `custom_generate=custom_generate_folder(), trust_remote_code=True` these work there, too.
     Raises ValueError naming any option it cannot honour.
     """
-    ours = dict(k=whole_number("k", k, 0), rule=rule, seed=whole_number("seed", seed))
+    ours = dict(k=whole_number("k", k, 0), rule=rule, seed=whole_number("seed", seed), law=law)
     make_rule(rule, None)
     if hasattr(kwargs.get("generation_config"), "_eos_token_tensor"):           # called back: all is prepared
         kept = _kept_back()
         ours |= dict(drafter=_drafter(drafter, kept.get("assistant_model"), k), streamer=kept.get("streamer"), told=True)
         return _run(model, input_ids, **ours, **kwargs)
+    if law is not None:
+        _refuse_beside(law, kwargs)
+        if said := [name for name in _WORDS if kwargs.get(name) is not None and name != "do_sample"]: raise ValueError(f"{said[0]}= with law= is not supported: the law says how words are chosen")
+        kwargs["do_sample"] = False
     model = plain_model(model)
     as_target(model)
     ours |= dict(drafter=_drafter(drafter, kwargs.pop("assistant_model", None), k), streamer=streamer)

@@ -1,0 +1,122 @@
+"Part VIII: every way to decode has one text, whoever drafts, on every kind of model; and the ways to get it wrong are seen."
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, Qwen2Config
+
+from drafters import Wild
+from specdec_nb import Draft, Keyed, Law, Llama, Trace, generate
+from specdec_nb.decode import Request, decode, serve
+from specdec_nb.stops import Stop
+from specdec_nb.decoding.beams import beam_search, samples
+from specdec_nb.decoding.hidden import ContrastiveSearch, DoLa, VectorFSD
+from specdec_nb.decoding.methods import FSD, Mirostat, Truncated
+from specdec_nb.roles import as_target
+from specdec_nb.sampling import NoRepeatNgram, RepetitionPenalty
+
+SIZES = dict(vocab_size=48, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
+             max_position_embeddings=128, initializer_range=.4, bos_token_id=None, eos_token_id=None)
+
+
+def small(kind, seed=0):
+    torch.manual_seed(seed)
+    config = {"gpt2": lambda: GPT2Config(vocab_size=48, n_embd=32, n_layer=3, n_head=4, n_positions=128, initializer_range=.4, bos_token_id=None, eos_token_id=None),
+              "sliding": lambda: Qwen2Config(**SIZES, use_sliding_window=True, sliding_window=6, max_window_layers=1)}
+    model = AutoModelForCausalLM.from_config(config.get(kind, lambda: LlamaConfig(**SIZES))()).double().eval()
+    return Llama.from_hf(model) if kind == "own" else model
+
+
+MODELS = {kind: small(kind) for kind in ("own", "gpt2", "sliding")}
+DRAFTERS = {"lookup": lambda: "lookup", "recycling": lambda: "recycling", "auto": lambda: "auto", "wild": lambda: Wild(3)}
+LAWS = {"typical": lambda t: Truncated(typical=.7), "epsilon": lambda t: Truncated(epsilon=.02, top_k=20), "eta": lambda t: Truncated(eta=.1),
+        "mirostat": lambda t: Mirostat(surprise=1.5), "mirostat, penalised": lambda t: Mirostat(surprise=2., processors=(RepetitionPenalty(1.2), NoRepeatNgram(2))),
+        "fsd": lambda t: FSD(), "fsd, n = 4": lambda t: FSD(n=4, k=8, alpha=.3), "vectors": lambda t: VectorFSD(layer=3), "vectors, n = 3": lambda t: VectorFSD(layer=2, n=3, k=9),
+        "dola": lambda t: DoLa(temperature=0, unembed=t.unembed, layers=(1, 2), processors=(RepetitionPenalty(1.2),)),
+        "dola, sampled": lambda t: DoLa(unembed=t.unembed, layers=(0, 2), top_p=.9)}
+
+
+def told(model, law, drafter, begin=(5, 9, 7, 9, 5), n=24, seed=1, **settings):
+    return Trace(decode(model, drafter, begin, limit=n, law=law, rng=Keyed(seed), **settings)).tokens
+
+
+@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("law", LAWS)
+def test_one_text_whoever_drafts(kind, law):
+    model = MODELS[kind]
+    made = LAWS[law](as_target(model))
+    for begin, n in (((5, 9, 7, 9, 5), 20), ((3,), 6)):
+        plain = told(model, made, "none", begin, n)
+        assert all(told(model, made, d(), begin, n) == plain for d in DRAFTERS.values())
+    wild = Wild(0, truth=[*begin, *plain])                               # right for a while, then not
+    assert told(model, made, wild, begin, n, rule="walk") == plain
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_contrastive_search(kind):
+    search, greedy = ContrastiveSearch(MODELS[kind], k=4), Law(temperature=0)
+    plain = told(search, greedy, "none", n=20)
+    assert all(told(search, greedy, d(), n=20) == plain for d in DRAFTERS.values())
+    assert told(search, greedy, Wild(0, truth=[5, 9, 7, 9, 5, *plain]), n=20) == plain
+    assert plain != told(MODELS[kind], greedy, "none", n=20)
+    requests = [Request(search, "lookup", p, greedy, stop=Stop(12)) for p in ([5, 9, 7, 9, 5], [3], [8, 8, 1])]
+    together = {r: [] for r in requests}
+    for r, step in serve(requests): together[r] += step.verdict.tokens
+    assert [*together.values()] == [told(search, greedy, "none", r.tokens[:r.prompt], n=12) for r in requests]
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "sliding"])
+@pytest.mark.parametrize("options", [{}, dict(eos_token_id=[7, 21, 30]), dict(eos_token_id=[7, 30], early_stopping=True), dict(eos_token_id=[5, 7, 9, 30], length_penalty=-1.),
+                                     dict(eos_token_id=[7, 21, 30], early_stopping="never", length_penalty=2., repetition_penalty=1.2, num_return_sequences=3)])
+def test_beams_are_the_librarys(kind, options):
+    model, begin, options = MODELS[kind], [5, 9, 7, 9, 5], dict(options)
+    n = options.get("num_return_sequences", 1)
+    theirs = model.generate(torch.tensor([begin]), num_beams=4, do_sample=False, max_new_tokens=14, pad_token_id=0, **options)[:, 5:].tolist()
+    eos, penalty = options.get("eos_token_id", ()), options.get("repetition_penalty")
+    rules = dict(width=4, early=options.get("early_stopping", False), length_penalty=options.get("length_penalty", 1.), processors=(RepetitionPenalty(penalty),) if penalty else ())
+    plain = beam_search(model, begin, 14, eos, "none", **rules)
+    assert [list(t) for _, t in plain.texts[:n]] == [t[:len(ours)] for t, (_, ours) in zip(theirs, plain.texts)]
+    for drafter in (*(d() for d in DRAFTERS.values()), Wild(2, truth=[*begin, *plain.texts[0][1]])):
+        b = beam_search(model, begin, 14, eos, drafter, **rules)
+        assert [t for _, t in b.texts] == [t for _, t in plain.texts] and b.steps == plain.steps and b.calls <= b.steps
+    with_siblings = samples(model, begin, 4, Stop(10), Law(temperature=.7), seed=2)
+    assert [t.tokens for t in with_siblings] == [t.tokens for t in samples(model, begin, 4, Stop(10), Law(temperature=.7), "none", seed=2)]
+
+
+def test_generate_takes_laws_and_targets():
+    model, ids = MODELS["gpt2"], torch.tensor([[5, 9, 7, 9, 5]])
+    for law in (Mirostat(surprise=2.), Truncated(eta=.1), FSD(), VectorFSD(layer=3)):
+        texts = [generate(model, ids, law=law, drafter=d(), seed=3, max_new_tokens=16) for d in (lambda: "none", *DRAFTERS.values())]
+        assert all(torch.equal(t, texts[0]) for t in texts)
+        assert texts[0][0, 5:].tolist() == Trace(decode(model, "none", ids[0].tolist(), limit=16, law=law, rng=Keyed(3))).tokens
+    rows = generate(model, [[5, 9, 7], [3], [8, 8]], law=FSD(), drafter="lookup", max_new_tokens=9)
+    assert rows[1][-9:].tolist() == generate(model, [[3]], law=FSD(), drafter="none", max_new_tokens=9)[0, 1:].tolist()
+    banned = generate(model, ids, law=FSD(), suppress_tokens=[1, 2, 3], max_new_tokens=24)[0, 5:].tolist()
+    assert not {1, 2, 3} & {*banned}
+    inside = model.generate(ids, custom_generate=generate, law=FSD(), drafter="lookup", max_new_tokens=12, do_sample=False)
+    assert torch.equal(inside, generate(model, ids, law=FSD(), max_new_tokens=12))
+    for wrong in (dict(temperature=.5), dict(do_sample=True), dict(top_k=4), dict(typical_p=.5), dict(output_scores=True, return_dict_in_generate=True)):
+        with pytest.raises(ValueError, match="law="): generate(model, ids, law=FSD(), max_new_tokens=4, **wrong)
+    with pytest.raises(TypeError, match="must be a Law"): generate(model, ids, law="mirostat", max_new_tokens=4)
+
+
+def test_a_law_that_moves_with_guesses_is_seen():
+    class Leaky(Mirostat):
+        mu = {}
+        def start(self, prompt): self.mu[0] = 2 * self.surprise; return super().start(prompt)
+        def step(self, s, token, scores=None, i=0):
+            s = super().step((s[0], self.mu[0]), token, scores, i)
+            self.mu[0] = s[1]
+            return s
+        def row(self, s, scores, i): return super().row((s[0], self.mu[0]), scores, i)
+    law, model = Leaky(surprise=1.5), MODELS["own"]
+    plain = told(model, law, "none", n=60)
+    assert plain == told(model, Mirostat(surprise=1.5), "none", n=60)
+    assert told(model, law, Wild(0, truth=[5, 9, 7, 9, 5, *plain]), n=60) != plain
+
+
+def test_what_cannot_be_is_refused():
+    with pytest.raises(ValueError, match="typical"): Truncated(typical=2)
+    search = ContrastiveSearch(MODELS["own"])
+    [scores] = search.score([(search.open([5, 9]), Draft.merge([[1], [2], [3]])[0])])
+    with pytest.raises(ValueError, match="walk or rejection"): [scores.row(i) for i in (1, 2, 3)]
+    assert np.isclose(sum(Truncated(typical=.5).row(None, type("S", (), {"row": lambda self, i: np.zeros(4)})(), 0)), 1)
