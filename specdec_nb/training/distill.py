@@ -30,7 +30,7 @@ from ..workshop.files import whole
 from ..sampling import Asks
 from ..roles import Drafter
 from ..models.llama import Llama, pack
-from ..drafters.model import Mapped, lends, shipped
+from ..drafters.model import Mapped, lends, refuse_foreign, shipped
 
 # %% ../../nbs/4_learning/21_distill.ipynb #6259ca74
 def forward_kl(
@@ -167,6 +167,7 @@ class Trained(nn.Module):
     def from_pretrained(folder) -> "Trained":
         "A network as it was saved. ValueError, saying which file, if one is missing or damaged"
         folder = Path(folder)
+        refuse_foreign(folder)
         for name in ("config.json", "model.safetensors"):
             if not (folder / name).is_file(): raise ValueError(f"no trained drafter in {folder}: {name} is missing")
         try:
