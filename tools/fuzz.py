@@ -269,7 +269,7 @@ def compared(case, target, drafter, ids, settings, plain):
 
 def scores_of(case, out, new):
     "The rows that came with the tokens against the model's own, and how surprising the tokens are under them"
-    model, (ids, more) = models(case["family"])[0], alone(case, 0)
+    model, ids = models(case["family"])[0], alone(case, 0)[0]
     if not case["holes"] and case["form"] != "pads" and case["family"] != "llama dynamic rope":
         text = torch.cat([ids, torch.tensor([new])], 1)[:, :-1]
         places = dict(position_ids=torch.arange(text.shape[1])[None]) if "position_ids" in as_target(model).takes else {}

@@ -299,7 +299,7 @@ class Suffix(_Copier):
 @register("rest")
 class Rest(_Copier):
     "Proposes what a corpus says after the longest ending of the text that it knows (He et al. 2024)"
-    own, lacks = False, "rest has no datastore: it guesses nothing until it has served a text. Give one: Rest(Datastore.build(documents))"
+    own, lacks = False, "rest has no datastore: it guesses nothing until it has served a text. Give one: Datastore.build(documents).save(FILE), then rest:store=FILE"
     def __init__(self,
         store=None, # a `Datastore` or its path; None: only texts served before are known
         k:int=10, # levels of a draft at most

@@ -52,7 +52,9 @@ def _row(target, input_ids, b, config, processors, criteria, inputs) -> tuple: #
     tokens = ids[0][seen].tolist()
     _fits(target, len(tokens))
     told = config.return_dict_in_generate and (config.output_scores or config.output_logits)
-    law = law_of(for_row(processors, b, rows, ids[:, seen]), config.do_sample, ids, len(tokens), bool(told), rows > 1)
+    at = seen.nonzero()[:, 0]
+    bare = ids[:, at[0]:at[-1] + 1] if rows > 1 else None
+    law = law_of(for_row(processors, b, rows, bare), config.do_sample, ids, len(tokens), bool(told), bare)
     recorded = _Recorded(law.processors[0].seen, len(tokens)) if told else None
     scores = recorded.scores if told and config.output_scores else lambda text: None
     return tokens, law, stop_of(criteria, ids, len(tokens), target.window, scores), recorded
@@ -206,7 +208,9 @@ def generate(
 
     model: any decoder-only transformers model in eval mode, compiled or with adapters too, a `Llama`, or a target
     input_ids: prompts: ids `[B, L]`, lists (of unequal length, too), what a tokenizer returned, or (with `tokenizer`) texts
-    drafter: who guesses: a name ("auto", "lookup", "none", …; "lookup:k=8" with options), an object, or a draft model
+    drafter: who guesses: a name, "lookup:k=8" with options, an object, or a draft model. Which? If in doubt "auto"; for
+        answers that quote their prompt "lookup", that repeat themselves "suffix"; for many requests of one kind one
+        object of "recycling" or "pool"; if there is a smaller model, that; trained: "eagle3", "medusa"; "none" is plain
     k: draft at most this deep; None: the drafter's own choice
     rule: how guesses are verified: a name or a function; None: walk with a seed, else rejection
     seed: keyed noise, under which the text does not depend on the drafter; None: follows torch.manual_seed

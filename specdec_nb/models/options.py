@@ -25,13 +25,13 @@ from ..stops import Stop
 # %% ../../nbs/2_models/13a_options.ipynb #46bb5a12
 class HFProcessors:
     "Logits processors as a function of prefix and row; `pure` if all of them are the library's own, and ask nobody else"
-    def __init__(self, processors, prompt, visible, record=False, bare=False): # bare: those that count no tokens see no padding
+    def __init__(self, processors, prompt, visible, record=False, bare=None): # bare: the prompt as those see it that count no tokens
         self.processors, self.prompt, self.visible, self.record, self.seen, self.bare = processors, prompt, visible, record, {}, bare
         self.pure = all(type(p).__module__.startswith("transformers.") and type(p) not in _ASKS_OTHERS for p in processors)
     def __call__(self, prefix, row):
         ids = _whole(self.prompt, prefix, self.visible)
         raw = scores = torch.tensor(row, dtype=torch.float32, device=ids.device)[None]
-        text = ids if not self.bare else torch.tensor([prefix], dtype=torch.long, device=ids.device)
+        text = ids if self.bare is None else _whole(self.bare, prefix, self.visible)
         for process in self.processors: scores = process(text if type(process) in _COUNT_NOTHING else ids, scores)
         if self.record: self.seen[tuple(prefix)] = raw, scores
         return scores[0].cpu().numpy()
@@ -43,7 +43,7 @@ def for_row(
     processors, # of a call
     row:int, # of its batch
     rows:int, # that it has
-    prompt=None, # `[1, L]` the row's tokens, without padding
+    prompt=None, # `[1, l]` the row's tokens, without padding
 ) -> list:
     "The processors of one row, which see that row alone. ValueError for one with a memory that cannot be copied"
     def mine(p):
@@ -83,7 +83,7 @@ def law_of(
     prompt, # `[1, L]` the prompt's ids, padding included
     visible:int, # how many of them the model sees
     record:bool=False, # remember the rows that were asked for, before and after the processors
-    bare:bool=False, # whether its padding only makes it as long as its neighbours: then it is hidden from processors that count no tokens
+    bare=None, # `[1, l]` the same without the padding that only makes it as long as its neighbours; hidden from who counts no tokens
 ) -> Law:
     "The law that a list of logits processors describes"
     whole = Law(temperature=int(do_sample), processors=(HFProcessors(processors, prompt, visible, record, bare),))
