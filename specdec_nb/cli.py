@@ -71,13 +71,13 @@ def run_race(o):
 # %% ../nbs/9_measuring/43_cli.ipynb #5c340144
 def run_bench(o):
     "specdec bench"
-    from specdec_nb.bench.questions import SAMPLE, read_questions
+    from specdec_nb.bench.questions import SAMPLE, read_questions, selected
     from specdec_nb.bench.bench import RECORD
     from specdec_nb.workshop.ledger import Ledger
     if o.resume and not o.json: raise ValueError("--resume needs --json OUT: the file that the interrupted run was writing")
     if o.hf and o.temperature: raise ValueError("--hf measures greedy decoding: it needs --temperature 0")
     if o.hf is None: o.hf = o.temperature == 0
-    questions = read_questions(o.questions, o.categories, o.n) if o.questions else SAMPLE
+    questions = read_questions(o.questions, o.categories, o.n) if o.questions else selected(SAMPLE, o.categories, o.n)
     settings = _setting(o)
     ledger = Ledger(o.json, None, o.resume, o.force, RECORD) if o.json else None
     try: _measure(o, questions, settings, ledger)

@@ -112,8 +112,9 @@ class Request:
         return step
 
     def _judged(self, scores) -> Step:
-        draft, made = self.draft, len(self.tokens) - self.prompt
-        rows = DraftRows(draft, scores, self.tokens, made, self.stop, self.law, self.law_state, self.target.vocab_size)
+        draft, made, stop = self.draft, len(self.tokens) - self.prompt, self.stop
+        if getattr(self.rule, "looks_ahead", False): stop = stop.plain
+        rows = DraftRows(draft, scores, self.tokens, made, stop, self.law, self.law_state, self.target.vocab_size)
         verdict = self.rule(draft, rows, self.rng.since(rows.before))
         taken, stopped = self._commit(verdict, rows)
         verdict, self.done = verdict.cut(draft, taken), stopped is not None
@@ -133,7 +134,7 @@ class Request:
             self.law_state = self.law.step(rows.state(row), token, rows.scores, row)
             self._tell(token, rows.scores, row)
             made = len(self.tokens) - self.prompt
-            if n <= len(verdict.path): stopped = rows.ended(verdict.path[n - 1] + 1)
+            if n <= len(verdict.path) and rows.stop is self.stop: stopped = rows.ended(verdict.path[n - 1] + 1)
             else: stopped = self.stop.why(token, made, lambda: self.tokens)
             if stopped: break
         return n, stopped

@@ -121,14 +121,16 @@ def as_target(model):
     "The `Target` behind a model, the same one while anybody holds it. Raises TypeError if there is none"
     if hasattr(model, "open") and hasattr(model, "score"): return model
     target = _TARGETS.get(id(model))
-    if getattr(target, "model", None) is not model: target = _TARGETS[id(model)] = _target(model)
+    if target is None or target.model is not model: target = _TARGETS[id(model)] = _target(model)
     return target
 
 def _target(model):
     for cls in type(model).__mro__:
         if make := find("targets", _full_name(cls), None): return make(model)
-    raise TypeError(f"{type(model).__name__} is no target: it needs open(prompt, asks) and score(pairs); "
-                    "for a Hugging Face model use specdec_nb.HFTarget(model)")
+    if isinstance(model, str): hint = f"load it first: model, tokenizer = specdec_nb.load({model!r})"
+    elif isinstance(model, tuple): hint = "load returns a model and its tokenizer: give the first of the two"
+    else: hint = "it needs open(prompt, asks) and score(pairs), or is a model of transformers"
+    raise TypeError(f"{type(model).__name__} is no target: {hint}")
 
 # %% ../nbs/1_exactness/06a_roles.ipynb #f2f924fb
 class Tokens(Sequence):

@@ -37,6 +37,11 @@ class Stop:
             if why := self.why(token, made + n, lambda: text): return n, why
         return len(new), None
 
+    @property
+    def plain(self) -> "Stop":
+        "The same without its criteria: what may be asked about guesses, too"
+        return replace(self, criteria=())
+
     def within(self, room) -> "Stop": # new tokens that fit into the target's window; None: any number
         "The same, but no later than where the window ends"
         return self if room is None or room >= self.limit else replace(self, limit=room, full="window")

@@ -13,21 +13,22 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def test_some_cases(capsys):
-    "Ten seconds of the 10 000 cases that `python tools/fuzz.py` goes through by and by; the same ones each time"
-    assert fuzz.main(["--seconds", "10", "--seed", "1"]) == 0
-    assert int(capsys.readouterr().out.split()[0]) > 3
+    "Twenty seconds of the 10 000 cases that `python tools/fuzz.py` goes through by and by; the same ones each time"
+    assert fuzz.main(["--seconds", "20", "--seed", "1"]) == 0
+    assert int(capsys.readouterr().out.splitlines()[-1].split()[0]) > 3
 
 
 def test_a_case_is_its_seed():
     assert fuzz.draw(7) == fuzz.draw(7) != fuzz.draw(8)
     assert json.loads(json.dumps(fuzz.draw(7))) == fuzz.draw(7)
-    drawn = [fuzz.draw(i) for i in range(400)]
-    for name, kinds in dict(family=len(fuzz.FAMILIES), drafter=len(set(fuzz.NAMES)), form=3, rule=5, process=4, own=2, twice=2).items():
+    drawn = [fuzz.draw(i) for i in range(600)]
+    for name, kinds in dict(family=len(fuzz.KINDS), drafter=len(set(fuzz.NAMES)), form=5, rule=5, process=4, own=2, twice=2, stream=2, told=2, copies=3).items():
         assert len({case[name] for case in drawn}) == kinds, name
 
 
 BASE = dict(family="llama", own=True, prompts=[[3, 14, 15, 9, 26, 5], [7, 33]], form="left", drafter="wild:true", noise=1, k=None, rule=None,
-            seed=None, warp={}, options={"suppress_tokens": [1]}, eos=None, new=20, criterion=None, process=None, twice=False)
+            seed=None, warp={}, options={"suppress_tokens": [1]}, eos=None, new=20, criterion=None, process=None, twice=False,
+            holes=[], strings=None, copies=1, stream=False, told=False, onward=None)
 
 
 def generous(draft, p, rng):
@@ -66,6 +67,31 @@ def test_planted_faults_are_found(fault, monkeypatch, capsys):
     assert small["options"] == {} and (fault == "a row's neighbour" or len(small["prompts"]) == 1)
     monkeypatch.undo()
     assert fuzz.check(small) is None
+
+
+@pytest.mark.parametrize("what,fault", [
+    ("streamed", lambda out, streamer: streamer.put(out.sequences[0, -1:])), ("scores that favour", lambda out, streamer: setattr(out, "scores", out.scores[::-1])),
+    ("logits", lambda out, streamer: out.logits[0].neg_()), ("second turn", lambda out, streamer: out.past_key_values.rows.neg_())])
+def test_faults_in_what_comes_back_are_found(what, fault, monkeypatch):
+    case = BASE | dict(prompts=BASE["prompts"][:1], stream=True, told=True, onward=6, form="list", new=9)
+    assert fuzz.check(case) is None
+    real = fuzz.generate
+    def planted(*args, drafter=None, streamer=None, **call):
+        out = real(*args, drafter=drafter, streamer=streamer, **call)
+        if streamer: fault(out, streamer)
+        return out
+    monkeypatch.setattr(fuzz, "generate", planted)
+    assert what in fuzz.check(case)
+
+
+def test_a_rule_with_another_law_is_found(monkeypatch):
+    "By the surprise of its words, over twenty cases of which none fails by itself; walk's do not surprise"
+    case = BASE | dict(prompts=BASE["prompts"][:1], form="list", options={}, told=True, rule="rejection")
+    for wrong in (False, True):
+        if wrong: monkeypatch.setitem(registry._ENTERED, "rules", {"rejection": generous})
+        fuzz.SURPRISE.clear()
+        assert not any(fuzz.check(case | dict(seed=seed)) for seed in range(20))
+        assert fuzz.surprised() == ["rejection"] * wrong
 
 
 def test_the_command(monkeypatch, capsys):

@@ -46,8 +46,8 @@ FAMILIES = {  # name: (configuration, what differs, whether it scores trees)
 PROMPT = torch.tensor([[3, 14, 15, 9, 26, 5, 7, 33]])
 
 
-def build(name, dtype=torch.float64):
-    config, changes, _ = FAMILIES[name]
+def build(name, dtype=torch.float64, families=FAMILIES):
+    config, changes = families[name][:2]
     torch.manual_seed(0)
     model = hf.AutoModelForCausalLM.from_config(getattr(hf, config)(**{**SIZES, **changes})).to(dtype).eval()
     if hasattr(model, "set_experts_implementation"): model.set_experts_implementation("eager")      # the grouped kernel has no float64

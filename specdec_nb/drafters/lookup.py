@@ -11,6 +11,7 @@ from collections import Counter, deque
 from itertools import islice, takewhile
 from pathlib import Path
 import math
+import warnings
 import zlib
 import numpy as np
 from ..workshop.files import whole
@@ -232,7 +233,7 @@ class Datastore:
 # %% ../../nbs/3_drafting/17_lookup.ipynb #7255f4af
 class _Copier(Drafter):
     "Grows a tree from matches in the request's own text (or not), in a datastore, and in texts served before"
-    own, recent, size = True, None, None
+    own, recent, size, lacks = True, None, None, "" # lacks: what to say to somebody who has given nothing to copy from
     store:Datastore | None = None
     def __init__(self, k, nodes, shortest, least, most, remember=0):
         if k < 0 or min(nodes, shortest, most) < 1 or not 0 <= least < 1 or remember < 0:
@@ -247,6 +248,7 @@ class _Copier(Drafter):
 
     def begin(self, ctx, state):
         if self.recent is None and any(len(text) > 1 for text in self.served): self.recent = Datastore.build(self.served)
+        if self.lacks and not (self.store or self.served): warnings.warn(self.lacks)
         return _Copying(self, ctx)
 
     def finish(self, text):
@@ -297,7 +299,7 @@ class Suffix(_Copier):
 @register("rest")
 class Rest(_Copier):
     "Proposes what a corpus says after the longest ending of the text that it knows (He et al. 2024)"
-    own = False
+    own, lacks = False, "rest has no datastore: it guesses nothing until it has served a text. Give one: Datastore.build(documents).save(FILE), then rest:store=FILE"
     def __init__(self,
         store=None, # a `Datastore` or its path; None: only texts served before are known
         k:int=10, # levels of a draft at most
@@ -313,6 +315,7 @@ class Rest(_Copier):
 @register("reference")
 class Reference(_Copier):
     "Copies from references, from the request's own text, and from earlier requests (Yang et al. 2023, LLMA)"
+    lacks = "reference has no documents: it copies from the request's own text alone. Give some: Reference([tokenizer(text).input_ids])"
     def __init__(self,
         documents=(), # sequences of token ids; `add` brings more
         k:int=16, # copy length: levels of a draft at most

@@ -126,10 +126,16 @@ class _Medusa(ModelDrafting):
         "The drafter's tree of ranks, filled in"
         shape = self.drafter.shape(depth, min(self.drafter.tree, nodes))
         rows, n = (yield from self.ask(Draft())), 1 + max(shape.tokens, default=0)
-        best, kept = [rows.likely(d, n) for d in range(depth)], {-1}
-        for i, (d, rank) in enumerate(zip(shape.depth, shape.tokens)):
-            if rank < len(best[d - 1]) and shape.parents[i] in kept: kept.add(i)
-        part = shape.take(sorted(kept - {-1}))
-        return Draft([best[d - 1][rank][0] for d, rank in zip(part.depth, part.tokens)], part.parents)
+        tokens, parents, at, s, best = [], [], {-1: -1}, {-1: self.s}, {}
+        for i, (d, above, rank) in enumerate(zip(shape.depth, shape.parents, shape.tokens)):
+            if above not in at: continue
+            place = d if s[above] is None else above             # a law that minds no words ranks once a head
+            if place not in best: best[place] = self.likely(rows, d - 1, s[above], n)
+            if rank >= len(best[place]): continue
+            at[i], x = len(tokens), best[place][rank][0]
+            s[i] = self.law.step(s[above], x, rows, d - 1)
+            tokens.append(x)
+            parents.append(at[above])
+        return Draft(tokens, parents)
 
     def observe(self, step): self.h = step.scores.hidden[self.layer][step.verdict.rows[-1:]].float()

@@ -22,7 +22,7 @@ from ..workshop.registry import enter, find
 from ..sampling import Asks
 from ..roles import Drafter
 from ..models.llama import pack
-from ..drafters.model import Mapped, lends, shipped
+from ..drafters.model import Mapped, lends, refuse_foreign, shipped
 from .losses import forward_kl, judge
 
 # %% ../../nbs/4_learning/21a_network.ipynb #4854945f
@@ -182,6 +182,7 @@ class Trained(nn.Module):
     def from_pretrained(folder) -> "Trained":
         "A network as it was saved. ValueError, saying which file, if one is missing or damaged"
         folder = Path(folder)
+        refuse_foreign(folder)
         for name in ("config.json", "model.safetensors"):
             if not (folder / name).is_file(): raise ValueError(f"no trained drafter in {folder}: {name} is missing")
         try: return _restored(folder)

@@ -7,6 +7,7 @@ __all__ = ['SpeculativeOutput', 'generate', 'custom_generate_folder']
 
 # %% ../../nbs/2_models/14_generate.ipynb #94f729c7
 from collections.abc import Callable
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -51,8 +52,11 @@ def _row(target, input_ids, b, config, processors, criteria, inputs, law) -> tup
     tokens = ids[0][seen].tolist()
     _fits(target, len(tokens))
     told = config.return_dict_in_generate and (config.output_scores or config.output_logits)
-    mine = for_row(processors, b, rows)
-    law = law_of(mine, config.do_sample, ids, len(tokens), bool(told)) if law is None else law_after(law, mine, ids, len(tokens))
+    at = seen.nonzero()[:, 0]
+    bare = ids[:, at[0]:at[-1] + 1] if rows > 1 else None
+    mine = for_row(processors, b, rows, bare)
+    if law is None: law = law_of(mine, config.do_sample, ids, len(tokens), bool(told), bare)
+    else: law = law_after(law, mine, ids, len(tokens), bare)
     recorded = _Recorded(law.processors[0].seen, len(tokens)) if told else None
     scores = recorded.scores if told and config.output_scores else lambda text: None
     return tokens, law, stop_of(criteria, ids, len(tokens), target.window, scores), recorded
@@ -132,9 +136,13 @@ def _asked(model, given) -> dict:
     if config is not None: merged |= {name: x for name, x in vars(config).items() if x is not None}
     return merged | {name: x for name, x in given.items() if name in merged}
 
-def _settle(model, ids, tokenizer, kwargs):
-    "Check the options before anything is prepared, and see to those that need a tokenizer: `(ids, kwargs)`"
-    asked = _asked(model, kwargs)
+def _padding(asked) -> int | None:
+    "The id that the library takes for padding wherever it stands in a prompt that has no mask"
+    pad, ends = asked.get("pad_token_id"), asked.get("eos_token_id")
+    return None if pad is None or pad in (ends if isinstance(ends, (list, tuple)) else [ends]) else int(pad)
+
+def _settle(model, ids, tokenizer, asked, kwargs):
+    "Check the options before anything is prepared, and see to those that need a tokenizer. Returns the ids"
     refuse_options(asked)
     refuse_call(kwargs)
     for name in ("max_new_tokens", "max_length"): whole_number(name, asked.get(name), 1)
@@ -212,7 +220,9 @@ def generate(
 
     model: any decoder-only transformers model in eval mode, compiled or with adapters too, a `Llama`, or a target
     input_ids: prompts: ids `[B, L]`, lists (of unequal length, too), what a tokenizer returned, or (with `tokenizer`) texts
-    drafter: who guesses: a name ("auto", "lookup", "none", …; "lookup:k=8" with options), an object, or a draft model
+    drafter: who guesses: a name, "lookup:k=8" with options, an object, or a draft model. Which? If in doubt "auto"; for
+        answers that quote their prompt "lookup", that repeat themselves "suffix"; for many requests of one kind one
+        object of "recycling" or "pool"; if there is a smaller model, that; trained: "eagle3", "medusa"; "none" is plain
     k: draft at most this deep; None: the drafter's own choice
     rule: how guesses are verified: a name or a function; None: walk with a seed, else rejection
     seed: keyed noise, under which the text does not depend on the drafter; None: follows torch.manual_seed
@@ -227,22 +237,31 @@ def generate(
     with `custom_generate=custom_generate_folder(), trust_remote_code=True` these work there, too.
     Raises ValueError naming any option it cannot honour.
     """
-    ours = dict(k=whole_number("k", k, 0), rule=rule, seed=whole_number("seed", seed), law=law)
-    make_rule(rule, None)
-    if hasattr(kwargs.get("generation_config"), "_eos_token_tensor"):           # called back: all is prepared
+    if prepared := hasattr(kwargs.get("generation_config"), "_eos_token_tensor"):           # called back
         kept = _kept_back()
-        ours |= dict(drafter=_drafter(drafter, kept.get("assistant_model"), k), streamer=kept.get("streamer"), told=True)
+        streamer = kept.get("streamer")
+    with _ended(streamer):
+        ours = dict(k=whole_number("k", k, 0), rule=rule, seed=whole_number("seed", seed), law=law)
+        make_rule(rule, None)
+        if not prepared: return _prepared(model, input_ids, drafter, tokenizer, streamer, ours, kwargs)
+        _refuse_prepared(model, kwargs["generation_config"], kept)
+        ours |= dict(drafter=_drafter(drafter, kept.get("assistant_model"), k), streamer=streamer, told=True)
         return _run(model, input_ids, **ours, **kwargs)
-    if law is not None:
+
+def _prepared(model, input_ids, drafter, tokenizer, streamer, ours, kwargs):
+    "Let the library prepare the call, and serve it"
+    if (law := ours["law"]) is not None:
         _refuse_beside(law, kwargs)
-        if said := [name for name in _WORDS if kwargs.get(name) is not None and name != "do_sample"]: raise ValueError(f"{said[0]}= with law= is not supported: the law says how words are chosen")
+        if said := [name for name in _WORDS if kwargs.get(name) is not None and name != "do_sample"]:
+            raise ValueError(f"{said[0]}= with law= is not supported: the law says how words are chosen")
         kwargs["do_sample"] = False
     model = plain_model(model)
     as_target(model)
-    ours |= dict(drafter=_drafter(drafter, kwargs.pop("assistant_model", None), k), streamer=streamer)
+    ours |= dict(drafter=_drafter(drafter, kwargs.pop("assistant_model", None), ours["k"]), streamer=streamer)
     pasts = [kwargs.pop(name, None) for name in ("past_key_values", "cache")]
     ours["past"] = next((c for c in pasts if c is not None), None)
-    ids = _settle(model, prompt_ids(input_ids, tokenizer, kwargs), tokenizer, kwargs)
+    asked = _asked(model, kwargs)
+    ids = _settle(model, prompt_ids(input_ids, tokenizer, kwargs, _padding(asked)), tokenizer, asked, kwargs)
     def second_half(shell, input_ids, **prepared): return _run(model, input_ids, **ours, **prepared)
     return _shell(model).generate(ids, custom_generate=second_half, **kwargs)
 
@@ -250,9 +269,24 @@ def _kept_back() -> dict:
     "What transformers gives a `custom_generate` function no other access to: the streamer and the assistant, in its own frame"
     frame = sys._getframe(2)
     while frame and "generation_mode_kwargs" not in frame.f_locals: frame = frame.f_back
-    kept = frame.f_locals if frame else {}
-    if kept.get("synced_gpus"): raise ValueError("synced_gpus= is not supported by speculative decoding here")
-    return kept
+    return frame.f_locals if frame else {}
+
+def _refuse_prepared(model, config, kept):
+    "Refuse what cannot be honoured, and take back the mark that a static cache has left on the model by now"
+    try:
+        if kept.get("synced_gpus"): raise ValueError("synced_gpus= is not supported by speculative decoding here")
+        refuse_options(vars(config))
+    except ValueError:
+        vars(model).pop("_previous_max_cache_length", None)
+        raise
+
+@contextmanager
+def _ended(streamer):
+    "Whoever reads at the other end of a streamer is not left waiting when a call fails"
+    try: yield
+    except BaseException:
+        if streamer is not None: streamer.end()
+        raise
 
 # %% ../../nbs/2_models/14_generate.ipynb #27a5bb3f
 _AS_FILE = '''"""Speculative decoding for `model.generate`: see specdec_nb"""

@@ -132,6 +132,7 @@ def prompt_ids(
     given, # token ids (a tensor `[1, L]`, a list, an array), what a tokenizer returned, a text, or None
     tokenizer=None, # for a text
     more:dict=None, # the call's other arguments: what came with the ids goes there, and a prompt called `inputs` is taken from it
+    padding:int=None, # an id that means padding wherever it stands, as for `model.generate`
 ) -> torch.Tensor: # `[rows, L]`, or None
     "A prompt as token ids. ValueError if it is none, or empty"
     more = {} if more is None else more
@@ -142,28 +143,36 @@ def prompt_ids(
         if tokenizer is None: raise ValueError("a prompt that is text needs tokenizer=, or give its token ids")
         encoded = tokenizer([given] if isinstance(given, str) else list(given))
         given = {name: encoded[name] for name in ("input_ids", "attention_mask") if name in encoded}
+    if isinstance(given, (list, tuple)) and given and isinstance(given[0], Mapping):
+        raise ValueError("a conversation is no prompt yet: give chat(tokenizer, messages), from specdec_nb.models.hub")
     if isinstance(given, Mapping):
-        unequal = len({len(row) if hasattr(row, "__len__") else 0 for row in given["input_ids"]}) > 1
-        rest = {name: _tensor(x) for name, x in given.items() if name != "input_ids" and not (unequal and name == "attention_mask")}
+        if "input_ids" not in given: raise ValueError(f"a prompt needs input_ids, got a mapping with {sorted(map(str, given))}")
+        rest = {name: x for name, x in given.items() if name != "input_ids"}
         if twice := sorted(rest.keys() & more.keys()): raise ValueError(f"{', '.join(twice)} given twice")
         more |= rest
         given = given["input_ids"]
-    return _checked_ids(_tensor(_filled(given, more)))
+    ids = _tensor(_filled(given, more, padding))
+    more |= {name: _tensor(x) for name, x in more.items() if name in ("attention_mask", "token_type_ids")}
+    return _checked_ids(ids)
 
-def _filled(given, more):
+def _filled(given, more, padding):
     "Rows of unequal length as equal ones, padded on the left, with a mask that says so"
     if not isinstance(given, (list, tuple)) or not all(hasattr(row, "__len__") for row in given) or not len(given): return given
     longest = max(map(len, given))
     if all(len(row) == longest for row in given): return given
     if not all(map(len, given)): raise ValueError("a prompt is empty: give at least one token (the BOS token, for instance)")
-    more["attention_mask"] = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in given])
-    return [[0] * (longest - len(row)) + [int(t) for t in row] for row in given]
+    masks = more.get("attention_mask")
+    if masks is None: masks = [[int(t != padding) for t in row] for row in given]
+    if [*map(len, masks)] != [*map(len, given)]: raise ValueError("attention_mask must have rows as long as the prompts'")
+    def filled(rows): return [[0] * (longest - len(row)) + [int(x) for x in row] for row in rows]
+    more["attention_mask"] = filled(masks)
+    return filled(given)
 
 def _tensor(x):
     "Lists and arrays as tensors, a single list as one row"
     if x is None or torch.is_tensor(x): return x
     try: x = torch.as_tensor(x)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RuntimeError):
         raise ValueError("a prompt is token ids, whole numbers, in rows") from None
     return x[None] if x.dim() == 1 else x
 

@@ -16,7 +16,8 @@ import warnings
 import torch
 from transformers import GenerationConfig
 from transformers.generation import (EncoderNoRepeatNGramLogitsProcessor, EncoderRepetitionPenaltyLogitsProcessor, EosTokenCriteria,
-                                     GenerationMixin, MaxLengthCriteria, MinPLogitsWarper, PrefixConstrainedLogitsProcessor,
+                                     GenerationMixin, MaxLengthCriteria, MinPLogitsWarper, NoBadWordsLogitsProcessor, NoRepeatNGramLogitsProcessor,
+                                     PrefixConstrainedLogitsProcessor, RepetitionPenaltyLogitsProcessor, SequenceBiasLogitsProcessor,
                                      TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper)
 from ..sampling import Law
 from ..stops import Stop
@@ -24,42 +25,49 @@ from ..stops import Stop
 # %% ../../nbs/2_models/13a_options.ipynb #46bb5a12
 class HFProcessors:
     "Logits processors as a function of prefix and row; `pure` if all of them are the library's own, and ask nobody else"
-    def __init__(self, processors, prompt, visible, record=False):
-        self.processors, self.prompt, self.visible, self.record, self.seen = processors, prompt, visible, record, {}
+    def __init__(self, processors, prompt, visible, record=False, bare=None): # bare: the prompt as those see it that count no tokens
+        self.processors, self.prompt, self.visible, self.record, self.seen, self.bare = processors, prompt, visible, record, {}, bare
         self.pure = all(type(p).__module__.startswith("transformers.") and type(p) not in _ASKS_OTHERS for p in processors)
     def __call__(self, prefix, row):
         ids = _whole(self.prompt, prefix, self.visible)
         raw = scores = torch.tensor(row, dtype=torch.float32, device=ids.device)[None]
-        for process in self.processors: scores = process(ids, scores)
+        text = ids if self.bare is None else _whole(self.bare, prefix, self.visible)
+        for process in self.processors: scores = process(text if type(process) in _COUNT_NOTHING else ids, scores)
         if self.record: self.seen[tuple(prefix)] = raw, scores
         return scores[0].cpu().numpy()
 
 _ASKS_OTHERS = {PrefixConstrainedLogitsProcessor}
+_COUNT_NOTHING = {RepetitionPenaltyLogitsProcessor, NoRepeatNGramLogitsProcessor, SequenceBiasLogitsProcessor, NoBadWordsLogitsProcessor}
 
 def for_row(
     processors, # of a call
     row:int, # of its batch
     rows:int, # that it has
+    prompt=None, # `[1, l]` the row's tokens, without padding
 ) -> list:
     "The processors of one row, which see that row alone. ValueError for one with a memory that cannot be copied"
     def mine(p):
         if type(p) is PrefixConstrainedLogitsProcessor:
             return PrefixConstrainedLogitsProcessor(lambda _, text: p._prefix_allowed_tokens_fn(row, text), 1)
-        if rows > 1 and type(p) in _PROMPTS: return _prompt_of(p, row, rows)
+        if rows > 1 and type(p) in _PROMPTS: return _PROMPTS[type(p)](p, prompt)
         if rows == 1 or type(p).__module__.startswith("transformers."): return p
         try: return copy.deepcopy(p)
         except Exception as e: raise ValueError(f"{type(p).__name__} cannot be copied, and each row of a batch needs its own: {e}") from e
     return list(map(mine, processors))
 
-_PROMPTS = {EncoderRepetitionPenaltyLogitsProcessor: "encoder_input_ids", EncoderNoRepeatNGramLogitsProcessor: "generated_ngrams"}
-
-def _prompt_of(p, row, rows):
-    "A processor that keeps something of each prompt, with that of one row; several rows may have one prompt"
-    kept, twin = getattr(p, _PROMPTS[type(p)]), copy.copy(p)
-    at = row * len(kept) // rows
-    setattr(twin, _PROMPTS[type(p)], kept[at:at + 1])
-    twin.batch_size = 1
+def _with(p, **changes):
+    twin = copy.copy(p)
+    vars(twin).update(changes)
     return twin
+
+def _unpadded(p, prompt):
+    "A penalty that knows where each row's padding ends, for a text without; a number that somebody chose is kept"
+    return _with(p, prompt_ignore_length=None) if torch.is_tensor(getattr(p, "prompt_ignore_length", None)) else p
+
+_PROMPTS = { # what keeps something of each prompt -> the same with that of one row
+    EncoderRepetitionPenaltyLogitsProcessor: lambda p, prompt: _with(p, encoder_input_ids=prompt),
+    EncoderNoRepeatNGramLogitsProcessor: lambda p, prompt: EncoderNoRepeatNGramLogitsProcessor(p.ngram_size, prompt),
+    RepetitionPenaltyLogitsProcessor: _unpadded}
 
 def _whole(prompt, text, visible):
     "The text as the user sees it: the prompt with its padding, then what came after the `visible` tokens of it"
@@ -75,9 +83,10 @@ def law_of(
     prompt, # `[1, L]` the prompt's ids, padding included
     visible:int, # how many of them the model sees
     record:bool=False, # remember the rows that were asked for, before and after the processors
+    bare=None, # `[1, l]` the same without the padding that only makes it as long as its neighbours; hidden from who counts no tokens
 ) -> Law:
     "The law that a list of logits processors describes"
-    whole = Law(temperature=int(do_sample), processors=(HFProcessors(processors, prompt, visible, record),))
+    whole = Law(temperature=int(do_sample), processors=(HFProcessors(processors, prompt, visible, record, bare),))
     rank, front = list(WARPERS), list(processors)
     tail:list = []
     while do_sample and front and type(front[-1]) in rank and getattr(front[-1], "min_tokens_to_keep", 1) == 1 \
@@ -85,7 +94,7 @@ def law_of(
     settings = {WARPERS[type(w)]: getattr(w, WARPERS[type(w)]) for w in tail}
     if record or front and "top_p" in settings: return whole
     if "top_p" in settings: return _TopP(**settings, whole=whole)
-    if front: settings["processors"] = (HFProcessors(front, prompt, visible),)
+    if front: settings["processors"] = (HFProcessors(front, prompt, visible, bare=bare),)
     return Law(**{"temperature": 1 if do_sample else 0, **settings})
 
 def law_after(
@@ -93,9 +102,10 @@ def law_after(
     processors, # what `model.generate` prepared: penalties and the like, which come first
     prompt, # `[1, L]` the prompt's ids, padding included
     visible:int, # how many of them the model sees
+    bare=None, # as for `law_of`
 ) -> Law:
     "A law of one's own, of the rows that a list of logits processors leaves"
-    return replace(law, processors=(HFProcessors(processors, prompt, visible), *law.processors)) if processors else law
+    return replace(law, processors=(HFProcessors(processors, prompt, visible, False, bare), *law.processors)) if processors else law
 
 @dataclass(frozen=True)
 class _TopP(Law):

@@ -178,7 +178,8 @@ class RowTarget:
     def _take(self, feed, seconds, logits, hidden):
         state, n = feed.state, feed.unread
         if n: # what was read is text: its rows stay
-            tops = logits[:n].topk(state.asks.topk).indices.cpu().numpy() if state.asks.topk else None
+            k = min(state.asks.topk, logits.shape[-1]) if state.asks.topk else 0
+            tops = logits[:n].topk(k).indices.cpu().numpy() if k else None
             state.pieces.append(Prefilled({i: h[:n] for i, h in hidden.items()}, tops))
             state.cache.keep(list(range(n)))
         if feed.draft is None: return TensorScores(None, seconds, hidden)

@@ -30,9 +30,11 @@ def same_rows(
     return bool(error <= _tolerance(model) * b.abs().nan_to_num(0.).max())
 
 # %% ../../nbs/2_models/12c_trials.ipynb #2c67ff2c
-TREE = Draft.merge([[0, 1], [0, 2, 3, 4], [5]])[0] # six nodes, four deep: below a text, rows and positions differ by up to five
+TREE = Draft.merge([[0, 1], [0, 2, 3, 4], [1]])[0] # six nodes, four deep: below a text, rows and positions differ by up to five
 
-def _words(target, seed): return np.random.default_rng(seed).choice(target.vocab_size, 15, replace=target.vocab_size < 15).tolist()
+def _words(target, seed):
+    "Fifteen words, of which neighbours differ, however few there are"
+    return np.resize(np.random.default_rng(seed).permutation(target.vocab_size), 15).tolist()
 
 def tree_equals_paths(
     target, # a `RowTarget`

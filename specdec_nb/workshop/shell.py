@@ -45,6 +45,7 @@ def content(
 ) -> str:
     "The text of a file. Raises OSError if it cannot be read, ValueError if it is no text"
     name = "standard input" if str(path) == "-" else str(path)
+    if str(path) == "-" and sys.stdin is None: raise OSError("standard input is closed")
     raw = sys.stdin.buffer.read() if str(path) == "-" else Path(path).read_bytes()
     try: return raw.decode("utf-8-sig")
     except UnicodeDecodeError as e:
