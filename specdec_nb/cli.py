@@ -72,9 +72,11 @@ def run_bench(o):
     "specdec bench"
     from specdec_nb.bench.questions import SAMPLE, read_questions
     from specdec_nb.bench.bench import RECORD
+    from specdec_nb.bench.peers import check_names
     from specdec_nb.workshop.ledger import Ledger
     if o.resume and not o.json: raise ValueError("--resume needs --json OUT: the file that the interrupted run was writing")
-    if o.hf and o.temperature: raise ValueError("--hf measures greedy decoding: it needs --temperature 0")
+    if (o.hf or o.peers) and o.temperature: raise ValueError("--hf and --peers measure greedy decoding: they need --temperature 0")
+    check_names(o.peers)
     if o.hf is None: o.hf = o.temperature == 0
     questions = read_questions(o.questions, o.categories, o.n) if o.questions else SAMPLE
     settings = _setting(o)
@@ -87,28 +89,36 @@ def _measure(o, questions, settings, ledger):
     from rich.console import Console
     from rich.progress import track
     from specdec_nb.bench.bench import Setting, bench, rows_of
+    from specdec_nb.bench.peers import suspicions
     from specdec_nb.workshop.ledger import command_line, provenance
     model, tokenizer = _model(o)
     setting = Setting.of(model, **settings)
-    source = dict(provenance(model), **setting.as_dict(), drafters=o.drafters, hf=o.hf, questions=_sources(questions))
+    peers, told = _others(o, model)
+    source = dict(provenance(model), **setting.as_dict(), drafters=o.drafters, questions=_sources(questions), **told)
     if ledger: ledger.begin(source)
     bar = partial(track, description="measuring", console=Console(stderr=True, force_jupyter=False), transient=True)
-    records = bench(model, tokenizer, questions, o.drafters, setting, hf=_theirs(o, model), log=ledger, progress=bar)
+    records = bench(model, tokenizer, questions, o.drafters, setting, peers=peers, log=ledger, progress=bar)
     rows, loads = rows_of(records), [r["load"] for r in records if r["load"] is not None]
     source |= dict(command=command_line("specdec"), load=max(loads, default=None),
                    date=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
     raw = [{k: v for k, v in r.items() if k != "texts"} for r in records]
-    if ledger: ledger.close(dict(provenance=source, rows=rows, records=raw))
+    odd = {who + " (warm)" * warm: about for (who, warm), about in suspicions(records).items()}
+    if ledger: ledger.close(dict(provenance=source, rows=rows, records=raw, suspicions=odd))
     console = Console(force_jupyter=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 100)
-    told = "{model}, {runtime} runtime, {dtype}, {threads} threads, {cpu}, load {load}; prefill included"
-    console.print(table(rows, told.format(**source), console.width))
+    caption = "{model}, {runtime} runtime, {dtype}, {threads} threads, {cpu}, load {load}; prefill included"
+    console.print(table(rows, caption.format(**source), console.width))
+    for who, about in [*source["missing"].items(), *((who, what) for who, some in odd.items() for what in some)]:
+        console.print(f"{who}: {about}", markup=False)
 
-def _theirs(o, model):
-    "The Hugging Face model for the rows of model.generate"
+def _others(o, model):
+    "Other people's methods, and what there is to tell of them"
     import torch
-    from specdec_nb.models.hub import load_hf
-    if not o.hf: return None
-    return model if hasattr(model, "generate") else load_hf(o.model, getattr(torch, o.dtype))[0]
+    from specdec_nb.bench.peers import Stage, beside, same_numbers, versions
+    names = list(dict.fromkeys([*(("hf-plain", "hf-lookup") if o.hf else ()), *o.peers]))
+    if not names: return (lambda setting: []), dict(peers={}, missing={})
+    stage = Stage(same_numbers(model, o.model), getattr(model, "gguf", None), torch.get_num_threads())
+    methods, missing = beside(names, stage)
+    return methods, dict(peers=versions(n for n in names if n not in missing), missing=missing)
 
 def _sources(questions):
     "Which questions: a fingerprint of their texts, and of the files they come from"

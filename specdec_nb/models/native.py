@@ -10,10 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
+from itertools import accumulate
 from pathlib import Path
 from threading import Lock
 import copy
 import warnings
+import weakref
 import numpy as np
 import torch
 from ..roles import target_of
@@ -77,6 +79,20 @@ class Rows:
     first: int = 0 # the first of them whose logits are wanted
 
 # %% ../../nbs/2_models/14g_native.ipynb #2824f890
+class _Room:
+    "Memory that is used again once nobody holds it: what is new to a process, the system hands out page by page, which a short call would notice"
+    def __init__(self): self.free = {}
+
+    def take(self, n:int) -> np.ndarray: # `[n]` float32, whatever was in it
+        "An array, and its memory back when it and all that was made of it are gone"
+        size = 1 << int(max(n - 1, 1)).bit_length()
+        kept = self.free.setdefault(size, [])
+        try: whole = kept.pop()
+        except IndexError: whole = np.empty(size, np.float32)
+        lent = np.frombuffer(whole.data, np.float32, n)
+        weakref.finalize(lent, kept.append, whole).atexit = False
+        return lent
+
 class _Angles:
     "Cosines and sines of all positions so far, a thousand at a time: who grew the table cannot matter"
     def __init__(self, rotary, packed, half):
@@ -124,7 +140,8 @@ class Native(Llama):
         self.weights, self.angles = _weights(config, packed, s), _Angles(rotary or LlamaRotaryEmbedding(config), packed, s["hq"] // 2)
         self.dtype, self.device, self.vocab_size = torch.float32, torch.device("cpu"), config.vocab_size
         self.heads, self.kv_heads, self.head_dim, self.layers = s["heads"], s["kv"], s["hd"], s["layers"]
-        self.threads, self.busy = threads or torch.get_num_threads(), Lock()
+        self.threads, self.busy, self.room = threads or torch.get_num_threads(), Lock(), _Room()
+        self.scratches, self.shown, self.width = {}, {}, int(self.weights.maps[-1, 4])
         self.team = ThreadPoolExecutor(self.threads - 1) if self.threads > 1 else None
         once("the forward", lambda: self.forward([Rows(self.new_cache(), 0, [0], [-1])]))
 
@@ -154,16 +171,17 @@ class Native(Llama):
         team = self.team is not None and self.busy.acquire(blocking=False)      # one forward at a time has the team; others are alone
         threads = self.threads if team else 1
         scratch = self._scratch(n, threads, longest, batch)
-        try: self._run(threads, w, batch, scratch)
+        try: self._run(threads, w, batch, scratch[-1])
         finally:
             if team: self.busy.release()
-        states = torch.from_numpy(batch.states.reshape(len(hidden), n, w.d))
-        logits = torch.from_numpy(batch.logits.reshape(len(batch.wanted), w.maps[-1, 4])[:, :self.vocab_size])
-        return logits if len(logits) else None, dict(zip(hidden, states))
+        self._put_back(scratch)
+        states = dict(zip(hidden, torch.from_numpy(batch.states.reshape(len(hidden), n, w.d)))) if hidden else {}
+        if not len(batch.wanted): return None, states
+        logits = torch.from_numpy(batch.logits.reshape(len(batch.wanted), -1))
+        return logits if logits.shape[1] == self.vocab_size else logits[:, :self.vocab_size], states
 
     def _run(self, threads, w, batch, scratch):
         from specdec_nb.models.forward import forward
-        scratch.meeting[0] = 0
         others = [self.team.submit(forward, me, threads, w, batch, scratch) for me in range(1, threads)]
         forward(0, threads, w, batch, scratch)
         for other in others: other.result()
@@ -177,24 +195,44 @@ class Native(Llama):
             requests.append((first, n, p.base, all_ - n, p.cache.capacity, nodes, sees, p.cache.keys.ctypes.data, p.cache.values.ctypes.data))
             wanted += range(first + p.first, first + n)
             first, nodes, sees, longest = first + n, nodes + all_, sees + all_ * all_, max(longest, p.base + all_)
-        w, at = self.weights, np.full(self.layers + 1, -1)
-        at[list(hidden)] = range(len(hidden))
-        cos, sin = self.angles.upto(longest)
+        (cos, sin), key = self.angles.upto(longest), tuple(hidden)
+        if self.weights.cos is not cos: self.weights = self.weights._replace(cos=cos, sin=sin)
+        if (at := self.shown.get(key)) is None:
+            at = self.shown[key] = np.full(self.layers + 1, -1)
+            at[list(hidden)] = range(len(hidden))
         flat = lambda lists: np.array([x for xs in lists for x in xs], np.int64)
-        batch = Batch(flat(p.tokens for p in parts), np.array(requests), flat(p.parents for p in parts), np.array(wanted, np.int64), at,
-                      np.empty(len(hidden) * first * w.d, np.float32), np.empty(len(wanted) * w.maps[-1, 4], np.float32))
-        return w._replace(cos=cos, sin=sin), batch, longest, first
+        w, tokens, parents = self.weights, flat(p.tokens for p in parts), flat(p.parents for p in parts)
+        states = np.empty(len(hidden) * first * w.d, np.float32)
+        batch = Batch(tokens, np.array(requests), parents, np.array(wanted, np.int64), at, states, self.room.take(len(wanted) * self.width))
+        return w, batch, longest, first
 
     def _scratch(self, n, threads, longest, b):
-        "Room for what is in between"
+        "Room for what is in between, used before if it can be"
+        nodes = [int(old + rows) for _, rows, _, old, *_ in b.requests] if len(b.requests) > 1 else [len(b.parents)]
+        S, sees = -(-longest // self.panel) * self.panel + 16, sum(x * x for x in nodes)
+        kept = self.scratches.get(key := (n, threads, S, len(b.parents), sees))
+        try: whole, scratch = kept.pop()
+        except (AttributeError, IndexError): whole, scratch = self._new_scratch(*key)
+        whole.fill(0)
+        scratch.meeting[0] = 0
+        return key, whole, scratch
+
+    def _put_back(self, taken):
+        "For the next call. Of many shapes the older ones are given up"
+        key, *rest = taken
+        if key not in self.scratches and len(self.scratches) >= 16: self.scratches.pop(next(iter(self.scratches)), None)
+        self.scratches.setdefault(key, []).append(rest)
+
+    def _new_scratch(self, n, threads, S, nodes, sees):
         from specdec_nb.models.forward import Scratch
         from specdec_nb.models.machine import TALLEST
         w, wide = self.weights, max(self.weights.dp, self.weights.ap, self.weights.fp)
-        def f(size): return np.zeros(size, np.float32)
-        S, sees = -(-longest // self.panel) * self.panel + 16, int((b.requests[:, 1] + b.requests[:, 3]) @ (b.requests[:, 1] + b.requests[:, 3]))
-        return Scratch(f(n * w.dp), f(n * wide), f(n * wide), f(n * wide // 32), f(n * max(w.qp + w.kp + w.vp, w.dp, 2 * w.fp)),
-                       f(n * w.heads * w.hq), f(n * w.heads * w.hv), f(threads * TALLEST * S), f(threads * (len(b.parents) + 64)),
-                       np.zeros(len(b.parents), np.int64), np.zeros(sees, np.bool_), np.zeros(8, np.int64))
+        sizes = (n * w.dp, n * wide, n * wide, n * wide // 32, n * max(w.qp + w.kp + w.vp, w.dp, 2 * w.fp), n * w.heads * w.hq,
+                 n * w.heads * w.hv, threads * TALLEST * S, threads * (nodes + 64))
+        ends = list(accumulate(-(-size // 16) * 16 for size in sizes))
+        whole = np.empty(ends[-1], np.float32)
+        parts = [whole[at:at + size] for at, size in zip([0, *ends], sizes)]
+        return whole, Scratch(*parts, np.zeros(nodes, np.int64), np.zeros(sees, np.bool_), np.zeros(8, np.int64))
 
 # %% ../../nbs/2_models/14g_native.ipynb #306a99b6
 @target_of(Native)

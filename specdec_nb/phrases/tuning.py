@@ -27,7 +27,7 @@ class Pace:
         margin:float=1., # how many times the price is asked
     ):
         self.cost = np.maximum.accumulate(curve.relative(np.arange(1, nodes + 2)))        # [i]: a call with i nodes
-        self.cheapest, self.keep = float(np.diff(self.cost).min(initial=1)), 1 - 1 / memory
+        self.cheapest, self.keep = float(((self.cost[1:] - self.cost[0]) / np.arange(1, nodes + 1)).min(initial=1)), 1 - 1 / memory
         self.tokens, self.time, self.margin = 1.2 * memory / 2, memory / 2, margin                # a guess to begin with
 
     @property
