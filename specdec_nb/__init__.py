@@ -13,7 +13,7 @@ _HOME = {  # name on the face -> (module, name there)
     "verify_rejection": ("verify", "verify_rejection"),
     "Drafter": ("roles", "Drafter"), "Target": ("roles", "Target"), "State": ("roles", "State"),
     "Drafting": ("roles", "Drafting"), "Rule": ("roles", "Rule"), "Step": ("verify", "Step"),
-    "Request": ("decode", "Request"), "serve": ("decode", "serve"), "Stop": ("decode", "Stop"),
+    "Request": ("decode", "Request"), "serve": ("decode", "serve"), "Stop": ("stops", "Stop"),
     "Trace": ("verify", "Trace"),
     "Datastore": ("drafters.lookup", "Datastore"), "Reference": ("drafters.lookup", "Reference"),
     "PhrasePool": ("drafters.pool", "PhrasePool"),
@@ -54,7 +54,7 @@ RULES = {
 }
 TARGETS = {  # the full name of a model's class -> who makes its target
     "specdec_nb.lm.TableLM": "specdec_nb.roles:TableTarget",
-    "specdec_nb.models.llama.Llama": "specdec_nb.models.kvcache:LlamaTarget",
+    "specdec_nb.models.llama.Llama": "specdec_nb.models.state:LlamaTarget",
     "specdec_nb.models.native.Native": "specdec_nb.models.native:NativeTarget",
     "transformers.modeling_utils.PreTrainedModel": "specdec_nb.models.hf:HFTarget",
 }

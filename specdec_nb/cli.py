@@ -23,7 +23,7 @@ def _model(o):
     "The model that the options name, quietly"
     import torch
     from transformers.utils import logging
-    from specdec_nb.models.kvcache import load
+    from specdec_nb.models.native import load
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     return load(o.model, getattr(torch, o.dtype), o.runtime)

@@ -19,7 +19,7 @@ from transformers.generation import (EncoderNoRepeatNGramLogitsProcessor, Encode
                                      GenerationMixin, MaxLengthCriteria, MinPLogitsWarper, PrefixConstrainedLogitsProcessor,
                                      TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper)
 from ..sampling import Law
-from ..decode import Stop
+from ..stops import Stop
 
 # %% ../../nbs/2_models/13a_options.ipynb #46bb5a12
 class HFProcessors:
