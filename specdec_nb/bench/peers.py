@@ -17,7 +17,7 @@ import urllib.request
 import torch
 from ..models.hub import load_hf
 from ..models.hf import HFTarget
-from .bench import Clock, Method, Setting, written
+from .bench import Clock, Method, written
 
 # %% ../../nbs/9_measuring/41a_peers.ipynb #225c6604
 @dataclass
