@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 ROOT_USER := $(if $(filter 0,$(shell id -u)),--allow-root)
 
 .DEFAULT_GOAL := help
-.PHONY: help lab edit test test-versions test-vllm types fuzz race bench results site export outputs clean
+.PHONY: help lab edit test test-versions test-vllm types fuzz race bench peers results site export outputs clean
 
 help:     ## print this list
 	@grep -E '^[a-z-]+: .*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 22
@@ -46,13 +46,21 @@ fuzz: $(READY)    ## random calls of `generate` against plain decoding, for a mi
 race: $(READY)    ## plain against speculative decoding, side by side (ARGS='--prompt ...')
 	specdec race $(ARGS)
 
-bench: $(READY)   ## measure the drafters on questions (ARGS='--drafters none,lookup ...')
-	specdec bench $(ARGS)
-
 DATA ?= ../shared/data
 SPEC := $(DATA)/spec_bench_dev.jsonl
 CODE := $(DATA)/humaneval_dev.jsonl
 KINDS := multi-turn,translation,summarization,qa,math_reasoning,rag
+PEERS := hf-plain,hf-lookup,hf-assisted,economize,dejavuu,llama.cpp,llama.cpp-ngram
+bench: $(READY)   ## ten minutes: ours and whoever else is installed on some questions, one thread, and what follows (ARGS for specdec bench)
+	OMP_NUM_THREADS=1 specdec bench --drafters none,lookup,auto --peers $(PEERS) --no-hf --questions $(SPEC) --categories $(KINDS) --n 1 \
+	  --max-new-tokens 64 --json results/bench.json --force $(ARGS)
+	specdec report results/bench.json
+
+peers: $(READY)   ## the same with more and longer answers, into results/peers.json: what chapter 44a and the landing page read
+	OMP_NUM_THREADS=1 specdec bench --drafters none,lookup,auto --peers $(PEERS) --no-hf --questions $(SPEC) $(CODE) \
+	  --categories $(KINDS),humaneval --n 2 --max-new-tokens 128 --json results/peers.json --force $(ARGS)
+	specdec report results/peers.json
+
 results: $(READY) ## measure again what chapters 29 and 44 read (half an hour of a machine that does nothing else, from a committed checkout)
 	python tools/random_words.py
 	specdec bench --drafters none,lookup,suffix,recycling,auto,lookahead,reference,rest,model,medusa,eagle3,gsd,layerskip,ouroboros,tuned \

@@ -6,7 +6,7 @@ import pytest, torch
 from conftest import ROOT
 from specdec_nb.bench.questions import GROUPS, Question, read_questions
 from specdec_nb.bench import bench as bench_module
-from specdec_nb.bench.bench import Setting, bench, divergence, methods_of, rows_of, schedule, timed
+from specdec_nb.bench.bench import Clock, Setting, bench, divergence, rows_of, schedule, timed
 from specdec_nb.workshop.ledger import Ledger
 from specdec_nb.roles import Drafter, TableTarget, as_target
 from specdec_nb.draft import Draft
@@ -183,8 +183,8 @@ def test_what_is_timed():
     class Slow(Parrot):
         def __init__(self): super().__init__(); time.sleep(.2)
         def begin(self, ctx, state): time.sleep(.1)
-    trace, seconds = timed(as_target(CIRCLE), Slow(), [0], SMALL, show=lambda step: time.sleep(.1))
-    assert .1 <= seconds < .19, "a drafter's beginning counts; its construction, and showing, do not"
+    trace, times = timed(as_target(CIRCLE), Slow(), [0], SMALL, show=lambda step: time.sleep(.1))
+    assert .1 <= times["seconds"] < .19, "a drafter's beginning counts; its construction, and showing, do not"
     assert len(trace.tokens) == 7
 
 
@@ -193,8 +193,23 @@ def test_reading_the_prompt_is_timed():
         def open(self, prompt, asks=None):
             time.sleep(.1)
             return super().open(prompt, *() if asks is None else (asks,))
-    trace, seconds = timed(Wide(CIRCLE), Wild(), [0], SMALL)
-    assert .1 <= trace.seconds["prefill"] <= seconds
+    trace, times = timed(Wide(CIRCLE), Wild(), [0], SMALL)
+    assert .1 <= trace.seconds["prefill"] <= times["seconds"]
+
+
+def test_two_clocks():
+    "Who sleeps spends no processor time; what came first is told once; showing is nobody's cost, by either clock"
+    clock = Clock()
+    time.sleep(.05)
+    clock.first(3)
+    clock.first(9)
+    clock.outside(lambda: sum(range(3_000_000)))
+    read = clock.read()
+    assert read["seconds"] >= .05 > .04 > read["cpu"] >= read["cpu_first"] >= 0 and read["first"] == 3
+    clock = Clock()
+    sum(range(3_000_000))
+    busy = clock.read()
+    assert busy["cpu"] > .02 and (busy["first"], busy["cpu_first"]) == (0, 0)
 
 
 def test_nothing_after_the_end_counts():
@@ -206,8 +221,8 @@ def test_nothing_after_the_end_counts():
 
 
 def test_counts_are_those_of_the_trace():
-    trace, seconds = timed(as_target(CIRCLE), Wild(), [0], SMALL)
-    r = bench_module.record(trace, seconds)
+    trace, times = timed(as_target(CIRCLE), Wild(), [0], SMALL)
+    r = bench_module.record(trace, times)
     assert [accepted / judged for judged, accepted in trace.judged] == trace.acceptance != []
     assert sum(r["sizes"]) == r["calls"] and sum(n * calls for n, calls in enumerate(r["sizes"])) == r["nodes"] > 0
 
@@ -226,8 +241,6 @@ def test_window_and_settings_are_checked_first(tiny):
         with pytest.raises(ValueError, match=f"{name}.*{wrong}"): Setting(**{name: wrong})
     with pytest.raises(ValueError, match="telepathy.*known"): bench(CIRCLE, Letters(), ROUNDS, ["telepathy"])
     with pytest.raises(ValueError, match="no questions"): bench(CIRCLE, Letters(), [])
-    with pytest.raises(ValueError, match="temperature 0"):
-        methods_of(tiny, [], Setting(temperature=1), hf=tiny)
     near = bench(tiny, Letters(), [Question("q:8", "long", ("a" * 126,))], ["lookup"], SMALL)
     assert {r["tokens"] for r in near} == {3}, "an answer ends with the model's window"
 
@@ -254,13 +267,6 @@ def test_divergence_is_found_where_it_is(tiny):
     with torch.no_grad(): row = tiny(torch.tensor([[0, 1, 2, 0, 1, *texts[0][:4]]])).logits[0, -1]
     first, second = row.topk(2).values.tolist()
     assert (found["turn"], found["position"]) == (0, 4) and abs(found["margin"] - (first - second)) < 1e-9
-
-
-def test_stock_generate_has_rows(tiny):
-    rows = rows_of(bench(tiny, Letters(), ROUNDS[:2], ["lookup"], SMALL, hf=tiny))
-    assert list(dict.fromkeys(r["drafter"] for r in rows)) == ["none", "lookup", "hf-plain", "hf-lookup"]
-    plain = next(r for r in rows if r["drafter"] == "hf-plain")
-    assert plain["identical"] and plain["calls"] == plain["tokens"] == 14 and plain["prefill"] > 0
 
 
 # -- interrupted ---------------------------------------------------------------------------------------

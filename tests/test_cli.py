@@ -116,7 +116,7 @@ def test_a_shell_sees_exit_codes():
 
 
 def test_bare_version_and_drafters(capsys):
-    assert main([]) == 0 and "race|bench|train|export|drafters" in capsys.readouterr().out
+    assert main([]) == 0 and "race|bench|report|train|export|drafters" in capsys.readouterr().out
     with pytest.raises(SystemExit) as e: main(["--version"])
     assert e.value.code == 0 and capsys.readouterr().out == f"specdec {specdec_nb.__version__}\n"
     assert main(["drafters"]) == 0
@@ -245,7 +245,7 @@ def printed():
         lines = [line for block in re.findall(r"```sh\n(.*?)```", text, re.S) for line in block.replace("\\\n", " ").splitlines()]
         lines += re.findall(r"`(specdec [^`\n]* --[\w-]+ [^`\n]+)`", text)          # what has no option is a mention
         for line in lines:
-            if m := re.search(r"(?:^|\s)(specdec (?:race|bench|train|export|drafters|--).*)", line.split(" #")[0]): found[m[1].rstrip(" &")] = path.name
+            if m := re.search(r"(?:^|\s)(specdec (?:race|bench|report|train|export|drafters|--).*)", line.split(" #")[0]): found[m[1].rstrip(" &")] = path.name
     return found
 
 

@@ -115,8 +115,8 @@ def race(
     for d in {"none", drafter} if isinstance(drafter, str) else {"none"}:    # warming up; an object sees a prompt once
         timed(target, make_drafter(d, k=setting.k), ids, brief)
     runs = [_run(target, tokenizer, d, ids, setting, show, plain=i == 0) for i, d in enumerate(racers)]
-    both = [dict(record(trace, seconds), question=0, category=prompt.category, drafter=who, warm=False,
-                 texts=[trace.tokens], tokens=len(trace.tokens)) for who, (trace, seconds, _) in zip(("none", "other"), runs)]
+    both = [dict(record(trace, times), question=0, category=prompt.category, drafter=who, warm=False,
+                 texts=[trace.tokens], tokens=len(trace.tokens)) for who, (trace, times, _) in zip(("none", "other"), runs)]
     both[1]["divergence"] = divergence(target, tokenizer, prompt, setting, 0, both[0]["texts"], both[1]["texts"])
     return Race(runs[1][2], dict(rows_of(both)[-1], drafter=name), both[0]["calls"])
 
@@ -127,5 +127,5 @@ def _run(target, tokenizer, drafter, ids, setting, show, plain):
             drafted = i < len(step.verdict.path)
             pieces.append((reader.add(token), drafted))
             if show: show(pieces[-1][0], None if plain else drafted)
-    trace, seconds = timed(target, drafter, ids, setting, show=watch)
-    return trace, seconds, pieces
+    trace, times = timed(target, drafter, ids, setting, show=watch)
+    return trace, times, pieces

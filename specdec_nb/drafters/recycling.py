@@ -14,11 +14,6 @@ from ..roles import Drafter, register
 from ..shape import best_first
 
 # %% ../../nbs/3_drafting/18_recycling.ipynb #521018ec
-def _last(keys, among):
-    "Of the places in `among`, the last one of each key"
-    _, backwards = np.unique(keys[among[::-1]], return_index=True)
-    return among[::-1][backwards]
-
 class Successors:
     "The most probable next tokens after each word, and after pairs of words, as the target last gave them (Luo et al. 2024; the pairs are an addition)"
     def __init__(self,
@@ -38,14 +33,12 @@ class Successors:
         tops, # `[n, width]` the most probable tokens after them, best first
     ):
         "Write rows; of equal words the last stays. A row that begins with -1 says nothing and is passed over"
-        before, words, tops = np.asarray(before, np.int64), np.asarray(words, np.int64), np.asarray(tops)
-        said = np.flatnonzero(tops[:, 0] >= 0)
-        last = _last(words, said)
-        self.after[words[last]] = tops[last]
-        if not self.pairs: return
-        place = (before * 1_000_003 + words) % self.pairs
-        last = _last(place, said)
-        self.after_pair[place[last]], self.whose[place[last]] = tops[last], before[last] << 32 | words[last]
+        for left, word, row in zip(map(int, before), map(int, words), np.asarray(tops)):   # a call has few rows, and NumPy's sorts are not free
+            if row[0] < 0: continue
+            self.after[word] = row
+            if not self.pairs: continue
+            place = (left * 1_000_003 + word) % self.pairs
+            self.after_pair[place], self.whose[place] = row, left << 32 | word
 
     def row(self, before:int, word:int) -> tuple: # `(whether the pair is known, list of `width` tokens; -1: not known)`
         "What may follow"

@@ -27,7 +27,7 @@ class Pace:
         margin:float=1., # how many times the price is asked
     ):
         self.cost = np.maximum.accumulate(curve.relative(np.arange(1, nodes + 2)))        # [i]: a call with i nodes
-        self.cheapest, self.keep = float(np.diff(self.cost).min(initial=1)), 1 - 1 / memory
+        self.cheapest, self.keep = float(((self.cost[1:] - self.cost[0]) / np.arange(1, nodes + 1)).min(initial=1)), 1 - 1 / memory
         self.tokens, self.time, self.margin = 1.2 * memory / 2, memory / 2, margin                # a guess to begin with
 
     @property
@@ -50,15 +50,16 @@ _CURVES:dict[str, CostCurve] = {}
 
 def cost_of(
     target,
-    rows=(1, 2, 3, 4, 6, 8, 12, 16, 24), # numbers of rows to measure
+    rows=None, # numbers of rows to measure; None: those at which the target's calls change their price
 ) -> CostCurve: # relative costs are what matters
     "The cost curve of a target on this machine, measured once and cached; of targets without a model, a two-core CPU's"
-    model = getattr(target, "model", None)
+    model, rows = getattr(target, "model", None), rows or getattr(target, "counts", (1, 2, 3, 4, 6, 8, 12, 16, 24))
     if model is None: return three_machines()["CPU (measured)"]
     config, weight = getattr(model, "config", None), next(iter(model.parameters()), None) if hasattr(model, "parameters") else None
     name = f"{type(target).__name__} {getattr(config, '_name_or_path', '')} {getattr(config, 'hidden_size', '')} {getattr(config, 'num_hidden_layers', '')}"
     import torch
-    key = cost_key(name, str(getattr(model, "dtype", getattr(weight, "dtype", ""))), torch.get_num_threads(), str(getattr(target, "device", "")))
+    threads, stored = getattr(model, "threads", None) or torch.get_num_threads(), getattr(model, "stored", "")
+    key = cost_key(name, f"{getattr(model, 'dtype', getattr(weight, 'dtype', ''))} {stored}", threads, str(getattr(target, "device", "")))
     if key not in _CURVES:
         try:
             room = (target.window or 1 << 20) - rows[-1] - 1

@@ -112,11 +112,12 @@ def provenance(model=None) -> dict:
 def of_model(model) -> dict:
     "Which model, in what precision, where"
     import torch
-    device, own = torch.device(model.device), not hasattr(model, "parameters")
-    weights = [model.embed, model.norm, *(b.norm1 for b in model.blocks)] if own else model.parameters()
+    device, hf, packed = torch.device(model.device), hasattr(model, "parameters"), getattr(model, "packed", None)
+    if packed: weights = [torch.from_numpy(packed.vector(name)) for name, (kind, *_) in packed.index.items() if kind < 0]
+    else: weights = model.parameters() if hf else [model.embed, model.norm, *(b.norm1 for b in model.blocks)]
     mark = sha256("".join(f"{list(w.shape)}{w.detach().flatten()[:8].tolist()}" for w in weights).encode())
     return dict(device=torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
-                dtype=str(model.dtype).removeprefix("torch."), runtime="own" if own else "hf",
+                dtype=str(model.dtype).removeprefix("torch."), runtime="native" if packed else "hf" if hf else "own",
                 model=Path(model.config.name_or_path).name, fingerprint=mark.hexdigest()[:16])
 
 def commit(

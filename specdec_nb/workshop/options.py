@@ -20,8 +20,8 @@ def _shared():
     add = shared.add_argument
     add("--model", help=_MODEL)
     add("--dtype", default="float32", choices=_DTYPES, help="half precision is equal to plain decoding up to near-ties")
-    add("--runtime", default="auto", choices=["auto", "own", "hf"],
-        help="ours, which is faster, or transformers' (default: ours if it can)")
+    add("--runtime", default="auto", choices=["auto", "native", "own", "hf"],
+        help="the compiled one, this book's first, or transformers' (default: the first of them that can)")
     add("--temperature", type=number(float, 0), default=0.,
         help="0, the default, is greedy; above: sampling with keyed noise")
     add("--seed", type=number(), default=0, help="of the noise")
@@ -52,6 +52,9 @@ def _bench_options(b):
     add("--hf", action=argparse.BooleanOptionalAction,
         help="also measure model.generate, plain and with its own prompt lookup; for this the model is loaded once "
              "more (default: at temperature 0)")
+    add("--peers", type=words, default=[],
+        help="comma-separated: other programs to measure beside ours, at temperature 0: hf-plain, hf-lookup, hf-assisted, "
+             "economize, dejavuu, llama.cpp, llama.cpp-ngram; who is not installed is named and left out")
     add("--json", metavar="OUT", type=Path, help="write rows, raw times and provenance there")
     add("--resume", action="store_true", help="go on with the interrupted run that was writing OUT")
     add("--force", action="store_true", help="replace OUT, if it is there")
@@ -100,12 +103,16 @@ def parser() -> argparse.ArgumentParser:
     "What `specdec` understands"
     top = Parser("specdec", description="Speculative decoding: the same text, in fewer passes through the model.")
     top.add_argument("--version", action="version", version=f"specdec {specdec_nb.__version__}")
-    verbs = top.add_subparsers(dest="verb", metavar="race|bench|train|export|drafters")
+    verbs = top.add_subparsers(dest="verb", metavar="race|bench|report|train|export|drafters")
     add, shared = verbs.add_parser, [_shared()]
     _race_options(add("race", parents=shared, help="plain against speculative decoding of one prompt, in colours",
                       description="Decode a prompt plainly, then speculatively, and compare."))
     _bench_options(add("bench", parents=shared, help="measure drafters on questions",
                        description="Measure drafters on questions, and compare every answer with plain decoding."))
+    r = add("report", help="what can be concluded from a benchmark", description="Speeds, ratios with intervals, and what became of the claims, "
+            "from a file that bench --json wrote. Of runs with one thread: it goes by the processor's clock.")
+    r.add_argument("file", type=Path)
+    r.add_argument("--part", default="decoding", choices=["decoding", "all", "prompt"], help="of the answers (default: decoding)")
     _train_options(add("train", help="write training data with a model, or train a drafter for it",
                        description="Let a model write its own training data (data), then train a drafter on it."))
     _export_options(add("export", help="write a trained drafter as vLLM loads it",

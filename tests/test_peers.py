@@ -1,0 +1,109 @@
+"""Other people's programs under measurement, and those who cheat"""
+import importlib.util
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from specdec_nb.bench import peers as module
+from specdec_nb.bench.bench import Setting, bench, rows_of
+from specdec_nb.bench.peers import PEERS, Peer, Stage, beside, same_numbers, suspicions
+from specdec_nb.bench.questions import Question
+from specdec_nb.models.llama import Llama
+
+WORDS = [Question(f"q:{i}", "words", (w,)) for i, w in enumerate(("abcabca", "papaya", "tomtomtom"))]
+
+
+class Letters:
+    chat_template = None
+    def __call__(self, text, return_tensors=None): return type("Ids", (), {"input_ids": torch.tensor([[ord(c) - 97 for c in text]])})
+    def decode(self, tokens, skip_special_tokens=True): return "".join(chr(97 + t) for t in tokens)
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    torch.manual_seed(1)
+    return LlamaForCausalLM(LlamaConfig(vocab_size=26, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+                                        num_key_value_heads=2, initializer_range=.3, eos_token_id=None, bos_token_id=None)).double().eval()
+
+
+def run(tiny, habits, setting=None):
+    setting = setting or Setting(max_new_tokens=12)
+    table = {name: Peer((), lambda stage, setting, f=f: f) for name, f in habits.items()}
+    return bench(tiny, Letters(), WORDS, [], setting, peers=beside(table, Stage(tiny), table)[0])
+
+
+def test_stock_generate_has_rows(tiny):
+    methods, missing = beside(["hf-plain", "hf-lookup"], Stage(tiny))
+    rows = rows_of(bench(tiny, Letters(), WORDS, ["lookup"], Setting(max_new_tokens=12), peers=methods))
+    assert list(dict.fromkeys(r["drafter"] for r in rows)) == ["none", "lookup", "hf-plain", "hf-lookup"] and not missing
+    assert all(r["identical"] for r in rows)
+    plain, lookup = ([r for r in rows if r["drafter"] == d][-1] for d in ("hf-plain", "hf-lookup"))
+    assert plain["calls"] == plain["tokens"] == 36 > lookup["calls"] and 0 < plain["cpu_first"] < plain["cpu"] and plain["first"] == 3
+
+
+@pytest.mark.parametrize("eos", [(), (3,)])
+def test_cheats_are_caught(tiny, eos):
+    "Each habit is told apart from the others, and from an honest peer"
+    setting, known = Setting(max_new_tokens=12, eos=eos), {}
+    honest = PEERS["hf-plain"].open(Stage(tiny), setting)
+    def on(ids, limit, clock):                                     # goes on behind EOS and behind the limit
+        tokens, calls = PEERS["hf-plain"].open(Stage(tiny), Setting())(ids, limit + 2, clock)
+        return tokens, calls
+    def other(ids, limit, clock):
+        tokens, calls = honest(ids, limit, clock)
+        return [(tokens[0] + 1) % 26, *tokens[1:]], calls
+    def recites(ids, limit, clock):
+        key = (*ids, limit)
+        if key not in known: known[key] = honest(ids, limit, clock)
+        return known[key]
+    records = run(tiny, dict(honest=honest, on=on, other=other, recites=recites), setting)
+    found = {who: " ".join(about) for (who, _), about in suspicions(records).items()}
+    assert set(found) == {"on", "other", "recites"}
+    assert "behind the end" in found["on"] and "another text" in found["other"] and "asked again" in found["recites"]
+    assert "another text" not in found["on"], "what stands before the end is right"
+    rows = {r["drafter"]: r for r in rows_of(records) if r["category"] == "all"}
+    assert rows["on"]["tokens"] == rows["none"]["tokens"], "nothing behind the end is counted"
+    assert rows["other"]["n_identical"] == 0 and rows["honest"]["n_identical"] == 3
+
+
+def test_a_prompt_that_is_kept_is_seen():
+    "A warm prompt: the second reading costs nothing"
+    def r(again): return dict(drafter="x", warm=False, id="q", seconds=2., cpu=2., past=0, divergence=None, again=again)
+    assert suspicions([r(dict(seconds=2., cpu=.9))]) and not suspicions([r(dict(seconds=2., cpu=1.9))]) and not suspicions([r(None)])
+    elsewhere = dict(r(dict(seconds=.5, cpu=0.)), cpu=0.)
+    assert suspicions([elsewhere]), "who computes in another process goes by the wall's clock"
+
+
+def test_a_near_tie_is_no_suspicion():
+    def r(margin): return dict(drafter="x", warm=False, id="q", seconds=1., cpu=1., past=0, divergence=dict(margin=margin), again=None)
+    assert not suspicions([r(.01)]) and not suspicions([r(None)]) and suspicions([r(.3)])
+
+
+def test_who_is_missing_is_named(tiny, monkeypatch):
+    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    methods, missing = beside(["hf-plain", "economize", "dejavuu", "llama.cpp"], Stage(tiny))
+    assert set(missing) == {"economize", "dejavuu", "llama.cpp"} and all("specdec_nb[peers]" in why for why in missing.values())
+    assert [m.name for m in methods(Setting(max_new_tokens=2))] == ["hf-plain"]
+    monkeypatch.setattr(module, "find_spec", importlib.util.find_spec)
+    with pytest.raises(ValueError, match="unknown peer 'x'; known: hf-plain"): beside(["x"], Stage(tiny))
+    with pytest.raises(ValueError, match="temperature 0"): methods(Setting(temperature=1))
+
+
+def test_the_same_numbers(tiny):
+    assert same_numbers(tiny) is tiny
+    ours = Llama.from_hf(tiny)
+    ours.gguf = None
+    assert not hasattr(ours, "generate")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("economize") is None, reason="economize is not installed (the extra peers)")
+def test_economize(tiny):
+    rows = rows_of(bench(tiny, Letters(), WORDS, [], Setting(max_new_tokens=12), peers=beside(["economize"], Stage(tiny))[0]))
+    assert all(r["identical"] for r in rows)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("dejavuu") is None, reason="dejavuu is not installed (the extra peers)")
+def test_dejavuu(tiny):
+    rows = rows_of(bench(tiny, Letters(), WORDS, [], Setting(max_new_tokens=12), peers=beside(["dejavuu"], Stage(tiny))[0]))
+    assert all(r["identical"] for r in rows)
