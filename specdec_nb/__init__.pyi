@@ -19,7 +19,8 @@ from .roles import (
 )
 from .stops import Stop as Stop
 from .decode import Request as Request, serve as serve
-from .drafters.lookup import Datastore as Datastore, Reference as Reference
+from .drafters.indices import Datastore as Datastore
+from .drafters.copying import Reference as Reference
 from .drafters.pool import PhrasePool as PhrasePool
 from .drafters.model import ModelDrafter as ModelDrafter
 from .drafters.layerskip import LayerSkip as LayerSkip

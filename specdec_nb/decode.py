@@ -37,7 +37,7 @@ class Request:
         self.prompt, window = len(self.tokens), self.target.window
         self.stop = stop.within(window and window + 1 - self.prompt)
         introduce(self.drafter, self.target)
-        self.seconds = {}
+        self.seconds:dict[str, float] = {}
         self.state = self._timed("prefill", lambda: opened(self.target, self.tokens, self.drafter.asks | law.asks))
         self.law_state, open_law = law.start(self.tokens), law.on_drafts()
         self.ctx = Context(Tokens(self.tokens), self.budget(), open_law, open_law.start(self.tokens), self.target.vocab_size)
@@ -105,14 +105,14 @@ class Request:
         "Verify, cut at the stop, keep the path, let the drafter observe"
         if self.draft is None: return self._add("prefill", scores.elapsed)
         self.seconds.update(score=scores.elapsed, forward=scores.seconds)
-        step = self._timed("verify", lambda: self._judged(scores))
+        step = self._timed("verify", lambda: self._judged(self.draft, scores))
         self._timed("observe", lambda: self.drafting.observe(step))
         self.seconds = {}
         if self.done: self._close()
         return step
 
-    def _judged(self, scores) -> Step:
-        draft, made, stop = self.draft, len(self.tokens) - self.prompt, self.stop
+    def _judged(self, draft, scores) -> Step:
+        made, stop = len(self.tokens) - self.prompt, self.stop
         if getattr(self.rule, "looks_ahead", False): stop = stop.plain
         rows = DraftRows(draft, scores, self.tokens, made, stop, self.law, self.law_state, self.target.vocab_size)
         verdict = self.rule(draft, rows, self.rng.since(rows.before))

@@ -86,7 +86,9 @@ class DraftRows:
     ):
         self.draft, self.scores, self.text, self.before, self.made = draft, scores, text, len(text), made
         self.stop, self.law, self.vocab_size = stop, law, vocab_size
-        self.states, self.seen, self.ends = {0: law_state}, {}, {0: None} # by row
+        self.states:dict = {0: law_state} # by row
+        self.seen:dict = {}
+        self.ends:dict[int, str | None] = {0: None}
 
     def state(self, row:int):
         "The law's state before a row"

@@ -49,7 +49,7 @@ def broken():
     "What the checks say of four bugs"
     import torch
     import gpu_check
-    from specdec_nb.trees import kernels
+    from specdec_nb.trees import kernels, verdict_kernels
     from specdec_nb.trees.kernels import Sight
     q, [cache], masks, sight, table = gpu_check.call("cpu", [9, 4], [200, 3], 4, 2, 16, torch.float32, window=50)
     ref, found = gpu_check.exact(q, cache, masks, table), {}
@@ -58,13 +58,13 @@ def broken():
     found["no window"] = error(Sight(sight.sizes, torch.zeros_like(sight.first), sight.bits))
     found["no tree"] = error(Sight(sight.sizes, sight.first, torch.full_like(sight.bits, -1)))
     found["one row short"] = error(Sight(sight.sizes - torch.tensor([0, 1, 0], dtype=torch.int32), sight.first, sight.bits))
-    right = kernels.rejection_batch
-    kernels.rejection_batch = lambda drafts, p, coins: right(drafts, p, coins.flip(1))
+    right = verdict_kernels.rejection_batch
+    verdict_kernels.rejection_batch = lambda drafts, p, coins: right(drafts, p, coins.flip(1))
     found["coins from the back"] = min(c["ok"] for c in gpu_check.check_verdicts("cpu", True))
     def forward(cache, bases, paths):
         for b, (base, path) in enumerate(zip(bases, paths)):
             for i, j in reversed([*enumerate(path)]): cache[:, :, b, :, base + i] = cache[:, :, b, :, base + j]
-    kernels.compact_rows = forward
+    verdict_kernels.compact_rows = forward
     found["written before read"] = min(c["ok"] for c in gpu_check.check_keep("cpu", True))
     return found
 

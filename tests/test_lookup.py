@@ -8,7 +8,9 @@ from specdec_nb import Keyed, Law, TableLM, Trace, law
 from specdec_nb.draft import Budget
 from specdec_nb.roles import Context, Tokens, make_drafter
 from specdec_nb.decode import decode
-from specdec_nb.drafters.lookup import (Datastore, PromptLookup, Reference, Rest, Suffix, SuffixAutomaton, blend, suffix_order)
+from specdec_nb.drafters.lookup import PromptLookup, blend
+from specdec_nb.drafters.indices import Datastore, SuffixAutomaton, suffix_order
+from specdec_nb.drafters.copying import Reference, Rest, Suffix
 
 GEN = np.random.default_rng(7)
 

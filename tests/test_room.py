@@ -7,7 +7,7 @@ from specdec_nb.roles import make_drafter
 from specdec_nb.decode import decode
 from specdec_nb.drafters.recycling import Recycling, Successors
 from specdec_nb.drafters.lookahead import Lookahead
-from specdec_nb.drafters.lookup import Rest
+from specdec_nb.drafters.copying import Rest
 from specdec_nb.phrases.ouroboros import Ouroboros
 from specdec_nb.trees.dag import GraphDrafter
 from test_medusa import build

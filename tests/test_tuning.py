@@ -7,7 +7,8 @@ import pytest
 from specdec_nb import Keyed, Law, TableLM, Trace, law
 from specdec_nb.roles import as_target, make_drafter
 from specdec_nb.decode import decode
-from specdec_nb.drafters.lookup import PromptLookup, Suffix
+from specdec_nb.drafters.lookup import PromptLookup
+from specdec_nb.drafters.copying import Suffix
 from specdec_nb.drafters.recycling import Recycling
 from specdec_nb.phrases.tuning import Auto, Hedge, Pace, Tuned, cost_of
 from specdec_nb.speedup import CostCurve

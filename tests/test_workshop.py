@@ -3,7 +3,7 @@ import json, os, resource, signal, subprocess, sys, threading, zipfile
 
 import pytest
 from conftest import ROOT
-from specdec_nb.drafters.lookup import Datastore
+from specdec_nb.drafters.indices import Datastore
 from specdec_nb.drafters.pool import SOURCES, PhrasePool
 from specdec_nb.drafters.recycling import Successors
 from specdec_nb.speedup import CostCurve, cached_cost

@@ -1,4 +1,4 @@
-"""Check the kernels of chapter 28: on a GPU, and as far as that is possible without one.
+"""Check the kernels of chapters 28 and 28a: on a GPU, and as far as that is possible without one.
 
     python tools/gpu_check.py                            on a GPU: are they right, how fast -> results/gpu_check.json
     python tools/gpu_check.py --interpret                the same checks, small, on Triton's interpreter; writes only with --out
@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT))
 
 def cases():
     "Every kernel with the blocks it is launched with: `{name: (kernel, types of its pointers, constants and options)}`"
-    from specdec_nb.trees import kernels as k
+    from specdec_nb.trees import kernels as k, verdict_kernels as v
     types = {**dict.fromkeys("SIZES FIRST TABLE BASE PATH SAYS TOKENS PARENTS OWN LAWS".split(), "*i32"),
              **dict.fromkeys("LOG PART P Q COINS".split(), "*fp32"), "BITS": "*i64", "scale": "fp32"}
     def attention(rows, D, kind="bf16", page=0):
@@ -29,8 +29,8 @@ def cases():
     wide = {f"attention, {r} rows of {D}": attention(r, D) for r, D in ((16, 64), (64, 64), (128, 64), (64, 128), (128, 128), (64, 256))}
     return {**wide, "attention, paged": attention(64, 64, page=16), "attention, fp32": attention(64, 64, "fp32"),
             "combine": (k._combine, {**types, "OUT": "*bf16"}, dict(D=64, BD=64, BR=16)),
-            "keep": (k._keep, {**types, "CACHE": "*bf16"}, dict(D=64, BD=64, BP=16, PAGE=0)),
-            "walk": (k._walk, types, dict(BT=64)), "rejection": (k._reject, types, dict(BT=64, BV=1024))}
+            "keep": (v._keep, {**types, "CACHE": "*bf16"}, dict(D=64, BD=64, BP=16, PAGE=0)),
+            "walk": (v._walk, types, dict(BT=64)), "rejection": (v._reject, types, dict(BT=64, BV=1024))}
 
 
 def assemble(kernel, types, constants, capability):
@@ -118,7 +118,7 @@ def check_attention(device, small):
 
 def check_keep(device, small):
     import torch
-    from specdec_nb.trees.kernels import compact_rows
+    from specdec_nb.trees.verdict_kernels import compact_rows
     for trial in range(2 if small else 50):
         gen = torch.Generator().manual_seed(trial)
         cache = torch.randn(2, 3, 4, 2, 300, 64, generator=gen).to(device)
@@ -156,7 +156,7 @@ def check_verdicts(device, small):
     import numpy as np, torch
     from specdec_nb import verify_rejection, verify_walk
     from specdec_nb.chance import Dice, Point
-    from specdec_nb.trees.kernels import Coins, rejection_batch, walk_batch
+    from specdec_nb.trees.verdict_kernels import Coins, rejection_batch, walk_batch
     for V in (300,) if small else (300, 49152, 128256):
         drafts, p, u = forest(16 if small else 48, 12, V, seed=V)
         got = rejection_batch(drafts, torch.from_numpy(p).float().to(device), torch.from_numpy(u).float().to(device))

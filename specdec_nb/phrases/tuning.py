@@ -14,7 +14,7 @@ from ..roles import Drafter, make_drafter, register
 from ..speedup import CostCurve, cached_cost, cost_key, three_machines
 from ..shape import best_first
 from ..drafters.pool import PhrasePool
-from ..drafters.lookup import SuffixAutomaton
+from ..drafters.indices import SuffixAutomaton
 from ..drafters.recycling import Recycling, Successors
 
 # %% ../../nbs/6_phrases/30_tuning.ipynb #c60884fe
@@ -190,7 +190,7 @@ class Auto(Drafter):
         self.table = self.pace = None
         self.pool = PhrasePool(key=3, per_key=2)
         self.company:dict = {}
-        copied = [.1, .23, .49, .66, .73, .76, .8, .8, .82, .86, .87, .87, .88, .9, .92, .94, .97]          # as in the figure of chapter 17
+        copied = [.1, .23, .49, .66, .73, .76, .8, .8, .82, .86, .87, .87, .88, .9, .92, .94, .97]          # as in the figure of chapter 17b
         self.rates = dict(suffix=[[[r, 5] for r in copied], [[min(r, .08), 5] for r in copied]], phrases=[[.7 * r, 5] for r in copied],
                           ranks=[[[r, 5] for r in first] for first in Recycling.FIRST])    # records: [rate, tokens it rests on]
 

@@ -121,3 +121,9 @@ def check_slid(c):
     return {"nothing moves": lambda columns, m, t: columns, "more columns": lambda columns, m, t: columns[m - 1:] + [t[i:i + 2] for i in range(m - 1)],
             "pairs always": lambda columns, m, t: columns[min(m - 1, len(columns)):] + [t[i:i + 2] for i in range(min(m - 1, len(columns)))],
             "m, not m - 1": lambda columns, m, t: c.solution(columns, m + 1, t), "the text's end": from_its_end, "pieces side by side": apart}
+
+
+def check_forks(c):
+    return {"a constant": lambda counts, m, least: 1, "all of them": lambda counts, m, least: len(counts), "not shared": lambda counts, m, least: len(counts) * ((m + 1) / (m + 2) >= least),
+            "without Laplace": lambda counts, m, least: sum(n / sum(counts) >= least for n in counts), "the first alone": lambda counts, m, least: int(c.solution(counts, m, least) > 0),
+            "in equal parts": lambda counts, m, least: len(counts) * ((m + 1) / (m + 2) / len(counts) >= least)}

@@ -93,3 +93,8 @@ def check_free(c):
     def ridge(m): return m["flops"] / m["bandwidth"]
     return {"a constant": lambda m, G, itemsize=2: 73.8, "wider is dearer": lambda m, G, itemsize=2: ridge(m) / G * 2 / itemsize, "heads forgotten": lambda m, G, itemsize=2: ridge(m) / 2 * itemsize,
             "one operation": lambda m, G, itemsize=2: ridge(m) * itemsize / G, "bytes forgotten": lambda m, G, itemsize=2: ridge(m) / G}
+
+
+def check_coins(c):
+    return {"a constant": lambda d: 4, "its depth": lambda d: max(d.depth, default=0) + 1, "its nodes": lambda d: len(d) + 1, "none for the end": lambda d: c.solution(d) - 1,
+            "the first level": lambda d: len(d.children(-1)) + 1}
