@@ -42,6 +42,7 @@ DRAFTERS = {  # name -> where its class is, "module:object"
     "model": "specdec_nb.drafters.model:ModelDrafter",
     "medusa": "specdec_nb.learned.medusa:MedusaDrafter",
     "eagle3": "specdec_nb.learned.eagle:EagleDrafter",
+    "hydra": "specdec_nb.learned.hydra:HydraDrafter",
     "lookahead": "specdec_nb.drafters.lookahead:Lookahead",
     "gsd": "specdec_nb.trees.dag:GraphDrafter",
     "layerskip": "specdec_nb.drafters.layerskip:LayerSkip",
@@ -61,6 +62,7 @@ RULES = {
 NETWORKS = {  # kind of a trained drafter -> the class of its network
     "draft": "specdec_nb.learned.draft_model:DraftModel",
     "medusa": "specdec_nb.learned.medusa:Medusa",
+    "hydra": "specdec_nb.learned.hydra:Hydra",
     "eagle3": "specdec_nb.learned.eagle:Eagle3",
 }
 TARGETS = {  # the full name of a model's class -> who makes its target

@@ -301,6 +301,7 @@ NEEDS = { # drafter: what it needs, and for whom it is
     "layerskip": "our own runtime",
     "medusa": "heads trained for the target, network=FOLDER (specdec train medusa); for the default model they come along",
     "eagle3": "a layer trained for the target, network=FOLDER (specdec train eagle3); for the default model it comes along",
+    "hydra": "heads trained for the target, network=FOLDER (specdec train hydra)",
     "gsd": "a draft model, as model does",
     "ouroboros": "a draft model, as model does",
 }

@@ -104,3 +104,21 @@ def check_share(c):
 def check_share_read(c):
     return {"a constant": lambda *a: 1, "layers alone": lambda n, of, per, rows, d: n / of, "the head alone": lambda n, of, per, rows, d: rows / 49152,
             "all of the head": lambda n, of, per, rows, d: (n * per + 49152 * d) / (of * per + 49152 * d), "a mean of both": lambda n, of, per, rows, d: (n / of + rows / 49152) / 2}
+
+
+def check_told_gain(c):
+    def pairs(texts, before): return [(b, d) for t in texts for a, b, d in zip(t, t[1:], t[2:]) if a == before]
+    def top(seen): return max(seen.count(x) for x in seen) / max(len(seen), 1)
+    return {"a constant": lambda texts, before, word: .5, "told alone": lambda texts, before, word: top([d for b, d in pairs(texts, before) if b == word]),
+            "the other way round": lambda texts, before, word: -c.solution(texts, before, word) - .1,
+            "the word between": lambda texts, before, word: top([d for b, d in pairs(texts, before) if b == word]) - top([b for b, _ in pairs(texts, before)])}
+
+
+def check_told_overlap(c):
+    def unweighted(lm, text, q): return sum(sum(map(min, lm.p([*text, x]), q[x])) for x in range(lm.vocab_size)) / Fraction(lm.vocab_size)
+    def by_equality(lm, text, q): return sum(w * sum(a * b for a, b in zip(lm.p([*text, x]), q[x])) for x, w in enumerate(lm.p(text)))
+    def blind(lm, text, q):
+        law = lm.p(text)
+        mean = [sum(w * q[x][y] for x, w in enumerate(law)) for y in range(lm.vocab_size)]
+        return sum(w * sum(map(min, lm.p([*text, x]), mean)) for x, w in enumerate(law))
+    return {"a constant": lambda lm, text, q: Fraction(1, 2), "words alike": unweighted, "by equality": by_equality, "not told": blind}
