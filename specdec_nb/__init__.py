@@ -6,7 +6,7 @@ __version__ = "0.1.0"
 
 _HOME = {  # name on the face -> (module, name there)
     "TableLM": ("lm", "TableLM"),
-    "Dice": ("chance", "Dice"), "Keyed": ("chance", "Keyed"), "law": ("chance", "exact_law"),
+    "Dice": ("chance", "Dice"), "Keyed": ("chance", "Keyed"), "exact_law": ("chance", "exact_law"),
     "Law": ("sampling", "Law"),
     "Draft": ("draft", "Draft"),
     "Verdict": ("verify", "Verdict"), "verify_walk": ("verify", "verify_walk"),
@@ -72,10 +72,15 @@ TARGETS = {  # the full name of a model's class -> who makes its target
     "transformers.modeling_utils.PreTrainedModel": "specdec_nb.models.hf:HFTarget",
 }
 ATTENTION = {"cuda": "specdec_nb.trees.kernels:grouped_kernel"}  # device -> who attends there; elsewhere chapter 11 does
+_FORMER = {"law": "exact_law"}  # earlier names, which still work and say so
 __all__ = [*_HOME]
 
 
 def __getattr__(name):
+    if name in _FORMER:
+        import warnings
+        warnings.warn(f"specdec_nb.{name} is called {_FORMER[name]} now", DeprecationWarning, stacklevel=2)
+        return __getattr__(_FORMER[name])
     if name not in _HOME: raise AttributeError(f"module 'specdec_nb' has no attribute {name!r}; it offers {', '.join(__all__)}")
     from .workshop.registry import resolve
     module, there = _HOME[name]

@@ -1,6 +1,6 @@
 """What the face offers, for editors and type checkers; `tests/test_types.py` keeps it in step with `_HOME`."""
 from .lm import TableLM as TableLM
-from .chance import Dice as Dice, Keyed as Keyed, exact_law
+from .chance import Dice as Dice, Keyed as Keyed, exact_law as exact_law
 from .sampling import Law as Law
 from .draft import Draft as Draft
 from .verify import (
@@ -39,7 +39,6 @@ from .decoding.beams import beam_search as beam_search, samples as samples
 from .decoding.contrastive import Contrastive as Contrastive
 from .bench.race import race as race
 
-law = exact_law
 __version__: str
 __all__: list[str]
 DRAFTERS: dict[str, str]

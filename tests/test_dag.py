@@ -4,7 +4,7 @@ import pytest
 import torch
 import transformers as hf
 
-from specdec_nb import Draft, Keyed, Law, Llama, TableLM, Trace, generate, law, verify_rejection, verify_walk
+from specdec_nb import Draft, Keyed, Law, Llama, TableLM, Trace, generate, exact_law as law, verify_rejection, verify_walk
 from specdec_nb.roles import as_target, make_drafter
 from specdec_nb.decode import decode
 from specdec_nb.drafters.model import ModelDrafter, shipped

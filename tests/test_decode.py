@@ -10,7 +10,7 @@ import transformers as hf
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from drafters import Oracle, Sampled, Wild
-from specdec_nb import Dice, Draft, Keyed, Law, Llama, ModelDrafter, Request, Stop, TableLM, Trace, chance, decode as driver, generate, law, serve
+from specdec_nb import Dice, Draft, Keyed, Law, Llama, ModelDrafter, Request, Stop, TableLM, Trace, chance, decode as driver, generate, exact_law as law, serve
 from specdec_nb.chance import Point
 from specdec_nb.roles import Drafter, as_target, make_drafter
 from specdec_nb.decode import decode

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from drafters import Sampled, Wild
-from specdec_nb import Draft, Keyed, Law, Stop, TableLM, Trace, Verdict, law, verify_rejection, verify_walk
+from specdec_nb import Draft, Keyed, Law, Stop, TableLM, Trace, Verdict, exact_law as law, verify_rejection, verify_walk
 from specdec_nb.chance import Dice, Point
 from specdec_nb.roles import Drafter, make_drafter
 from specdec_nb.decode import decode

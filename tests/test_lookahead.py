@@ -6,7 +6,7 @@ import pytest
 import torch
 import transformers as hf
 
-from specdec_nb import Draft, HFTarget, Keyed, Law, Llama, Stop, TableLM, Trace, Verdict, law
+from specdec_nb import Draft, HFTarget, Keyed, Law, Llama, Stop, TableLM, Trace, Verdict, exact_law as law
 from specdec_nb.draft import Budget
 from specdec_nb.sampling import Scores
 from specdec_nb.verify import Step

@@ -4,7 +4,7 @@ import time
 import numpy as np
 import pytest
 
-from specdec_nb import Keyed, Law, TableLM, Trace, law
+from specdec_nb import Keyed, Law, TableLM, Trace, exact_law as law
 from specdec_nb.draft import Budget
 from specdec_nb.roles import Context, Tokens, make_drafter
 from specdec_nb.decode import decode

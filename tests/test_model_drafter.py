@@ -7,7 +7,7 @@ import torch
 import transformers as hf
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from specdec_nb import Draft, Dice, Keyed, Law, Llama, TableLM, Trace, generate, law
+from specdec_nb import Draft, Dice, Keyed, Law, Llama, TableLM, Trace, generate, exact_law as law
 from specdec_nb.roles import as_target, make_drafter, read
 from specdec_nb.decode import answered, decode
 from specdec_nb.drafters.layerskip import LayerSkip, agreement, some_layers

@@ -8,7 +8,7 @@ import torch
 import transformers as hf
 
 from drafters import Sampled, Wild
-from specdec_nb import Draft, Keyed, Law, TableLM, Trace, Verdict, generate, law, verify_rejection, verify_walk
+from specdec_nb import Draft, Keyed, Law, TableLM, Trace, Verdict, generate, exact_law as law, verify_rejection, verify_walk
 from specdec_nb.chance import Dice
 from specdec_nb.roles import Drafter
 from specdec_nb.decode import decode

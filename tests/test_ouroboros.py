@@ -7,7 +7,7 @@ import torch
 import transformers as hf
 
 from drafters import Wild
-from specdec_nb import HFTarget, Keyed, Law, Llama, Stop, TableLM, Trace, Verdict, law
+from specdec_nb import HFTarget, Keyed, Law, Llama, Stop, TableLM, Trace, Verdict, exact_law as law
 from specdec_nb.draft import Budget
 from specdec_nb.sampling import Scores
 from specdec_nb.verify import Step

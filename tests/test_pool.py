@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from conftest import ROOT
-from specdec_nb import Draft, Keyed, Law, PhrasePool, TableLM, Trace, Verdict, law
+from specdec_nb import Draft, Keyed, Law, PhrasePool, TableLM, Trace, Verdict, exact_law as law
 from specdec_nb.roles import make_drafter
 from specdec_nb.decode import decode
 from specdec_nb.drafters.pool import SOURCES, PoolDrafter, discarded_phrases

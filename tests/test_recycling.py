@@ -4,7 +4,7 @@ import time
 import numpy as np
 import pytest
 
-from specdec_nb import Draft, Keyed, Law, TableLM, Trace, law
+from specdec_nb import Draft, Keyed, Law, TableLM, Trace, exact_law as law
 from specdec_nb.draft import Budget
 from specdec_nb.sampling import Scores
 from specdec_nb.verify import Step, Verdict

@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 
-from specdec_nb import Keyed, Law, TableLM, Trace, law
+from specdec_nb import Keyed, Law, TableLM, Trace, exact_law as law
 from specdec_nb.roles import as_target, make_drafter
 from specdec_nb.decode import decode
 from specdec_nb.drafters.lookup import PromptLookup

@@ -357,7 +357,7 @@ def api_pages(app):
 
 FACE = {"Generate": "generate race load load_default HFTarget Llama", "Draft": "Draft Drafter ModelDrafter LayerSkip Datastore Reference PhrasePool",
         "Judge": "Law Verdict verify_walk verify_rejection verify_block verify_traversal verify_kseq Stop",
-        "Look": "Step Trace", "Prove": "TableLM law Dice Keyed"}
+        "Look": "Step Trace", "Prove": "TableLM exact_law Dice Keyed"}
 
 
 def api_face():

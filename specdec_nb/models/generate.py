@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
+from types import FrameType, SimpleNamespace
 import sys
 import weakref
 import torch
@@ -31,8 +31,8 @@ from .options import for_row, law_after, law_of, refuse_call, refuse_inputs, ref
 @dataclass
 class SpeculativeOutput(GenerateDecoderOnlyOutput):
     "What `model.generate` returns with `return_dict_in_generate=True`, and the traces"
-    trace: Trace = None # of the only row
-    traces: tuple = None # of every row
+    trace: Trace | None = None # of the only row
+    traces: tuple | None = None # of every row
 
 @dataclass
 class _Recorded:
@@ -58,7 +58,7 @@ def _row(target, input_ids, b, config, processors, criteria, inputs, law) -> tup
     if law is None: law = law_of(mine, config.do_sample, ids, len(tokens), bool(told), bare)
     else: law = law_after(law, mine, ids, len(tokens), bare)
     recorded = _Recorded(law.processors[0].seen, len(tokens)) if told else None
-    scores = recorded.scores if told and config.output_scores else lambda text: None
+    scores = recorded.scores if recorded is not None and config.output_scores else lambda text: None
     return tokens, law, stop_of(criteria, ids, len(tokens), target.window, scores), recorded
 
 def _fits(target, n):
@@ -189,7 +189,7 @@ class _Undisturbed:
     def begin(self, ctx, state):
         with _same_dice(): return self.drafter.begin(ctx, state) or self.drafter
 
-_SHELLS = weakref.WeakKeyDictionary()
+_SHELLS:weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 def _shell(model):
     "Who prepares the call: the model itself; for other targets, a Hugging Face model of the configuration, without weights"
@@ -267,7 +267,7 @@ def _prepared(model, input_ids, drafter, tokenizer, streamer, ours, kwargs):
 
 def _kept_back() -> dict:
     "What transformers gives a `custom_generate` function no other access to: the streamer and the assistant, in its own frame"
-    frame = sys._getframe(2)
+    frame:FrameType | None = sys._getframe(2)
     while frame and "generation_mode_kwargs" not in frame.f_locals: frame = frame.f_back
     return frame.f_locals if frame else {}
 

@@ -179,7 +179,7 @@ class HFTarget(RowTarget):
         return self.branches and self.tried(rows_stay_apart)
 
     @property
-    def branches(self) -> bool:
+    def branches(self) -> bool: # type: ignore[override]
         "Whether this model scores trees rightly: tried once a model; if not, drafts are cut to chains"
         return self.tried(tree_equals_paths, f"{type(self.model).__name__} with {_attention(self.model)!r} attention "
                                              "cannot score a tree: drafts are cut to chains")
@@ -205,7 +205,7 @@ class HFTarget(RowTarget):
             if warning and not known[key]: warnings.warn(warning)
         return known[key]
 
-_TRIED = weakref.WeakKeyDictionary() # model -> {trial, attention, class of the target: what it said}
+_TRIED:weakref.WeakKeyDictionary = weakref.WeakKeyDictionary() # model -> {trial, attention, class of the target: what it said}
 
 def _device(model):
     "Where a model wants its inputs. An offloaded one has its weights nowhere (`meta`): its hook knows"
@@ -227,7 +227,7 @@ def row_bounds(
     config, # a text configuration, or a dictionary
 ) -> dict: # name -> a number of rows
     "The windows, chunks and scales that a configuration names: where a model may begin to treat rows otherwise"
-    found = {}
+    found:dict = {}
     for name, value in (config if isinstance(config, dict) else config.to_dict()).items():
         if isinstance(value, dict): found |= row_bounds(value)
         elif _BOUND.search(str(name)) and not _COUNT.search(name):

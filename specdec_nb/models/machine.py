@@ -27,11 +27,11 @@ def free_rows(
 # %% ../../nbs/2_models/14a_machine.ipynb #359dad2b
 def features() -> set:
     "What the processor that is compiled for can do, in LLVM's words"
-    told = config.CPU_FEATURES
+    told = vars(config)["CPU_FEATURES"]
     if told is None: return {name for name, has in binding.get_host_cpu_features().items() if has}
     return {word[1:] for word in told.split(",") if word[:1] == "+"}
 
-def refusal(triple:str, has:set) -> str: # None: it can be served
+def refusal(triple:str, has:set) -> str | None: # None: it can be served
     "Why a processor cannot run these kernels, in words"
     if triple.startswith(("aarch64", "arm64")): return None
     if not triple.startswith("x86_64"): return f"no kernel was ever tried on {triple.split('-')[0]}"
@@ -54,7 +54,8 @@ def _folder():
 
 def once(what:str, work): # what `work` returns
     "Do what compiles; the first time on this processor, with this version, say so"
-    said = f"{config.CPU_NAME or binding.get_host_cpu_name()} {sorted(features())}"
+    processor = vars(config)["CPU_NAME"] or binding.get_host_cpu_name()
+    said = f"{processor} {sorted(features())}"
     mark = _folder() / f"{what.replace(' ', '-')}-{sha1(said.encode()).hexdigest()[:8]}"
     if mark.exists(): return work()
     print(f"Compiling {what} for this processor, once …", file=sys.stderr, flush=True)

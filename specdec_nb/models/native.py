@@ -26,7 +26,7 @@ from .state import RowTarget, TensorScores, load_llama, parted
 from .packed import MAPS, FromGGUF, FromHF, Packed, exact_hf, packed_file, sizes
 
 # %% ../../nbs/2_models/14g_native.ipynb #fc604cbe
-def why_not_native() -> str: # None: it can
+def why_not_native() -> str | None: # None: it can
     "Why the native runtime cannot serve here, in words"
     if find_spec("numba") is None: return "the package numba is not installed (pip install 'specdec_nb[native]')"
     from specdec_nb.models.machine import TRIPLE, features, refusal
@@ -167,7 +167,7 @@ class Native(Llama):
         w = self.weights
         return NativeCache(w.layers, w.kv, w.hq, w.hv, self.panel)
 
-    def forward(self,
+    def forward(self, # type: ignore[override]
         parts, # `[Rows, ...]`: what each request wants scored
         hidden=(), # layers: what enters them, or leaves the last norm, is wanted of all rows
     ) -> tuple: # `(logits [m, V] or None, {layer: [sum of n, d]})`: of the rows wanted, of all; the new rows are in the caches
@@ -278,7 +278,7 @@ class NativeTarget(RowTarget):
         return parted(feeds, *self.model.forward(rows, hidden))
 
 # %% ../../nbs/2_models/14g_native.ipynb #a9d516f0
-_SAID = set()
+_SAID:set = set()
 
 def load_native(
     name=None, # as for `load`, or a GGUF file; None: the default model

@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 from ..workshop.files import whole
-from ..models.slots import RowCache
+from ..models.slots import RowCache, layers_of
 from ..models.hf import cache_name
 
 # %% ../../nbs/4_learning/20_corpus.ipynb #861c9e8c
@@ -83,9 +83,9 @@ def write_documents(
 ) -> list: # of `(tokens, where the model's last part begins)`, in the order of the plans
     "Documents written by the model itself, many at a time; as one ends, the next takes its row"
     dice, device = torch.Generator().manual_seed(seed), model.device
-    waiting, done = deque(enumerate(documents)), [None] * len(documents)
-    cache, at = RowCache(), 0
-    work:list[_Row | None] = [None] * min(rows, len(documents))
+    waiting, cache, at = deque(enumerate(documents)), RowCache(), 0
+    done:list = [None] * len(documents)
+    work:list = [None] * min(rows, len(documents))               # of `_Row`s
     drawn:list = [None] * rows
     kind, past = model.config._attn_implementation, {cache_name(signature(model.forward).parameters): cache}
     model.set_attn_implementation("specdec_grouped")
@@ -105,9 +105,7 @@ def write_documents(
             if not any(work): return done
             first = min(row.start for row in work if row)
             if first > 256:                                      # nobody sees the oldest slots any more
-                layer:Any
-                for layer in cache.layers:
-                    layer.keys, layer.values = (x[..., first:at, :] for x in (layer.keys, layer.values))
+                for layer in layers_of(cache): layer.keys, layer.values = (x[..., first:at, :] for x in (layer.keys, layer.values))
                 at -= first
                 for row in work:
                     if row: row.start -= first
@@ -247,10 +245,11 @@ class Corpus:
         paths = sorted(Path(folder).glob("*.npz"))[:shards]
         if not paths:
             raise ValueError(f"no data in {folder}: it holds no .npz file. Write some with: specdec train data --out {folder}")
-        self.train:list[np.ndarray] = []
-        self.held:list[np.ndarray] = []
-        self.begins:dict[str, list] = {"train": [], "held": []}
-        self.kinds, seen = [], set()
+        self.train:list = []
+        self.held:list = []
+        self.begins:dict = {"train": [], "held": []}
+        self.kinds:list = []
+        seen = set()
         for path in paths:
             for text, begin, kind in _read(path):
                 key = blake2b(text[:begin].tobytes(), digest_size=8).digest()

@@ -23,12 +23,13 @@ INTERPRETED = hasattr(triton, "knobs") and triton.knobs.runtime.interpret
 
 def refuses(
     x, # a tensor that a kernel is to read
-) -> str: # None: it doesn't
+) -> str | None: # None: it doesn't
     "Why no kernel can be run on a tensor, in words: then PyTorch's operators do the work"
     if not hasattr(triton, "knobs"): return "Triton is not installed (pip install triton)"
     if not (x.is_cuda or INTERPRETED):
         return f"kernels run on CUDA, not on {x.device.type}, unless TRITON_INTERPRET=1 is set before Triton is imported"
     if x.dtype == torch.float64: return f"{x.dtype}: the kernels compute in single precision"
+    return None
 
 # %% ../../nbs/5_trees/28_kernels.ipynb #900a6610
 @dataclass(frozen=True)
@@ -52,8 +53,8 @@ class Sight:
             sizes.append([past, m.shape[1] - past, n])
         if not torch.stack(whole).all():
             raise ValueError("a row sees its past in pieces: no tree's mask, or its tree has more than 128 columns")
-        sizes = torch.tensor(sizes, dtype=torch.int32, device=m.device)
-        return cls(sizes, torch.stack(first), torch.stack(bits))
+        counted = torch.tensor(sizes, dtype=torch.int32, device=m.device)
+        return cls(counted, torch.stack(first), torch.stack(bits))
 
     def mask(self, b:int): # `[n, L]` booleans
         "The mask of request `b`, written out"

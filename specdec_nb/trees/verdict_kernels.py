@@ -172,11 +172,12 @@ def rejection_batch(
     if refuses(p):
         rows = (x.double().cpu().numpy() for x in p)
         return [verify_rejection(d, x, Coins(u)) for d, x, u in zip(drafts, rows, coins.tolist())]
-    laws, names = {}, np.full((B, max(1, N)), -1, np.int32)
+    laws:dict = {} # of an array: its number, and itself
+    named = np.full((B, max(1, N)), -1, np.int32)
     for b, i in ((b, i) for b, d in enumerate(drafts) for i in range(len(d)) if d.q(i) is not None):
-        names[b, i] = laws.setdefault(id(drafts[b].q(i)), (len(laws), drafts[b].q(i)))[0]
-    q = np.array([np.asarray(q, np.float32) for _, q in laws.values()] or [[0.]], np.float32)
-    q, names = torch.from_numpy(q).to(device), torch.from_numpy(names).to(device)
+        named[b, i] = laws.setdefault(id(drafts[b].q(i)), (len(laws), drafts[b].q(i)))[0]
+    drawn = np.array([q for _, q in laws.values()] or [[0.]], np.float32)
+    q, names = torch.from_numpy(drawn).to(device), torch.from_numpy(named).to(device)
     p, coins, (*trees, path, own), V = p.contiguous(), coins.contiguous(), _forest(drafts, device), p.shape[2]
     with torch.cuda.device_of(p):
         _reject[B,](p, q, names, coins, *trees, path, own, path.shape[1], V, p.stride(0), coins.shape[1],
