@@ -348,7 +348,5 @@ def test_fewer_words_than_the_tree_has_ranks(model):
     "A static tree of six ranks for a drafter that knows two words"
     few = shaken(Medusa.of(model, WORDS[:2]).join(as_target(model)))
     few.record["ranks"] = [[.3, .2, .1, .1, .1, .1]] * 4
-    for d in ("none", MedusaDrafter(few, tree=16)):
-        trace = Trace(decode(as_target(model), d, [4, 2], limit=16, law=Law(temperature=0)))
-        plain = trace.tokens if d == "none" else plain
-    assert trace.tokens == plain and max(len(draft) for draft, _ in trace.steps) > 2
+    plain, trace = (Trace(decode(as_target(model), d, [4, 2], limit=16, law=Law(temperature=0))) for d in ("none", MedusaDrafter(few, tree=16)))
+    assert trace.tokens == plain.tokens and max(len(draft) for draft, _ in trace.steps) > 2
