@@ -3,8 +3,7 @@ import json, time
 from pathlib import Path
 
 import pytest, torch
-from conftest import ROOT
-from specdec_nb.bench.questions import GROUPS, Question, read_questions
+from specdec_nb.bench.questions import Question, read_questions
 from specdec_nb.bench import bench as bench_module
 from specdec_nb.bench.bench import Clock, Setting, bench, divergence, rows_of, schedule, timed
 from specdec_nb.workshop.ledger import Ledger
@@ -119,17 +118,6 @@ def test_categories_and_n(tmp_path):
     with pytest.raises(ValueError, match="'poetry'.*writing, math, qa"): read_questions(path, ["poetry"])
     with pytest.raises(ValueError, match="at least 1"): read_questions(path, n=0)
     assert len(read_questions([path, path])) == 9, "a file given twice counts once"
-
-
-def test_shared_data():
-    data = ROOT/"../shared/data"
-    if not data.exists(): pytest.skip("the evaluation questions (../shared/data) are not on this machine")
-    sizes = {"spec_bench_dev": 240, "humaneval_dev": 82, "llma_rag_dev": 50, "llma_cnndm_dev": 50}
-    files = [data/f"{name}.jsonl" for name in sizes]
-    assert {f.stem: len(read_questions(f)) for f in files} == sizes
-    assert len(read_questions(files)) == sum(sizes.values())
-    assert len(read_questions(files[0], GROUPS)) == 40
-    assert len(read_questions(files[0], ["multi-turn", "qa"], 8)) == 16
 
 
 # -- adding up -----------------------------------------------------------------------------------------

@@ -92,6 +92,7 @@ def test_bad_input(capsys, tmp_path):
     assert "no-such.jsonl" in told(capsys, *bench, tmp_path/"no-such.jsonl")
     assert "odd.jsonl:1" in told(capsys, *bench, tmp_path/"odd.jsonl")
     assert "there are: qa" in told(capsys, *bench, qa, "--categories", "math")
+    assert "there are: editing, code, answering" in told(capsys, "bench", "--categories", "math"), "our own questions have categories, too"
     assert "at least 1" in told(capsys, *bench, qa, "--n", 0)
     assert "at least 1" in told(capsys, *bench, qa, "--max-new-tokens", 0)
     assert "cannot write" in told(capsys, *bench, qa, "--json", tmp_path/"no/out.json")

@@ -1,6 +1,7 @@
 """`generate` against `model.generate`: many families, every stop, every error; small random models in float64."""
 import copy
 import inspect
+import json
 import subprocess
 import sys
 import warnings
@@ -158,6 +159,50 @@ def test_criteria_are_asked_for_each_token(model):
     for criteria in (StoppingCriteriaList([full]), [full]):
         out = generate(model, PROMPT, drafter=Oracle(plain), max_new_tokens=24, do_sample=False, stopping_criteria=criteria)
         assert out[0].tolist() == plain[:13]
+
+
+@pytest.mark.parametrize("rule", ["walk", "rejection", "kseq", "block", "traversal"])
+@pytest.mark.parametrize("drawn", [{}, dict(do_sample=True, seed=4)])
+def test_criteria_are_asked_of_the_text_alone(model, rule, drawn):
+    "Once for each token, in order, never of a guess: they may count their calls"
+    asked, truth = [], greedy(model)[0].tolist()
+    def ninth(ids, scores, **kw):
+        asked.append(ids[0].tolist())
+        return torch.tensor([len(asked) == 9])
+    for drafter in (Oracle(truth), Wild(2, truth), model):
+        asked.clear()
+        out = generate(model, PROMPT, drafter=drafter, rule=rule, max_new_tokens=20, stopping_criteria=[ninth], **{"do_sample": False, **drawn})
+        assert asked == [out[0, :n].tolist() for n in range(9, 18)] and out.shape == (1, 17)
+
+
+def test_whoever_listens_is_told_that_a_call_failed(model):
+    def broken(ids, scores): return 1 / 0
+    for call, error in ((dict(num_beams=2), ValueError), (dict(drafter="telepathy"), ValueError), (dict(logits_processor=[broken]), ZeroDivisionError), (dict(k=2.5), ValueError)):
+        for run in (generate, model.generate):
+            streamer = Recorder()
+            more = {} if run is generate else dict(custom_generate=generate)
+            if more and "num_beams" in call: continue            # the library refuses these before it asks us
+            with pytest.raises(error): run(PROMPT, max_new_tokens=5, streamer=streamer, **call, **more) if more else run(model, PROMPT, max_new_tokens=5, streamer=streamer, **call)
+            assert streamer.ended == 1
+
+
+def test_a_refused_static_cache_leaves_no_mark(model):
+    before = set(vars(model))
+    with pytest.raises(ValueError, match="cache_implementation"): model.generate(PROMPT, custom_generate=generate, cache_implementation="static", max_new_tokens=3)
+    assert set(vars(model)) == before
+
+
+@pytest.mark.parametrize("config,says", [(dict(architectures=["LlamaForCausalLMEagle3"], draft_vocab_size=32000), "EAGLE"), (dict(medusa_num_heads=4, model_type="llama"), "Medusa"),
+                                         (dict(speculators_model_type="eagle3", architectures=["Eagle3DraftModel"]), "speculators"), (dict(draft_vocab_size=99), "EAGLE-3")])
+def test_drafters_of_other_projects_are_refused_by_name(model, tmp_path, config, says):
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    for name in ("eagle3:network=", "medusa:network=", "model:model="):
+        with pytest.raises(ValueError, match=f"{says}.*not ours"): generate(model, PROMPT, drafter=name + str(tmp_path), max_new_tokens=3)
+
+
+@pytest.mark.parametrize("name", ["rest", "reference"])
+def test_who_has_nothing_to_copy_from_says_so(model, name):
+    with pytest.warns(UserWarning, match=f"{name} has no"): generate(model, PROMPT, drafter=name, max_new_tokens=3, do_sample=False)
 
 
 def test_processors_see_drafted_tokens(model):
@@ -369,6 +414,38 @@ def test_forms_of_a_prompt(model, form):
                                        ([[1, 2], []], "empty"), ([], "empty"), (dict(input_ids=PROMPT, attention_mask=PROMPT), "given twice")])
 def test_forms_that_say_why(model, form, says):
     with pytest.raises(ValueError, match=says): generate(model, form, max_new_tokens=3, attention_mask=torch.ones_like(PROMPT))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_list_is_what_its_tensor_is(model):
+    """The pad id in a list of ids means what it means in a tensor; a row of unequal length, what it means alone; a mask that is given counts"""
+    rows = [[3, 14, 0, 9, 26], [5, 0, 7], [33, 2, 8, 1]]
+    told = dict(max_new_tokens=12, do_sample=False, pad_token_id=0)
+    def alone(row, **more): return model.generate(torch.tensor([row]), **told, **more)[0, len(row):].tolist()
+    for batch in (rows, rows[:1], rows[1:2]):
+        out = generate(model, batch, **told)
+        assert [row[-12:].tolist() for row in out] == [alone(row) for row in batch]
+    assert generate(model, rows, eos_token_id=[0, 47], **told)[1, 5:].tolist()[:3] == alone(rows[1], eos_token_id=[0, 47])[:3], "the end is no padding"
+    masks, ones = [[1, 1, 1, 1, 1], [1, 1, 1], [0, 1, 1, 1]], [torch.ones(1, 3, dtype=torch.long), torch.tensor([[0, 1, 1, 1]])]
+    for call in (dict(input_ids=rows, attention_mask=masks), dict(input_ids=dict(input_ids=rows, attention_mask=masks))):
+        out = generate(model, **call, **told)
+        assert [out[i, 5:].tolist() for i in (1, 2)] == [alone(rows[i], attention_mask=ones[i - 1]) for i in (1, 2)]
+    with pytest.raises(ValueError, match="as long as the prompts"): generate(model, rows, attention_mask=torch.ones(3, 5), **told)
+
+
+@pytest.mark.parametrize("given,says", [([dict(role="user", content="hi")], "chat\\(tokenizer"), ({}, "needs input_ids"), ({3, 4}, "whole numbers"), ("", "empty")])
+def test_what_is_no_prompt_says_what_to_do(model, given, says):
+    with pytest.raises(ValueError, match=says): generate(model, given, tokenizer=lambda texts: dict(input_ids=[[] for _ in texts]), max_new_tokens=3)
+
+
+@pytest.mark.parametrize("options", [dict(repetition_penalty=1.7), dict(encoder_repetition_penalty=1.5), dict(no_repeat_ngram_size=1), dict(encoder_no_repeat_ngram_size=2),
+                                     dict(sequence_bias=[[[5, 9], 5.]], bad_words_ids=[[0, 7]])], ids=lambda o: ", ".join(o))
+def test_penalties_of_a_batch_mind_no_padding(model, options):
+    rows = [[3, 4, 3, 3, 14, 15], [5, 3], [7], [26, 9, 5, 3, 2, 8]]
+    for drafter in ("none", Wild(1)):
+        out = generate(model, rows, drafter=drafter, max_new_tokens=12, do_sample=False, **options)
+        for row, text in zip(rows, out):
+            assert text[6:].tolist() == model.generate(torch.tensor([row]), max_new_tokens=12, do_sample=False, **options)[0, len(row):].tolist()
 
 
 def test_no_prompt_is_the_first_token(model):

@@ -203,3 +203,39 @@ def test_too_long_for_scaled_rotary_positions_names_both_windows():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert generate(model, prompt(30), max_new_tokens=3).shape == (1, 33)
+
+
+# -- windows that no mask shows, few words, no head
+
+@pytest.mark.parametrize("window", [12, 40, 400])
+def test_a_window_that_only_the_cache_knows_is_where_the_text_ends(window):
+    "Moshi's mask hides nothing: what its window forgets, the library's own cache throws away"
+    model = make("MoshiConfig", sliding_window=window)
+    assert HFTarget(model).window == min(window, 512) and HFTarget(make("MistralConfig", sliding_window=window)).window == 512
+    assert same(model, prompt(6), n=7, drafters=("lookup",))
+    if window == 12:
+        with pytest.raises(ValueError, match="window 12"): generate(model, prompt(20), max_new_tokens=3)
+
+
+@pytest.mark.parametrize("size", [2, 3, 5, 7, 11])
+def test_few_words(size):
+    "Whoever asks for the eight best of them, or for siblings that differ, gets what there is"
+    model = make("LlamaConfig", vocab_size=size)
+    ids = torch.tensor([[0, 1, 1]])
+    plain = model.generate(ids, max_new_tokens=16, do_sample=False)
+    assert tree_equals_paths(HFTarget(model))
+    for drafter in ("recycling", "auto", "lookahead", "suffix", "model"):
+        drafter = model if drafter == "model" else drafter
+        assert torch.equal(generate(model, ids, drafter=drafter, max_new_tokens=16, do_sample=False), plain), drafter
+
+
+@pytest.mark.parametrize("wrong,says", [(lambda: build("llama").model, "no head"), (lambda: None, "NoneType is no target"), (lambda: "gpt2", "load\\('gpt2'\\)"),
+                                        (lambda: (build("llama"), None), "the first of the two"), (lambda: torch.nn.Linear(3, 3), "Linear is no target")])
+def test_what_is_no_model_is_told_so(wrong, says):
+    with pytest.raises((TypeError, ValueError), match=says): generate(wrong(), PROMPT, max_new_tokens=3)
+
+
+def test_what_keeps_more_than_rows_is_told_so():
+    model = build("llama")
+    model.config.layer_types = ["full_attention", "indexed_attention", "full_attention"]
+    with pytest.raises(ValueError, match="more of the past than rows of keys and values .indexed_attention."): HFTarget(model)

@@ -319,3 +319,37 @@ def test_bad_arguments(model, net):
     fresh = Medusa.of(model, WORDS)
     with pytest.raises(ValueError, match="calibrate"): MedusaDrafter(fresh)
     assert len(Trace(decode(model, MedusaDrafter(fresh, tree=0), [1, 2], limit=8)).tokens) == 8
+
+
+@pytest.mark.parametrize("law", [dict(temperature=0), dict(temperature=1), dict(temperature=.7, top_k=2)])
+def test_the_tree_minds_the_law(model, net, law):
+    "A word that may not be said is not guessed, whatever stood before it; where nothing may be said, nothing is"
+    banned = [1, 2, 5, 8, 9, 11, 15]
+    class Masked:
+        "Forbids some words, and more behind a 3"
+        def __call__(self, prefix, row):
+            row = row.copy()
+            row[banned + ([0, 13] if len(prefix) and prefix[-1] == 3 else [])] = -np.inf
+            return row
+    for masked, words in ((Masked(), {0, 3, 13}), (lambda prefix, row: np.full_like(row, -np.inf), set())):
+        for text in texts(5, 9):
+            drafter = MedusaDrafter(net, tree=12)
+            drafting, ctx = begun_medusa(as_target(model), drafter, text, processors=(masked,), **law)
+            draft = answered(drafting.propose(ctx, Dice(1)))
+            assert set(draft.tokens) <= words and (len(draft) > 2) == bool(words)
+            for i, parent in enumerate(draft.parents): assert parent < 0 or draft.tokens[parent] != 3 or draft.tokens[i] == 3
+
+
+def begun_medusa(target, drafter, text, **law):
+    drafter.bind(target)
+    ctx = context(text, **law)
+    ctx.law_state = ctx.law.start(text)
+    return drafter.begin(ctx, read(target.open(text, drafter.asks))), ctx
+
+
+def test_fewer_words_than_the_tree_has_ranks(model):
+    "A static tree of six ranks for a drafter that knows two words"
+    few = shaken(Medusa.of(model, WORDS[:2]).join(as_target(model)))
+    few.record["ranks"] = [[.3, .2, .1, .1, .1, .1]] * 4
+    plain, trace = (Trace(decode(as_target(model), d, [4, 2], limit=16, law=Law(temperature=0))) for d in ("none", MedusaDrafter(few, tree=16)))
+    assert trace.tokens == plain.tokens and max(len(draft) for draft, _ in trace.steps) > 2

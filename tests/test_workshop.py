@@ -10,7 +10,7 @@ from specdec_nb.speedup import CostCurve, cached_cost
 from specdec_nb.workshop import files
 from specdec_nb.workshop.files import fault, load_arrays, read_json, save_arrays, standin, sweep, whole, write_json
 from specdec_nb.workshop.ledger import Ledger, commit
-from specdec_nb.workshop.shell import exit_code, narrowed, one_line
+from specdec_nb.workshop.shell import content, exit_code, narrowed, one_line
 
 ENV = {**os.environ, "PYTHONPATH": str(ROOT)}
 
@@ -351,3 +351,8 @@ def test_columns_that_fit():
     heads, rows = ["a", "bb", "ccc"], [["x" * 10, "y" * 5, "z"]]
     assert narrowed(heads, rows, 40, ["bb", "ccc"]) == heads and narrowed(heads, rows, 18, ["bb", "ccc"]) == ["a", "ccc"]
     assert narrowed(heads, rows, 1, ["bb", "ccc"]) == ["a"]
+
+
+def test_a_closed_standard_input_is_told(monkeypatch):
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(OSError, match="standard input is closed"): content("-")

@@ -210,7 +210,7 @@ def plain_of(case, seed=None): # the new tokens of each row; None if `model.gene
     rows = []
     for i, row in enumerate(case["prompts"]):
         hidden = len(case["holes"][i]) if case["holes"] else row.count(0) if case["form"] == "pads" and 0 not in (case["eos"] or ()) else 0
-        room = min(case["new"], (as_target(model).window or ALONE) + 1 - len(row) + hidden)
+        room = min(case["new"], (as_target(model).window or ALONE) + 1 - len(row) + hidden * as_target(model).branches)     # or its rows are counted, masked or not
         if room < case["new"] and "forced_eos_token_id" in case["options"]: return None      # it is forced at the limit that was asked for
         ids, more = alone(case, i)
         rows.append(model.generate(ids, **more, **{**call_of(case), "max_new_tokens": room})[0, len(row):].tolist())
