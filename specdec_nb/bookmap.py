@@ -15,7 +15,7 @@ PLACES = { # place: (its question, what happens there, the chapters that answer)
     "shape": ("What shape?", "a tree of guesses", "05 09 27 30"),
     "target": ("What does the model say?", "score, one pass", "06a 10 11 12 12a 12b 12c 13 25 28"),
     "rule": ("Which rule?", "verify", "04 06 26"),
-    "loop": ("One loop", "commit, and again", "06b 07 13a 13b 14 31 32 33"),
+    "loop": ("One loop", "commit, and again", "06b 07 13a 13b 14 31 32 32b 33"),
     "memory": ("What is remembered?", "keep, observe", "12 12a 12b 13b 15 17 18 19 29"),
     "gain": ("What is gained?", "time, measured on a machine", "08 09 14a 14b 14c 14d 14e 14f 14g 30 31 31a 32a 40 41 42 43 44 45 46"),
 }
