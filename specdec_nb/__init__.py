@@ -23,6 +23,7 @@ _HOME = {  # name on the face -> (module, name there)
     "load": ("models.native", "load"), "load_default": ("models.native", "load_default"),
     "Llama": ("models.llama", "Llama"), "Native": ("models.native", "Native"),
     "HFTarget": ("models.hf", "HFTarget"), "generate": ("models.generate", "generate"),
+    "Engine": ("serving.engine", "Engine"),
     "race": ("bench.race", "race"),
 }
 DRAFTERS = {  # name -> where its class is, "module:object"

@@ -32,6 +32,7 @@ from .models.native import load as load, load_default as load_default, Native as
 from .models.llama import Llama as Llama
 from .models.hf import HFTarget as HFTarget
 from .models.generate import generate as generate
+from .serving.engine import Engine as Engine
 from .bench.race import race as race
 
 law = exact_law

@@ -293,7 +293,8 @@ def run_serve(o):
     model, tokenizer = _model(o)
     name = o.name or (Path(o.model).name if o.model else "SmolLM2-135M-Instruct")
     app = application(model, tokenizer, name, key, Bounds(tokens=o.max_tokens, queue=o.queue), drafter=o.drafter, memory=o.memory << 20, most=o.most, chunk=o.chunk)
-    print(f"{name} at http://{o.host}:{o.port}/v1", file=sys.stderr, flush=True)
+    warning = "" if key or o.host in ("127.0.0.1", "localhost", "::1") else "; whoever reaches it may use it (--key FILE asks for a key)"
+    print(f"{name} at http://{o.host}:{o.port}/v1{warning}", file=sys.stderr, flush=True)
     open_door(app, o.host, o.port)
 
 # %% ../nbs/9_measuring/43_cli.ipynb #69fa67d1

@@ -199,7 +199,7 @@ class Engine:
             try:
                 for r, step in serve(self): self.hear(r, step)
             except Exception as e:                                       # a forward failed, and nobody knows for whom
-                for r in self.running: r.end("error", e)
+                for r in self.running or self.waiting[:1]: r.end("error", e)
 
     def hear(self, r, step):
         self.steps.append((r, step))
