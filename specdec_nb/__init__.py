@@ -27,6 +27,7 @@ _HOME = {  # name on the face -> (module, name there)
     "VectorFSD": ("decoding.hidden", "VectorFSD"), "DoLa": ("decoding.hidden", "DoLa"),
     "ContrastiveSearch": ("decoding.hidden", "ContrastiveSearch"), "Contrastive": ("decoding.contrastive", "Contrastive"),
     "beam_search": ("decoding.beams", "beam_search"), "samples": ("decoding.beams", "samples"),
+    "Engine": ("serving.engine", "Engine"),
     "race": ("bench.race", "race"),
 }
 DRAFTERS = {  # name -> where its class is, "module:object"

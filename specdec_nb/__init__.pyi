@@ -37,6 +37,7 @@ from .decoding.methods import Truncated as Truncated, Mirostat as Mirostat, FSD 
 from .decoding.hidden import VectorFSD as VectorFSD, DoLa as DoLa, ContrastiveSearch as ContrastiveSearch
 from .decoding.beams import beam_search as beam_search, samples as samples
 from .decoding.contrastive import Contrastive as Contrastive
+from .serving.engine import Engine as Engine
 from .bench.race import race as race
 
 __version__: str

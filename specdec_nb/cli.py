@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['HEADS', 'SPARE', 'NEEDS', 'VERBS', 'run_race', 'run_bench', 'table', 'run_train', 'run_export', 'run_report',
-           'run_drafters', 'main']
+           'run_drafters', 'run_serve', 'main']
 
 # %% ../nbs/9_measuring/43_cli.ipynb #f1fd6a04
 from functools import partial
@@ -322,9 +322,24 @@ def run_drafters(o):
         if simple: say("options " + ", ".join(f"{p}={default}" for p, default in simple.items()), " " * 12)
     print("\nOptions are written behind the name: --drafter lookup:k=10:longest=3")
 
+# %% ../nbs/9_measuring/43_cli.ipynb #7127468c
+def run_serve(o):
+    "specdec serve"
+    key = content(o.key).strip() if o.key else None
+    if key == "": raise ValueError(f"{o.key} is empty: a key, please")
+    try: from specdec_nb.serving.server import application, open_door
+    except ModuleNotFoundError as e: raise ValueError(f"specdec serve needs {e.name}: pip install 'specdec_nb[serve]'") from None
+    from specdec_nb.serving.wire import Bounds
+    model, tokenizer = _model(o)
+    name = o.name or (Path(o.model).name if o.model else "SmolLM2-135M-Instruct")
+    app = application(model, tokenizer, name, key, Bounds(tokens=o.max_tokens, queue=o.queue), drafter=o.drafter, memory=o.memory << 20, most=o.most, chunk=o.chunk)
+    warning = "" if key or o.host in ("127.0.0.1", "localhost", "::1") else "; whoever reaches it may use it (--key FILE asks for a key)"
+    print(f"{name} at http://{o.host}:{o.port}/v1{warning}", file=sys.stderr, flush=True)
+    open_door(app, o.host, o.port)
+
 # %% ../nbs/9_measuring/43_cli.ipynb #69fa67d1
 VERBS = {"race": run_race, "bench": run_bench, "report": run_report, "train": run_train, "export": run_export,
-         "drafters": run_drafters}
+         "serve": run_serve, "drafters": run_drafters}
 
 def main(argv=None) -> int: # the exit code: 0, 2 for bad input, 130 if interrupted, 141 if nobody listens any more
     "The command `specdec`"

@@ -117,7 +117,7 @@ def test_a_shell_sees_exit_codes():
 
 
 def test_bare_version_and_drafters(capsys):
-    assert main([]) == 0 and "race|bench|report|train|export|drafters" in capsys.readouterr().out
+    assert main([]) == 0 and "race|bench|report|train|export|serve|drafters" in capsys.readouterr().out
     with pytest.raises(SystemExit) as e: main(["--version"])
     assert e.value.code == 0 and capsys.readouterr().out == f"specdec {specdec_nb.__version__}\n"
     assert main(["drafters"]) == 0

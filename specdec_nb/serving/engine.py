@@ -138,7 +138,7 @@ class Engine:
         plain = isinstance(self.drafter, NoDrafter)
         self.ration = None if plain else Ration(curve or cost_of(self.target), nodes, getattr(self.drafter, "pace", None))
         self.memory, self.waiting, self.running, self.steps = Memory(self.target, memory, nodes), [], [], []
-        self.counts, self.lock, self.closed, self.reader = Counter(), Condition(), False, None
+        self.counts, self.lock, self.closed, self.reader, self.occupied = Counter(), Condition(), False, None, 0
 
     def submit(self, prompt, law=Law(), stop=None, rng=None, rule=None, priority=0, told=None) -> Served:
         "A new request; of equal priority the first comes first. `told(request, step)` hears each step, and `None` if it ends without one"
@@ -161,6 +161,7 @@ class Engine:
             self.dismiss()
             self.admit()
             while not self.memory.room(self.running) and len(self.running) > 1: self.put_off(self.running[-1])
+            self.occupied = self.memory.held(self.running)
         deciding, self.steps = [r for r in self.running if not r.reading], []
         self.reader = next((r for r in self.running if r.reading), None)
         if self.ration: self.ration.allot(deciding)
@@ -198,7 +199,7 @@ class Engine:
             try:
                 for r, step in serve(self): self.hear(r, step)
             except Exception as e:                                       # a forward failed, and nobody knows for whom
-                for r in self.running: r.end("error", e)
+                for r in self.running or self.waiting[:1]: r.end("error", e)
 
     def hear(self, r, step):
         self.steps.append((r, step))

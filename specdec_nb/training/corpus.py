@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from inspect import signature
 from pathlib import Path
-from typing import Any
 import sysconfig
 import numpy as np
 import torch

@@ -99,11 +99,27 @@ def _export_options(e):
     add("--model", help=_MODEL)
     add("--force", action="store_true", help="replace what OUT holds")
 
+def _serve_options(s):
+    add = s.add_argument
+    add("--host", default="127.0.0.1", help="whom it listens to (default: 127.0.0.1, this machine only)")
+    add("--port", type=number(least=1), default=8000)
+    add("--model", help=_MODEL)
+    add("--name", help="what clients call the model (default: its own name)")
+    add("--dtype", default="float32", choices=_DTYPES)
+    add("--runtime", default="native", choices=["native", "auto", "own", "hf"], help="native (default) answers bit for bit alike in any company")
+    add("--drafter", default="auto", help="who drafts for all (default: auto); see specdec drafters")
+    add("--memory", type=number(least=1), default=1024, help="MiB of caches (default: 1024)")
+    add("--most", type=number(least=1), default=32, help="answers under way at once (default: 32)")
+    add("--queue", type=number(least=0), default=64, help="answers that may wait; more are told to come again (default: 64)")
+    add("--max-tokens", type=number(least=1), default=2048, help="new tokens of an answer, at most (default: 2048)")
+    add("--chunk", type=number(least=1), help="tokens of a prompt that are read in one round (default: the runtime's own)")
+    add("--key", type=Path, metavar="FILE", help="clients must know what stands in FILE")
+
 def parser() -> argparse.ArgumentParser:
     "What `specdec` understands"
     top = Parser("specdec", description="Speculative decoding: the same text, in fewer passes through the model.")
     top.add_argument("--version", action="version", version=f"specdec {specdec_nb.__version__}")
-    verbs = top.add_subparsers(dest="verb", metavar="race|bench|report|train|export|drafters")
+    verbs = top.add_subparsers(dest="verb", metavar="race|bench|report|train|export|serve|drafters")
     add, shared = verbs.add_parser, [_shared()]
     _race_options(add("race", parents=shared, help="plain against speculative decoding of one prompt, in colours",
                       description="Decode a prompt plainly, then speculatively, and compare."))
@@ -119,4 +135,5 @@ def parser() -> argparse.ArgumentParser:
                         description="Write a trained drafter in the format that vLLM loads, and say what to tell it."))
     add("drafters", help="list the drafters, their options, and what each needs",
         description="List the drafters, their options, and what each needs.")
+    _serve_options(add("serve", help="an OpenAI-compatible server", description="Serve completions and chat completions over HTTP, as OpenAI's API does."))
     return top

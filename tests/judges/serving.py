@@ -60,3 +60,15 @@ def check_pair(c):
     def alike(a, b, curve): return (max(range(9), key=lambda n: (c.expected_tokens(a, n) + c.expected_tokens(b, n)) / curve(2 + 2 * n)),) * 2
     return {"none": lambda a, b, curve: (0, 0), "the most": lambda a, b, curve: (8, 8), "alone": apart, "both alike": alike,
             "the better one alone": lambda a, b, curve: (c.solution(a, 0., curve)[0], 0)}
+
+
+def check_held(c):
+    return {"nothing": lambda text, strings: 0, "the longest string": lambda text, strings: max(map(len, strings)) - 1, "one letter": lambda text, strings: int(any(text.endswith(s[0]) for s in strings)),
+            "the first string": lambda text, strings: c.solution(text, strings[:1]), "the shortest": lambda text, strings: min((n for s in strings for n in range(1, len(s)) if text.endswith(s[:n])), default=0),
+            "everything": lambda text, strings: len(text)}
+
+
+def check_waits(c):
+    return {"always the same": lambda retries, first, u: [first] * retries, "all of it": lambda retries, first, u: [min(first * 2**i, 30) for i in range(retries)],
+            "from nothing": lambda retries, first, u: [min(first * 2**i, 30) * u[i] for i in range(retries)], "without an end": lambda retries, first, u: [first * 2**i * (1 + u[i]) / 2 for i in range(retries)],
+            "longer by one": lambda retries, first, u: [min(first * (i + 1), 30) * (1 + u[i]) / 2 for i in range(retries)]}
