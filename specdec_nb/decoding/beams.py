@@ -7,7 +7,7 @@ __all__ = ['Group', 'BeamSearch', 'Beams', 'beam_search', 'Siblings', 'samples']
 
 # %% ../../nbs/8_decoding/36b_beams.ipynb #065c958b
 from collections import Counter, defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from inspect import isgenerator
 import numpy as np
 from ..chance import Keyed
