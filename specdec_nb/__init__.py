@@ -28,6 +28,7 @@ _HOME = {  # name on the face -> (module, name there)
     "ContrastiveSearch": ("decoding.hidden", "ContrastiveSearch"), "Contrastive": ("decoding.contrastive", "Contrastive"),
     "beam_search": ("decoding.beams", "beam_search"), "samples": ("decoding.beams", "samples"),
     "Engine": ("serving.engine", "Engine"),
+    "sed": ("decoding.sed", "sed"), "Constrained": ("decoding.grammars", "Constrained"), "Guidance": ("decoding.grammars", "Guidance"),
     "race": ("bench.race", "race"),
 }
 DRAFTERS = {  # name -> where its class is, "module:object"
@@ -50,6 +51,7 @@ DRAFTERS = {  # name -> where its class is, "module:object"
     "ouroboros": "specdec_nb.phrases.ouroboros:Ouroboros",
     "siblings": "specdec_nb.decoding.beams:Siblings",
     "amateur": "specdec_nb.decoding.contrastive:Amateur",
+    "grammar": "specdec_nb.decoding.grammars:Forced",
 }
 RULES = {
     "walk": "specdec_nb.verify:verify_walk",

@@ -36,6 +36,8 @@ from .models.generate import generate as generate
 from .decoding.methods import Truncated as Truncated, Mirostat as Mirostat, FSD as FSD
 from .decoding.hidden import VectorFSD as VectorFSD, DoLa as DoLa, ContrastiveSearch as ContrastiveSearch
 from .decoding.beams import beam_search as beam_search, samples as samples
+from .decoding.sed import sed as sed
+from .decoding.grammars import Constrained as Constrained, Guidance as Guidance
 from .decoding.contrastive import Contrastive as Contrastive
 from .serving.engine import Engine as Engine
 from .bench.race import race as race

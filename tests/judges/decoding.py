@@ -64,3 +64,31 @@ def check_best_sum(c):
 def check_goes_on(c):
     return {"always": lambda b, a, g: True, "never": lambda b, a, g: False, "any": lambda b, a, g: any(h[-1] in g[h[:-1]] for h in a),
             "by anybody": lambda b, a, g: all(any(h[-1] in w for w in g.values()) for h in a), "as many": lambda b, a, g: len(a) == len(b)}
+
+
+def check_brackets(c):
+    A = c.Automaton
+    def endless(depth): return A({(d, 0): d + 1 for d in range(9)} | {(d + 1, 1): d for d in range(9)} | {(0, 2): "end", ("end", 2): "end"}, 3)
+    def anywhere(depth): return A({(d, 0): d + 1 for d in range(depth)} | {(d + 1, 1): d for d in range(depth)} | {(d, 2): "end" for d in range(depth + 1)} | {("end", 2): "end"}, 3)
+    def on(depth): return A({(d, 0): d + 1 for d in range(depth)} | {(d + 1, 1): d for d in range(depth)} | {(0, 2): 0}, 3)
+    return {"no bound": endless, "ends anywhere": anywhere, "goes on after the end": on, "one less": lambda depth: c.solution(depth - 1), "anything": lambda depth: A({(0, x): 0 for x in range(3)}, 3)}
+
+
+def check_share(c):
+    def places(g, text):
+        place, n = g.start(), 0
+        for x in text:
+            place = g.step(place, x)
+            n += int(g.allowed(place).sum() == 1)
+        return c.Fraction(n, len(text))
+    return {"none": lambda g, t: 0, "all": lambda g, t: 1, "a place late": places, "a count": lambda g, t: c.solution(g, t) * len(t) + 0 * len(t)}
+
+
+def check_rollouts(c):
+    return {"no reuse": lambda k, b: (1 + k * b, 1 + k * b), "the answer apart": lambda k, b: (k * b, (k - 1) * b), "one look": lambda k, b: (1 + k, k),
+            "a constant": lambda k, b: (7, 5), "squares": lambda k, b: (1 + k ** b, 1 + (k - 1) ** b)}
+
+
+def check_needed(c):
+    return {"as good": lambda p, q, e, a: e, "the gap": lambda p, q, e, a: e + p - q, "the other way": lambda p, q, e, a: e - (1 - a) * (p - q) / a,
+            "no weight": lambda p, q, e, a: e + (p - q) / a}
