@@ -56,7 +56,8 @@ TARGETS = {  # the full name of a model's class -> who makes its target
     "specdec_nb.lm.TableLM": "specdec_nb.roles:TableTarget",
     "specdec_nb.models.llama.Llama": "specdec_nb.models.kvcache:LlamaTarget",
     "specdec_nb.models.native.Native": "specdec_nb.models.native:NativeTarget",
-    "transformers.modeling_utils.PreTrainedModel": "specdec_nb.models.hf:HFTarget",
+    "transformers.modeling_utils.PreTrainedModel": "specdec_nb.models.hf:hf_target",
+    "encoder-decoder": "specdec_nb.decoding.encdec:EncoderDecoderTarget",  # of these models the one with an encoder
 }
 ATTENTION = {"cuda": "specdec_nb.trees.kernels:grouped_kernel"}  # device -> who attends there; elsewhere chapter 11 does
 __all__ = [*_HOME]

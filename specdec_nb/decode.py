@@ -109,6 +109,7 @@ class Request:
         rng=None, # a source of randomness; None: `Dice()`
         stop:Stop=None, # when to stop
         k:int=None, # draft at most this deep
+        inputs=None, # what the target takes beside the prompt, if it does
     ):
         if stop is None: raise TypeError("say when to stop: stop=Stop(limit)")
         self.target, self.drafter, self.law, self.rng = as_target(target), make_drafter(drafter), law, rng or Dice()
@@ -119,10 +120,11 @@ class Request:
         self.stop = stop.within(window and window + 1 - self.prompt)
         introduce(self.drafter, self.target)
         began = time.perf_counter()
-        self.state = opened(self.target, self.tokens, self.drafter.asks | law.asks)
+        self.state = opened(self.target, self.tokens, self.drafter.asks | law.asks, inputs)
         self.seconds = {"prefill": time.perf_counter() - began}
         self.law_state, open_law = law.start(self.tokens), law.on_drafts()
-        self.ctx = Context(Tokens(self.tokens), self.budget(), open_law, open_law.start(self.tokens), self.target.vocab_size)
+        self.ctx = Context(Tokens(self.tokens), self.budget(), open_law, open_law.start(self.tokens), self.target.vocab_size,
+                           getattr(self.state, "source", ()))
         self.drafting = self.asking = self.draft = None
         self.done = False
 

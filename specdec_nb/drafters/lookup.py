@@ -56,8 +56,8 @@ class _Lookup:
             if found is not None: return n, found
 
     def propose(self, ctx, rng):
-        found = self.find(ctx.tokens)
-        return Draft.chain(_copy(ctx.tokens, found[1], min(self.drafter.k, ctx.budget.depth))) if found else Draft()
+        found = self.find(text := ctx.whole)
+        return Draft.chain(_copy(text, found[1], min(self.drafter.k, ctx.budget.depth))) if found else Draft()
 
     def observe(self, step): pass
 
@@ -275,7 +275,7 @@ class _Copying:
 
     def propose(self, ctx, rng):
         d, depth = self.drafter, min(self.drafter.k, ctx.budget.depth)
-        found = self.matches(ctx.tokens) if depth > 0 else ()
+        found = self.matches(ctx.whole) if depth > 0 else ()
         if not found: return Draft()
         if ctx.budget.branches: return best_first(blend(found), min(d.nodes, ctx.budget.nodes), depth, d.least)[0]
         m, (first, *_) = found[0]

@@ -7,7 +7,7 @@ __all__ = ['tree_masks', 'KVCache', 'SideBySide', 'TensorScores', 'single', 'Pre
            'stacked', 'parted', 'LlamaTarget', 'load', 'load_default']
 
 # %% ../../nbs/2_models/12_kvcache.ipynb #61a60026
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from dataclasses import dataclass
 import copy
@@ -135,6 +135,8 @@ class Prefilled:
 
 class RowState:
     "One request: its text, of which the first `length` tokens have rows in the cache. The last token is pending"
+    given = None # what the target was handed beside the text
+    source:Sequence[int] = () # another text that the model reads, which drafters may copy from
     def __init__(self, target, tokens, cache, asks=Asks()):
         self.target, self.tokens, self.cache, self.asks = target, list(tokens), cache, asks
         self.scored, self.scores, self.pieces = None, None, []
