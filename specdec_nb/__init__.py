@@ -13,7 +13,7 @@ _HOME = {  # name on the face -> (module, name there)
     "verify_rejection": ("verify", "verify_rejection"),
     "Drafter": ("roles", "Drafter"), "Target": ("roles", "Target"), "State": ("roles", "State"),
     "Drafting": ("roles", "Drafting"), "Rule": ("roles", "Rule"), "Step": ("verify", "Step"),
-    "Request": ("decode", "Request"), "serve": ("decode", "serve"), "Stop": ("decode", "Stop"),
+    "Request": ("decode", "Request"), "serve": ("decode", "serve"), "Stop": ("stops", "Stop"),
     "Trace": ("verify", "Trace"),
     "Datastore": ("drafters.lookup", "Datastore"), "Reference": ("drafters.lookup", "Reference"),
     "PhrasePool": ("drafters.pool", "PhrasePool"),
@@ -42,6 +42,7 @@ DRAFTERS = {  # name -> where its class is, "module:object"
     "gsd": "specdec_nb.trees.dag:GraphDrafter",
     "layerskip": "specdec_nb.drafters.layerskip:LayerSkip",
     "ouroboros": "specdec_nb.phrases.ouroboros:Ouroboros",
+    "jacobi": "specdec_nb.decoding.imagetokens:Jacobi",
 }
 RULES = {
     "walk": "specdec_nb.verify:verify_walk",
@@ -51,13 +52,15 @@ RULES = {
     "traversal": "specdec_nb.trees.multidraft:verify_traversal",
     "typical": "specdec_nb.trees.multidraft:verify_typical",
     "lenient": "specdec_nb.trees.multidraft:verify_lenient",
+    "lantern": "specdec_nb.decoding.imagetokens:verify_lantern",
 }
 TARGETS = {  # the full name of a model's class -> who makes its target
     "specdec_nb.lm.TableLM": "specdec_nb.roles:TableTarget",
-    "specdec_nb.models.llama.Llama": "specdec_nb.models.kvcache:LlamaTarget",
+    "specdec_nb.models.llama.Llama": "specdec_nb.models.state:LlamaTarget",
     "specdec_nb.models.native.Native": "specdec_nb.models.native:NativeTarget",
     "transformers.modeling_utils.PreTrainedModel": "specdec_nb.models.hf:hf_target",
-    "encoder-decoder": "specdec_nb.decoding.encdec:EncoderDecoderTarget",  # of these models the one with an encoder
+    "encoder-decoder": "specdec_nb.decoding.encdec:EncoderDecoderTarget",  # of those models, the ones with an encoder
+    "seeing": "specdec_nb.decoding.multimodal:SeeingTarget",  # and the ones that take pictures or sound
 }
 ATTENTION = {"cuda": "specdec_nb.trees.kernels:grouped_kernel"}  # device -> who attends there; elsewhere chapter 11 does
 __all__ = [*_HOME]

@@ -17,7 +17,8 @@ from .roles import (
     Drafting as Drafting,
     Rule as Rule,
 )
-from .decode import Request as Request, serve as serve, Stop as Stop
+from .stops import Stop as Stop
+from .decode import Request as Request, serve as serve
 from .drafters.lookup import Datastore as Datastore, Reference as Reference
 from .drafters.pool import PhrasePool as PhrasePool
 from .drafters.model import ModelDrafter as ModelDrafter

@@ -13,10 +13,10 @@ PLACES = { # place: (its question, what happens there, the chapters that answer)
     "promise": ("What is the same text?", "exact laws of tokens and programs", "01 02 03"),
     "who": ("Who drafts?", "propose", "06a 15 16 16a 16b 17 18 19 20 21 22 23 24 29"),
     "shape": ("What shape?", "a tree of guesses", "05 09 27 30"),
-    "target": ("What does the model say?", "score, one pass", "06a 10 11 12 12a 13 25 28"),
-    "rule": ("Which rule?", "verify", "04 06 26"),
-    "loop": ("One loop", "commit, and again", "07 13a 14"),
-    "memory": ("What is remembered?", "keep, observe", "12 12a 15 17 18 19 29"),
+    "target": ("What does the model say?", "score, one pass", "06a 10 11 12 12a 12b 12c 13 25 28 39a 39c"),
+    "rule": ("Which rule?", "verify", "04 06 26 39d"),
+    "loop": ("One loop", "commit, and again", "06b 07 13a 13b 14"),
+    "memory": ("What is remembered?", "keep, observe", "12 12a 12b 13b 15 17 18 19 29"),
     "gain": ("What is gained?", "time, measured on a machine", "08 09 14a 14b 14c 14d 14e 14f 14g 30 40 41 42 43 44 45 46"),
 }
 

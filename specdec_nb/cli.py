@@ -23,7 +23,7 @@ def _model(o):
     "The model that the options name, quietly"
     import torch
     from transformers.utils import logging
-    from specdec_nb.models.kvcache import load
+    from specdec_nb.models.native import load
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     return load(o.model, getattr(torch, o.dtype), o.runtime)
@@ -264,6 +264,7 @@ NEEDS = { # drafter: what it needs, and for whom it is
     "eagle3": "a layer trained for the target, network=FOLDER (specdec train eagle3); for the default model it comes along",
     "gsd": "a draft model, as model does",
     "ouroboros": "a draft model, as model does",
+    "jacobi": "nothing; for sampling where laws depend little on the last words, as in pictures",
 }
 
 def run_drafters(o):

@@ -7,7 +7,8 @@ import transformers as hf
 from drafters import Wild
 from specdec_nb import HFTarget, Keyed, Law, Llama, Trace, generate
 from specdec_nb.roles import as_target
-from specdec_nb.decode import Request, Stop, decode, serve
+from specdec_nb.stops import Stop
+from specdec_nb.decode import Request, decode, serve
 from specdec_nb.models.slots import Slot
 
 SIZES = dict(vocab_size=48, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,

@@ -19,9 +19,9 @@ def shell(*argv, cwd=None):
 @pytest.fixture(scope="module", autouse=True)
 def one_model():
     "The model is loaded once for the calls of `main` in this process"
-    from specdec_nb.models import kvcache
+    from specdec_nb.models import native
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kvcache, "load", lru_cache(kvcache.load))
+        patch.setattr(native, "load", lru_cache(native.load))
         yield
 
 
@@ -138,17 +138,17 @@ def test_bare_version_and_drafters(capsys):
     ["train", "data", "--out", "/dev/null/x"], ["train", "data", "--out", "x", "--by", "nowhere"], ["train", "draft", "--out", "x", "--data", str(ROOT/"README.md")],
     ["train", "draft", "--out", "x", "--data", "y", "--lr", "nan"], ["train", "draft", "--out", str(ROOT/"README.md"), "--data", "y"], ["dance"], ["--dance"]])
 def test_arguments_are_checked_before_a_model_is_loaded(capsys, monkeypatch, argv):
-    from specdec_nb.models import hub, kvcache
+    from specdec_nb.models import hub, native
     def loaded(*_): raise AssertionError("a model was loaded")
-    monkeypatch.setattr(kvcache, "load", loaded)
+    monkeypatch.setattr(native, "load", loaded)
     monkeypatch.setattr(hub, "load_hf", loaded)
     told(capsys, *argv)
 
 
 def test_a_report_is_claimed_before_a_model_is_loaded(capsys, monkeypatch, tmp_path):
-    from specdec_nb.models import kvcache
+    from specdec_nb.models import native
     from specdec_nb.workshop.ledger import Ledger
-    monkeypatch.setattr(kvcache, "load", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(native, "load", lambda *_: pytest.fail("a model was loaded"))
     out = tmp_path/"out.json"
     first = Ledger(out)
     assert "another run" in told(capsys, "bench", "--json", out)
@@ -168,11 +168,11 @@ def test_a_refused_resume_names_the_setting(capsys, tmp_path):
 
 FAKE = r"""
 import sys
-from specdec_nb.models import kvcache
+from specdec_nb.models import native
 from specdec_nb.lm import TableLM
 from specdec_nb.cli import main
 def load(*_): raise ValueError("the model \u03c4 \u00d7 \udcff was asked for")
-kvcache.load = load
+native.load = load
 sys.exit(main(sys.argv[1:]))
 """
 

@@ -6,7 +6,7 @@ import pytest
 import fuzz
 from specdec_nb import Verdict, verify
 from specdec_nb.workshop import registry
-from specdec_nb.models.hf import RowCache
+from specdec_nb.models.slots import RowCache
 from specdec_nb.models.kvcache import KVCache
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -55,9 +55,9 @@ def test_planted_faults_are_found(fault, monkeypatch, capsys):
         monkeypatch.setattr(RowCache, "keep", first_rows(RowCache))
         case = case | dict(own=False)
     if fault == "a row's neighbour":
-        from specdec_nb.models import kvcache
-        parted = kvcache.parted
-        monkeypatch.setattr(kvcache, "parted", lambda feeds, logits, hidden: parted(feeds, logits, hidden)[::-1] if len({len(f.tokens) for f in feeds}) == 1 else parted(feeds, logits, hidden))
+        from specdec_nb.models import state
+        parted = state.parted
+        monkeypatch.setattr(state, "parted", lambda feeds, logits, hidden: parted(feeds, logits, hidden)[::-1] if len({len(f.tokens) for f in feeds}) == 1 else parted(feeds, logits, hidden))
         case = case | dict(drafter="none")
     assert "not" in fuzz.check(case)
     fuzz.report(case, fuzz.check(case))

@@ -7,7 +7,8 @@ import transformers as hf
 
 from drafters import Wild
 from specdec_nb import HFTarget, generate
-from specdec_nb.models.hf import cache_name, plain_model, row_bounds, tree_equals_paths
+from specdec_nb.models.trials import tree_equals_paths
+from specdec_nb.models.hf import cache_name, plain_model, row_bounds
 from specdec_nb.models.hub import load_hf
 from test_generate import GPT, PROMPT, SIZES, build, greedy
 
@@ -154,12 +155,6 @@ def test_text_through_models_that_see(name):
     assert same(model, PROMPT, drafters=("none",), attention_mask=torch.ones_like(PROMPT))
     turn = model.generate(PROMPT, max_new_tokens=9, do_sample=False, return_dict_in_generate=True)
     assert torch.equal(generate(model, turn.sequences, past_key_values=turn.past_key_values, max_new_tokens=9, do_sample=False), model.generate(PROMPT, max_new_tokens=18, do_sample=False))
-
-
-def test_pictures_are_refused_by_name():
-    model = seeing("Llava")
-    with pytest.raises(ValueError, match="pixel_values|mm_encoder_outputs"):
-        generate(model, torch.tensor([[3, 47, 47, 47, 47, 5]]), pixel_values=torch.zeros(1, 3, 8, 8).double(), max_new_tokens=3)
 
 
 # -- odd weights

@@ -81,7 +81,8 @@ def hooks():
     "The kernel inside the runtime, and inside models of transformers that the book does not name"
     import torch
     import transformers as hf
-    from specdec_nb.models.hf import HFTarget, tree_equals_paths
+    from specdec_nb.models.trials import tree_equals_paths
+    from specdec_nb.models.hf import HFTarget
     from specdec_nb.models.llama import grouped_attention
     from specdec_nb.trees import kernels
     from specdec_nb.trees.kernels import Sight, grouped_kernel, register_kernel

@@ -11,7 +11,8 @@ from specdec_nb import Draft, Law, Llama, Trace, generate
 from specdec_nb.roles import as_target
 from specdec_nb.decode import decode
 from specdec_nb.models.hub import chat
-from specdec_nb.models.kvcache import KVCache, LlamaTarget
+from specdec_nb.models.kvcache import KVCache
+from specdec_nb.models.state import LlamaTarget
 from specdec_nb.models.llama import as_half, pack
 
 SIZES = dict(vocab_size=48, hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64,

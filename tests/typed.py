@@ -2,7 +2,7 @@
 from collections.abc import Callable
 
 from specdec_nb import Draft, Drafter, Drafting, HFTarget, Rule, State, Target, Verdict, generate, verify_kseq, verify_rejection, verify_walk
-from specdec_nb.models.kvcache import LlamaTarget, RowState
+from specdec_nb.models.state import LlamaTarget, RowState
 from specdec_nb.roles import NoDrafter, TableState, TableTarget
 
 

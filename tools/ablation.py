@@ -14,7 +14,8 @@ from pathlib import Path
 from specdec_nb import Law, Trace, load_default
 from specdec_nb.bench.questions import encode, read_questions
 from specdec_nb.roles import as_target
-from specdec_nb.decode import Stop, decode
+from specdec_nb.stops import Stop
+from specdec_nb.decode import decode
 from specdec_nb.drafters.lookahead import Lookahead
 from specdec_nb.drafters.layerskip import some_layers
 from specdec_nb.drafters.model import draft_target

@@ -180,10 +180,11 @@ def taus(folder, home, made, limit):
     from specdec_nb.bench.questions import SAMPLE
     from specdec_nb.verify import Trace
     from specdec_nb.roles import make_drafter
-    from specdec_nb.decode import Stop, decode
+    from specdec_nb.stops import Stop
+    from specdec_nb.decode import decode
     from specdec_nb.drafters.model import ModelDrafter
     from specdec_nb.models.hub import chat
-    from specdec_nb.models.kvcache import load
+    from specdec_nb.models.native import load
     from specdec_nb.sampling import Law
     model, tokenizer = load(str(folder.resolve()), torch.float32, "own")
     found = {}

@@ -55,12 +55,13 @@ class Late:
 def load_model():
     "Load the default model, if it is there, once for all forks: what they ask for in the same words is the same object"
     import torch
-    from specdec_nb.models import hub, kvcache
+    from specdec_nb.models import hub, native, state
     if hub.default_gguf() is None: return
     once = functools.cache(hub.load_hf)
-    hub.load_hf = kvcache.load_hf = lambda name=None, dtype=torch.float32: once(name, dtype)
-    kvcache.load = functools.cache(kvcache.load)
-    kvcache.load_default()
+    hub.load_hf = state.load_hf = native.load_hf = lambda name=None, dtype=torch.float32: once(name, dtype)
+    state.load_llama = native.load_llama = functools.cache(state.load_llama)
+    native.load = functools.cache(native.load)
+    native.load_default()
 
 
 def serve():

@@ -25,8 +25,9 @@ def on_questions(kind, folders, questions, limit):
     "For each folder: tokens a call and acceptance by depth. ValueError if a text is not plain decoding's"
     from specdec_nb.bench.questions import encode
     from specdec_nb.verify import Trace
-    from specdec_nb.decode import Stop, decode
-    from specdec_nb.models.kvcache import load_default
+    from specdec_nb.stops import Stop
+    from specdec_nb.decode import decode
+    from specdec_nb.models.native import load_default
     from specdec_nb.sampling import Law
     model, tokenizer = load_default()
     drafters, found = {f: drafter_of(kind, f) for f in folders}, {f: [] for f in folders}

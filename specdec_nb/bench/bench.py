@@ -20,7 +20,8 @@ from ..chance import Keyed
 from ..sampling import Law
 from ..verify import Trace, make_rule
 from ..roles import as_target, introduce, make_drafter
-from ..decode import Stop, decode
+from ..stops import Stop
+from ..decode import decode
 from ..models.hf import HFTarget
 from .questions import Question, encode
 

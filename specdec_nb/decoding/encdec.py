@@ -15,8 +15,10 @@ from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 from ..sampling import Asks
 from ..draft import Draft
-from ..models.kvcache import RowState
-from ..models.hf import HFTarget, rows_look_back, same_rows, window_of
+from ..models.state import RowState
+from ..models.trials import rows_look_back, same_rows
+from ..models.hf import HFTarget, window_of
+from ..models.options import refuse_inputs
 
 # %% ../../nbs/8_decoding/39a_encdec.ipynb #4f52696f
 class _Read(BaseModelOutput):
@@ -34,6 +36,8 @@ class Source:
     @classmethod
     def together(cls, sources) -> "Source":
         "Sources of several requests, padded to the longest"
+        if len({s.hidden.shape[1] for s in sources}) == 1 and len({s.mask is None or s.mask.shape for s in sources}) == 1:
+            return cls(torch.cat([s.hidden for s in sources]), None if sources[0].mask is None else torch.cat([s.mask for s in sources]))
         rows, masks = zip(*((s.hidden[0], torch.ones(s.hidden.shape[1]) if s.mask is None else s.mask[0].cpu()) for s in sources))
         def padded(xs): return torch.nn.utils.rnn.pad_sequence(xs, batch_first=True)
         return cls(padded(rows), padded([m.long() for m in masks]).to(rows[0].device))
@@ -115,8 +119,9 @@ class EncoderDecoderTarget(HFTarget):
     stack:tuple = ((), None) # the sources of the last call of several requests, and the same together
 
     def form(self):
-        config, self.accepts = self.model.config, set(signature(self.model.forward).parameters)
+        self.accepts = set(signature(self.model.forward).parameters)
         self.decoder = getattr(self.model, "decoder", None) or self.model.get_decoder()
+        config, self.words = getattr(self.decoder, "config", self.model.config), self.model.main_input_name == "input_ids"
         self.tells = "decoder_position_ids" in self.accepts or "kwargs" in self.accepts and "position_ids" in signature(self.decoder.forward).parameters
         self.doors = [] if self.tells else doors(self.decoder)
         self.moody = [(m, how) for m, how in self.doors if how == "count"]   # they may count only some tokens, within a call
@@ -143,7 +148,7 @@ class EncoderDecoderTarget(HFTarget):
         "A new request; nothing is read yet"
         if inputs is None and self.blank is None: raise ValueError(f"{type(self.model).__name__} reads a text of its own: give inputs=target.encode(...)")
         state = super().open(prompt, asks)
-        state.given = Source(self.blank[:, :2 + len(prompt) % 5]) if inputs is None else inputs
+        state.given = Source(self.blank[:, :2 + len(prompt) % 5 if self.words else 7]) if inputs is None else inputs
         state.source = [t for t in state.given.tokens if t < self.vocab_size]
         return state
 
@@ -153,11 +158,31 @@ class EncoderDecoderTarget(HFTarget):
         out, ids = self.model.get_encoder()(**inputs, return_dict=True), inputs.get("input_ids")
         return Source(out.last_hidden_state, inputs.get("attention_mask"), tuple(ids[0].tolist()) if ids is not None and self.one_vocabulary else ())
 
+    def beside(self,
+        inputs, # what `model.generate` prepared
+        input_ids, # `[rows, L]`: the decoder's texts
+        prompt=None, # `[B, S]`: what the encoder read, if it is token ids; each may have several rows
+    ) -> tuple: # `(mask of the decoder's text, a function of a row and its mask -> Source)`
+        "What a prepared call brings beside the decoder's text. ValueError for what cannot be honoured"
+        read, mask, text = inputs.get("encoder_outputs"), inputs.get("attention_mask"), inputs.get("decoder_attention_mask")
+        refuse_inputs({name: x for name, x in inputs.items() if name not in ("encoder_outputs", "decoder_attention_mask")})
+        ids = prompt if prompt is not None and self.one_vocabulary else None
+        def source(b, attended):
+            seen, at = None if mask is None else mask[b:b + 1], b if ids is None else b * len(ids) // len(read[0])
+            words = () if ids is None else (ids[at] if seen is None else ids[at][seen[0].bool()]).tolist()
+            return Source(read[0][b:b + 1], seen, tuple(words))
+        return {"attention_mask": text}, source
+
     @property
     def one_vocabulary(self) -> bool:
         "Whether encoder and decoder mean the same by a token, as far as one can see"
         read, write = (getattr(m.get_input_embeddings(), "num_embeddings", None) for m in (self.model.get_encoder(), self.decoder))
         return read is not None and read == write
+
+    def forward(self, feeds):
+        "Sound and pictures share a forward if the encoder made equally much of them: their masks are not of its rows"
+        if self.words or len(feeds) == 1 or len({f.state.given.hidden.shape for f in feeds}) == 1: return super().forward(feeds)
+        return [self._alone(f) for f in feeds]
 
     def run(self, inputs, feeds):
         cache, positions, mask, ids = (inputs.pop(name, None) for name in (self.past, "position_ids", "attention_mask", "input_ids"))

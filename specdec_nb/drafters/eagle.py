@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from ..sampling import Asks
 from ..roles import register
 from ..models.llama import Llama, rotation
-from ..models.kvcache import KVCache, RowState, RowTarget, parted, stacked
+from ..models.kvcache import KVCache
+from ..models.state import RowState, RowTarget, parted, stacked
 from .model import TreeDrafting
 from ..training.distill import Trained, TrainedDrafter, forward_kl, judge
 

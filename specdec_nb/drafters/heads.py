@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from ..draft import Draft
 from ..roles import register
 from ..shape import static_tree
-from ..models.kvcache import TensorScores
+from ..models.state import TensorScores
 from .model import ModelDrafting
 from ..training.distill import Trained, TrainedDrafter, forward_kl, judge
 

@@ -12,7 +12,8 @@ import torch
 from ..draft import Draft
 from ..roles import as_target, register
 from ..models.llama import Llama
-from ..models.kvcache import KVCache, RowState
+from ..models.kvcache import KVCache
+from ..models.state import RowState
 from .model import ModelDrafter, TreeDrafting
 
 # %% ../../nbs/3_drafting/16a_layerskip.ipynb #f60e2c16

@@ -16,7 +16,7 @@ from ..sampling import Law, NoMass, Scores, softmax
 from ..draft import Draft
 from ..roles import Drafter, as_target, opened, register
 from ..shape import growing, rerank
-from ..models.kvcache import load
+from ..models.native import load
 
 # %% ../../nbs/3_drafting/16_model.ipynb #c99af83b
 class ModelDrafting:

@@ -16,10 +16,10 @@ import warnings
 import torch
 from transformers import GenerationConfig
 from transformers.generation import (EncoderNoRepeatNGramLogitsProcessor, EncoderRepetitionPenaltyLogitsProcessor, EosTokenCriteria,
-                                     GenerationMixin, MaxLengthCriteria, MinPLogitsWarper, PrefixConstrainedLogitsProcessor,
+                                     GenerationMixin, MaxLengthCriteria, MinPLogitsWarper, PrefixConstrainedLogitsProcessor, RepetitionPenaltyLogitsProcessor,
                                      TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper)
 from ..sampling import Law
-from ..decode import Stop
+from ..stops import Stop
 
 # %% ../../nbs/2_models/13a_options.ipynb #46bb5a12
 class HFProcessors:
@@ -51,11 +51,13 @@ def for_row(
         except Exception as e: raise ValueError(f"{type(p).__name__} cannot be copied, and each row of a batch needs its own: {e}") from e
     return list(map(mine, processors))
 
-_PROMPTS = {EncoderRepetitionPenaltyLogitsProcessor: "encoder_input_ids", EncoderNoRepeatNGramLogitsProcessor: "generated_ngrams"}
+_PROMPTS = {EncoderRepetitionPenaltyLogitsProcessor: "encoder_input_ids", EncoderNoRepeatNGramLogitsProcessor: "generated_ngrams",
+            RepetitionPenaltyLogitsProcessor: "prompt_ignore_length"}
 
 def _prompt_of(p, row, rows):
     "A processor that keeps something of each prompt, with that of one row; several rows may have one prompt"
     kept, twin = getattr(p, _PROMPTS[type(p)]), copy.copy(p)
+    if not hasattr(kept, "__len__"): return p                    # nothing of the prompts
     at = row * len(kept) // rows
     setattr(twin, _PROMPTS[type(p)], kept[at:at + 1])
     twin.batch_size = 1

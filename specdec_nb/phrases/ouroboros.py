@@ -9,7 +9,8 @@ __all__ = ['Ouroboros']
 from ..sampling import Law, softmax
 from ..draft import Draft
 from ..roles import Drafter, NoDrafter, register
-from ..decode import Request, Stop
+from ..stops import Stop
+from ..decode import Request
 from ..drafters.pool import PhrasePool, discarded_phrases
 from ..drafters.model import ModelDrafter
 from ..drafters.lookahead import Lookahead, node_at

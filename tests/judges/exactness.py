@@ -160,3 +160,11 @@ def check_rank_accuracies(c):
     def best(t, d, texts): return sum(np.sort(t.p(s))[::-1] for s in texts) / Fraction(len(texts))
     return {"the drafter's confidence": own, "by id": ids, "ranked by the target": best,
             "a constant": lambda t, d, texts: [Fraction(1, 2), Fraction(11, 36), Fraction(7, 36)], "not a mean": lambda t, d, texts: len(texts) * c.solution(t, d, texts)}
+
+
+def check_phrase(c):
+    def anywhere(tokens, prompt): return lambda text: text[-len(tokens):] == list(tokens)
+    def last(tokens, prompt): return lambda text: text[-1] == tokens[-1]
+    def set_(tokens, prompt): return lambda text: set(tokens) <= set(text[prompt:])
+    return {"the prompt counts": anywhere, "its last token": last, "in any order": set_, "never": lambda tokens, prompt: lambda text: False,
+            "at once": lambda tokens, prompt: lambda text: True, "one token late": lambda tokens, prompt: lambda text: text[prompt:-1][-len(tokens):] == list(tokens)}

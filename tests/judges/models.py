@@ -106,3 +106,21 @@ def check_q5_0(c):
 def check_pays(c):
     return {"the pending token left out": lambda ms, counts, k, a: a > c.np.interp(1 + k, counts, ms) / ms[0], "always": lambda ms, counts, k, a: True,
             "a price a row": lambda ms, counts, k, a: 1 + a > 1 + .4 * k, "k rows": lambda ms, counts, k, a: 1 + a > c.np.interp(k, counts, ms) / ms[0]}
+
+
+def check_in_view(c):
+    right = c.solution
+    return {"a constant": lambda length, w, d: 3, "the window": lambda length, w, d: w, "its own row counted": lambda length, w, d: min(length, max(0, w - d)),
+            "no matter how deep": lambda length, w, d: min(length, w - 1), "no matter how short": lambda length, w, d: max(0, w - 1 - d),
+            "below nothing": lambda length, w, d: min(length, w - 1 - d), "two, if any": lambda length, w, d: min(2, right(length, w, d))}
+
+
+def check_told(c):
+    return {"always": lambda window, text, draft: True, "never": lambda window, text, draft: False, "any branch": lambda window, text, draft: not draft.is_chain,
+            "a window below the text": lambda window, text, draft: window < text and not draft.is_chain,
+            "the last node alone": lambda window, text, draft: len(draft) > draft.depth[-1] and 1 < window < text + draft.depth[-1]}
+
+
+def check_positions(c):
+    return {"as they stand": lambda mask: c.torch.arange(len(mask)), "from one": lambda mask: mask.cumsum(-1), "below zero": lambda mask: mask.cumsum(-1) - 1,
+            "zero under zeros": lambda mask: (mask.cumsum(-1) - 1).clamp(min=0) * mask, "from the first seen": lambda mask: (c.torch.arange(len(mask)) - int(mask.argmax())).clamp(min=0)}
