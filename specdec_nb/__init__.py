@@ -52,6 +52,7 @@ DRAFTERS = {  # name -> where its class is, "module:object"
     "siblings": "specdec_nb.decoding.beams:Siblings",
     "amateur": "specdec_nb.decoding.contrastive:Amateur",
     "grammar": "specdec_nb.decoding.grammars:Forced",
+    "jacobi": "specdec_nb.decoding.imagetokens:Jacobi",
 }
 RULES = {
     "walk": "specdec_nb.verify:verify_walk",
@@ -61,6 +62,7 @@ RULES = {
     "traversal": "specdec_nb.trees.multidraft:verify_traversal",
     "typical": "specdec_nb.trees.multidraft:verify_typical",
     "lenient": "specdec_nb.trees.multidraft:verify_lenient",
+    "lantern": "specdec_nb.decoding.imagetokens:verify_lantern",
 }
 NETWORKS = {  # kind of a trained drafter -> the class of its network
     "draft": "specdec_nb.learned.draft_model:DraftModel",
@@ -72,7 +74,9 @@ TARGETS = {  # the full name of a model's class -> who makes its target
     "specdec_nb.lm.TableLM": "specdec_nb.roles:TableTarget",
     "specdec_nb.models.llama.Llama": "specdec_nb.models.state:LlamaTarget",
     "specdec_nb.models.native.Native": "specdec_nb.models.native:NativeTarget",
-    "transformers.modeling_utils.PreTrainedModel": "specdec_nb.models.hf:HFTarget",
+    "transformers.modeling_utils.PreTrainedModel": "specdec_nb.models.hf:hf_target",
+    "encoder-decoder": "specdec_nb.decoding.encdec:EncoderDecoderTarget",  # of those models, the ones with an encoder
+    "seeing": "specdec_nb.decoding.multimodal:SeeingTarget",  # and the ones that take pictures or sound
 }
 ATTENTION = {"cuda": "specdec_nb.trees.kernels:grouped_kernel"}  # device -> who attends there; elsewhere chapter 11 does
 _FORMER = {"law": "exact_law"}  # earlier names, which still work and say so

@@ -304,6 +304,7 @@ NEEDS = { # drafter: what it needs, and for whom it is
     "hydra": "heads trained for the target, network=FOLDER (specdec train hydra)",
     "gsd": "a draft model, as model does",
     "ouroboros": "a draft model, as model does",
+    "jacobi": "nothing; for sampling where laws depend little on the last words, as in pictures",
 }
 
 def run_drafters(o):

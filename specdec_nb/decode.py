@@ -28,6 +28,7 @@ class Request:
         rng=None, # a source of randomness; None: `Dice()`
         stop:Stop=None, # when to stop
         k:int=None, # draft at most this deep
+        inputs=None, # what the target takes beside the prompt, if it does
     ):
         if stop is None: raise TypeError("say when to stop: stop=Stop(limit)")
         self.target, self.drafter, self.law, self.rng = as_target(target), make_drafter(drafter), law, rng or Dice()
@@ -38,9 +39,10 @@ class Request:
         self.stop = stop.within(window and window + 1 - self.prompt)
         introduce(self.drafter, self.target)
         self.seconds:dict[str, float] = {}
-        self.state = self._timed("prefill", lambda: opened(self.target, self.tokens, self.drafter.asks | law.asks))
+        self.state = self._timed("prefill", lambda: opened(self.target, self.tokens, self.drafter.asks | law.asks, inputs))
         self.law_state, open_law = law.start(self.tokens), law.on_drafts()
-        self.ctx = Context(Tokens(self.tokens), self.budget(), open_law, open_law.start(self.tokens), self.target.vocab_size)
+        self.ctx = Context(Tokens(self.tokens), self.budget(), open_law, open_law.start(self.tokens), self.target.vocab_size,
+                           getattr(self.state, "source", ()))
         self.drafting = self.asking = self.draft = None
         self.done = False
 
@@ -214,7 +216,8 @@ def decode(
     rng=None, # a source of randomness; None: `Dice()`
     stop:Stop=None, # when to stop; None: after `limit` tokens
     k:int=None, # draft at most this deep
+    inputs=None, # what the target takes beside the prompt, if it does
 ):
     "Speculative decoding of one request: yields one `Step` a target call"
-    request = Request(target, make_drafter(drafter, k=k), prompt, law, rule, rng, stop or Stop(limit), k)
+    request = Request(target, make_drafter(drafter, k=k), prompt, law, rule, rng, stop or Stop(limit), k, inputs)
     for _, step in serve([request]): yield step

@@ -53,9 +53,9 @@ class Target(Protocol):
     def score(self, pairs:Sequence[tuple[Any, Draft | None]]) -> Sequence[Scores]:
         "For each `(state, draft)` the rows of the pending token and of every node; for `(state, None)`: the text is read on"
 
-def opened(target, prompt, asks=Asks()):
+def opened(target, prompt, asks=Asks(), inputs=None):
     "A request's state in a target, which is also asked to score it, whoever it hands the work to"
-    state = target.open(prompt, asks)
+    state = target.open(prompt, asks) if inputs is None else target.open(prompt, asks, inputs)
     state.target = target
     return state
 
@@ -134,11 +134,16 @@ def _target(model):
 
 # %% ../nbs/1_exactness/06a_roles.ipynb #f2f924fb
 class Tokens(Sequence):
-    "The committed text, read-only; slices are lists"
-    def __init__(self, tokens): self._tokens = tokens
-    def __len__(self): return len(self._tokens)
-    def __getitem__(self, i): return self._tokens[i]
-    def __repr__(self): return f"Tokens({self._tokens})"
+    "The committed text, read-only, perhaps with another text before it; slices are lists"
+    def __init__(self, tokens, before=()): self._tokens, self._before = tokens, before
+    def __len__(self): return len(self._before) + len(self._tokens)
+    def __getitem__(self, i):
+        if not (n := len(self._before)): return self._tokens[i]
+        if not isinstance(i, slice): return self._tokens[i - n] if (i := range(len(self))[i]) >= n else self._before[i]
+        start, stop, step = i.indices(len(self))
+        if step != 1: return [self[j] for j in range(start, stop, step)]
+        return [*self._before[start:stop], *self._tokens[max(start - n, 0):max(stop - n, 0)]]
+    def __repr__(self): return f"Tokens({self[:]})"
 
 @dataclass
 class Context:
@@ -148,6 +153,9 @@ class Context:
     law: Law = Law() # what may be asked of a guess: the law that the target's rows go through, see `Law.on_drafts`
     law_state: object = None # its state after `tokens`
     vocab_size: int | None = None # token ids are below this
+    source: Sequence[int] = () # what else the target reads, if it is a text of its words: an encoder's input
+    @property
+    def whole(self) -> Tokens: "All that can be copied from: the source, then the text"; return Tokens(self.tokens, self.source) if self.source else self.tokens
 
 _Wish = tuple[State, Draft] # what a drafter with a model of its own wants to have scored
 

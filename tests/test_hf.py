@@ -157,12 +157,6 @@ def test_text_through_models_that_see(name):
     assert torch.equal(generate(model, turn.sequences, past_key_values=turn.past_key_values, max_new_tokens=9, do_sample=False), model.generate(PROMPT, max_new_tokens=18, do_sample=False))
 
 
-def test_pictures_are_refused_by_name():
-    model = seeing("Llava")
-    with pytest.raises(ValueError, match="pixel_values|mm_encoder_outputs"):
-        generate(model, torch.tensor([[3, 47, 47, 47, 47, 5]]), pixel_values=torch.zeros(1, 3, 8, 8).double(), max_new_tokens=3)
-
-
 # -- odd weights
 
 def test_offloaded_models():

@@ -63,7 +63,7 @@ class _Copying:
 
     def propose(self, ctx, rng):
         d, depth = self.drafter, min(self.drafter.k, ctx.budget.depth)
-        found = self.matches(ctx.tokens) if depth > 0 else ()
+        found = self.matches(ctx.whole) if depth > 0 else ()
         if not found: return Draft()
         if ctx.budget.branches: return best_first(blend(found), min(d.nodes, ctx.budget.nodes), depth, d.least)[0]
         m, (first, *_) = found[0]

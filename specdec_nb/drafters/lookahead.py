@@ -51,7 +51,7 @@ class _Window:
     def __init__(self, drafter, ctx):
         self.drafter, self.read, self.asked = drafter, 0, []
         self.pool = PhrasePool(per_key=max(drafter.guesses, 1)) if drafter.pool is None else drafter.pool
-        gen, text = np.random.default_rng(drafter.seed), ctx.tokens
+        gen, text = np.random.default_rng(drafter.seed), ctx.whole
         starts = gen.integers(len(text), size=drafter.window).tolist()
         self.columns = [[text[(at + i) % len(text)] for i in range(drafter.n - 1)] for at in starts]
 
@@ -72,7 +72,7 @@ class _Window:
         return [(*heads[:i], *column[1:]) for i, column in enumerate(self.columns)]
 
     def propose(self, ctx, rng):
-        self.tried = self.phrases(ctx.tokens)
+        self.tried = self.phrases(ctx.whole)
         if not ctx.budget.branches: return Draft.chain(self.tried[0] if self.tried else ())      # no room for a window
         self.asked = self.paths(ctx.tokens[-1])
         return Draft.merge(p[:ctx.budget.depth] for p in (*self.tried, *self.asked))[0]

@@ -48,8 +48,8 @@ class _Lookup:
             if found is not None: return n, found
 
     def propose(self, ctx, rng):
-        found = self.find(ctx.tokens)
-        return Draft.chain(copied(ctx.tokens, found[1], min(self.drafter.k, ctx.budget.depth))) if found else Draft()
+        found = self.find(text := ctx.whole)
+        return Draft.chain(copied(text, found[1], min(self.drafter.k, ctx.budget.depth))) if found else Draft()
 
     def observe(self, step): pass
 

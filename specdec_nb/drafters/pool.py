@@ -175,8 +175,8 @@ class _Pooling:
     "One request"
     def __init__(self, drafter, ctx):
         self.drafter, self.pool, self.ctx = drafter, drafter.pool, ctx
-        self.read, self.before, self.offered = len(ctx.tokens), [], []
-        self.pool.add_text(ctx.tokens, "history", drafter.k or 1)
+        self.read, self.before, self.offered = len(ctx.whole), [], []
+        self.pool.add_text(ctx.whole, "history", drafter.k or 1)
 
     def propose(self, ctx, rng):
         self.before, d = ctx.tokens[-self.pool.key:], self.drafter
@@ -189,5 +189,5 @@ class _Pooling:
         pool.credit(self.before, self.offered, step.verdict.tokens)
         if d.discarded and step.draft.tokens:
             for p in discarded_phrases(step.draft, step.verdict, step.scores.best, self.before, pool.key): pool.add(p, "discarded")
-        pool.add_text(self.ctx.tokens, "verified", d.k or 1, max(self.read - pool.key - (d.k or 1) + 1, 0))
-        self.read = len(self.ctx.tokens)
+        pool.add_text(self.ctx.whole, "verified", d.k or 1, max(self.read - pool.key - (d.k or 1) + 1, 0))
+        self.read = len(self.ctx.whole)

@@ -15,7 +15,7 @@ import sys
 import weakref
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig, GPT2Config, PreTrainedModel, StoppingCriteriaList
-from transformers.generation import GenerateDecoderOnlyOutput, GenerationMixin, StopStringCriteria
+from transformers.generation import GenerateDecoderOnlyOutput, GenerateEncoderDecoderOutput, GenerationMixin, StopStringCriteria
 from ..chance import Dice, Keyed
 from ..sampling import Asks, Law
 from ..verify import Trace, make_rule
@@ -43,7 +43,7 @@ class _Recorded:
     def logits(self, text): return self.of(text, 0)
     def scores(self, text): return self.of(text, 1)
 
-def _row(target, input_ids, b, config, processors, criteria, inputs, law) -> tuple: # `(visible tokens, law, stop, recorded rows)`
+def _row(target, input_ids, b, config, processors, criteria, inputs, law) -> tuple:
     "What the prepared call means for row `b`"
     ids, rows = input_ids[b:b + 1], len(input_ids)
     def mine(name): return None if (x := inputs.get(name)) is None else x[..., min(b, x.shape[-2] - 1), :]
@@ -54,12 +54,13 @@ def _row(target, input_ids, b, config, processors, criteria, inputs, law) -> tup
     told = config.return_dict_in_generate and (config.output_scores or config.output_logits)
     at = seen.nonzero()[:, 0]
     bare = ids[:, at[0]:at[-1] + 1] if rows > 1 else None
-    mine = for_row(processors, b, rows, bare)
+    encoder = getattr(getattr(getattr(target, "model", None), "config", None), "is_encoder_decoder", False)
+    mine = for_row(processors, b, rows, None if encoder else bare)
     if law is None: law = law_of(mine, config.do_sample, ids, len(tokens), bool(told), bare)
     else: law = law_after(law, mine, ids, len(tokens), bare)
     recorded = _Recorded(law.processors[0].seen, len(tokens)) if told else None
     scores = recorded.scores if recorded is not None and config.output_scores else lambda text: None
-    return tokens, law, stop_of(criteria, ids, len(tokens), target.window, scores), recorded
+    return tokens, law, stop_of(criteria, ids, len(tokens), target.window, scores), recorded, seen
 
 def _fits(target, n):
     most, named = target.window, getattr(getattr(target, "config", None), "max_position_embeddings", None)
@@ -73,17 +74,19 @@ def _same_dice():
     return torch.random.fork_rng(devices=[torch.cuda.current_device()] if torch.cuda.is_initialized() else [])
 
 def _run(model, input_ids, *, logits_processor, stopping_criteria, generation_config, drafter, k, rule, seed, law,
-         streamer=None, told=False, past=None, **inputs):
+         streamer=None, told=False, past=None, prompt=None, **inputs):
     own = (c for c in (inputs.get("cache"), inputs.get("past_key_values")) if getattr(c, "_is_user_defined", False))
     past, target, rows, config = next(own, past), as_target(model), len(input_ids), generation_config
     refuse_options(vars(config))
-    refuse_inputs(inputs)
+    text, beside = _beside(target, inputs, input_ids, prompt)
     if law is not None: _refuse_beside(law, vars(config))
     _refuse_for_rows(rows, past_key_values=past, streamer=streamer, output_scores=config.output_scores, output_logits=config.output_logits)
-    asked = [_row(target, input_ids, b, config, logits_processor, stopping_criteria, inputs, law) for b in range(rows)]
+    asked = [_row(target, input_ids, b, config, logits_processor, stopping_criteria, text, law) for b in range(rows)]
     def noise(b): return Keyed(seed, b) if seed is not None else Dice(int(torch.randint(2**62, ())) if config.do_sample or law is not None else 0)
     rngs = [noise(b) for b in range(rows)]
-    with _same_dice(): requests = [Request(target, drafter, tokens, law, rule, rng, stop, k) for (tokens, law, stop, _), rng in zip(asked, rngs)]
+    with _same_dice():
+        requests = [Request(target, drafter, seen, law, rule, rng, stop, k, beside(b, attended))
+                    for b, ((seen, law, stop, _, attended), rng) in enumerate(zip(asked, rngs))]
     if past is not None: _begin_in(requests[0], past)
     put = streamer.put if streamer is not None else lambda ids: None
     if not told: put(input_ids.cpu())
@@ -92,7 +95,13 @@ def _run(model, input_ids, *, logits_processor, stopping_criteria, generation_co
         traces[r].add(step)
         for token in step.verdict.tokens: put(torch.tensor([token]))
     if streamer is not None: streamer.end()
-    return _result(input_ids, config, requests, traces, asked[0][-1])
+    return _result(input_ids, config, requests, traces, asked[0][3], shown=getattr(type(model), "generate", None) in (None, GenerationMixin.generate))
+
+def _beside(target, inputs, input_ids, prompt) -> tuple: # `(mask and positions of the text, a function of a row and its tokens' mask)`
+    "What a call brings beside text, for a target that takes it; of others it is refused"
+    if hasattr(target, "beside"): return target.beside(inputs, input_ids, prompt)
+    refuse_inputs(inputs)
+    return inputs, lambda b, attended: None
 
 _WORDS = ("do_sample", "temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")
 
@@ -110,12 +119,13 @@ def _refuse_for_rows(rows, **given):
 def _begin_in(request, past):
     "Let a request go on in a cache. If somebody wants to see what the model says of the prompt, it is read again"
     state = request.state
+    if state.given is not None: raise ValueError("past_key_values with an encoder's input or pictures is not supported")
     state.cache = cached_rows(request.target, past, request.tokens)
     if state.asks != Asks(): state.cache.length = 0
     if request.prompt > len(request.tokens): raise ValueError("past_key_values with masked tokens is not supported")
 
-def _result(input_ids, config, requests, traces, recorded):
-    "What `model.generate` would return"
+def _result(input_ids, config, requests, traces, recorded, shown):
+    "What `model.generate` would return; to a model that sees to it itself (Whisper) nothing more is shown"
     pad, texts = getattr(config, "_pad_token_tensor", None), [trace.tokens for trace in traces.values()]
     new = torch.full((len(texts), max(map(len, texts))), 0 if pad is None else int(pad), device=input_ids.device)
     for row, text in zip(new, texts): row[:len(text)] = torch.tensor(text, device=new.device)
@@ -125,9 +135,10 @@ def _result(input_ids, config, requests, traces, recorded):
     if recorded is not None:
         kept |= dict(scores=recorded.scores(requests[0].tokens) if config.output_scores else None,
                      logits=recorded.logits(requests[0].tokens) if config.output_logits else None)
-    whole = len(texts) == 1 and config.use_cache is not False and input_ids.shape[1] == requests[0].prompt   # a cache without the padding fits no padded text
+    alone = requests[0].state if len(texts) == 1 else None
+    whole = alone is not None and getattr(alone, "given", None) is None and config.use_cache is not False and input_ids.shape[1] == requests[0].prompt   # a cache without the padding fits no padded text
     if whole: kept[cache_name(SpeculativeOutput.__dataclass_fields__)] = requests[0].state.finished()
-    return SpeculativeOutput(sequences=ids, traces=tuple(traces.values()), **kept)
+    return SpeculativeOutput(sequences=ids, traces=tuple(traces.values()), **kept) if shown else GenerateEncoderDecoderOutput(sequences=ids)
 
 # %% ../../nbs/2_models/14_generate.ipynb #88e1be19
 def _asked(model, given) -> dict:
@@ -262,8 +273,8 @@ def _prepared(model, input_ids, drafter, tokenizer, streamer, ours, kwargs):
     ours["past"] = next((c for c in pasts if c is not None), None)
     asked = _asked(model, kwargs)
     ids = _settle(model, prompt_ids(input_ids, tokenizer, kwargs, _padding(asked)), tokenizer, asked, kwargs)
-    def second_half(shell, input_ids, **prepared): return _run(model, input_ids, **ours, **prepared)
-    return _shell(model).generate(ids, custom_generate=second_half, **kwargs)
+    def second_half(shell, input_ids, **prepared): return _run(model, input_ids, **ours, prompt=ids, **prepared)
+    return _shell(model).generate(*([] if ids is None else [ids]), custom_generate=second_half, **kwargs)
 
 def _kept_back() -> dict:
     "What transformers gives a `custom_generate` function no other access to: the streamer and the assistant, in its own frame"

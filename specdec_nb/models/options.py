@@ -43,13 +43,13 @@ def for_row(
     processors, # of a call
     row:int, # of its batch
     rows:int, # that it has
-    prompt=None, # `[1, l]` the row's tokens, without padding
+    prompt=None, # `[1, l]` the row's tokens, without padding; None: what processors keep are an encoder's texts
 ) -> list:
     "The processors of one row, which see that row alone. ValueError for one with a memory that cannot be copied"
     def mine(p):
         if type(p) is PrefixConstrainedLogitsProcessor:
             return PrefixConstrainedLogitsProcessor(lambda _, text: p._prefix_allowed_tokens_fn(row, text), 1)
-        if rows > 1 and type(p) in _PROMPTS: return _PROMPTS[type(p)](p, prompt)
+        if rows > 1 and type(p) in _PROMPTS: return _sliced(p, row, rows) if prompt is None else _PROMPTS[type(p)](p, prompt)
         if rows == 1 or type(p).__module__.startswith("transformers."): return p
         try: return copy.deepcopy(p)
         except Exception as e: raise ValueError(f"{type(p).__name__} cannot be copied, and each row of a batch needs its own: {e}") from e
@@ -59,6 +59,16 @@ def _with(p, **changes):
     twin = copy.copy(p)
     vars(twin).update(changes)
     return twin
+
+_KEPT = {EncoderRepetitionPenaltyLogitsProcessor: "encoder_input_ids", EncoderNoRepeatNGramLogitsProcessor: "generated_ngrams",
+         RepetitionPenaltyLogitsProcessor: "prompt_ignore_length"}
+
+def _sliced(p, row, rows):
+    "A processor that keeps something of each text, with that of one row; several rows may have one text"
+    kept = getattr(p, _KEPT[type(p)])
+    if not hasattr(kept, "__len__"): return p
+    at = row * len(kept) // rows
+    return _with(p, **{_KEPT[type(p)]: kept[at:at + 1], "batch_size": 1})
 
 def _unpadded(p, prompt):
     "A penalty that knows where each row's padding ends, for a text without; a number that somebody chose is kept"

@@ -7,9 +7,10 @@ __all__ = ['single', 'favourites', 'TensorScores', 'Prefilled', 'RowState', 'Fee
            'LlamaTarget', 'load_llama']
 
 # %% ../../nbs/2_models/12a_state.ipynb #485f8c7b
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from dataclasses import dataclass
+from typing import Any
 import copy
 import time
 import numpy as np
@@ -74,6 +75,8 @@ class Prefilled:
 
 class RowState:
     "One request: its text, of which the first `length` tokens have rows in the cache. The last token is pending"
+    given:Any = None # what the target was handed beside the text
+    source:Sequence[int] = () # another text that the target reads, which drafters may copy from
     def __init__(self, target, tokens, cache, asks=Asks()):
         self.target, self.tokens, self.cache, self.asks = target, list(tokens), cache, asks
         self.scored, self.scores, self.pieces = None, None, []

@@ -226,7 +226,7 @@ class Auto(Drafter):
 class _Listening:
     "One request"
     def __init__(self, drafter, ctx):
-        d, self.drafter, self.ctx, self.text = drafter, drafter, ctx, ctx.tokens[:]
+        d, self.drafter, self.ctx, self.text = drafter, drafter, ctx, ctx.whole[:]
         makers = dict(suffix=lambda rates: _Own(rates), phrases=lambda rates: _Phrases(rates, d.pool, self.text), ranks=lambda rates: _Ranks(rates, d.table))
         self.sources = [makers[name](d.rates[name]) for name in d.sources]
         self.roots = self.opinions = None

@@ -92,3 +92,16 @@ def check_rollouts(c):
 def check_needed(c):
     return {"as good": lambda p, q, e, a: e, "the gap": lambda p, q, e, a: e + p - q, "the other way": lambda p, q, e, a: e - (1 - a) * (p - q) / a,
             "no weight": lambda p, q, e, a: e + (p - q) / a}
+def check_distances(c):
+    def rows(draft, base): return np.arange(base + 1 + len(draft))[None] - np.arange(base, base + 1 + len(draft))[:, None]
+    return {"rows, not positions": rows, "the other way round": lambda draft, base: -c.solution(draft, base), "a constant": lambda draft, base: np.zeros((1 + len(draft), base + 1 + len(draft)), int),
+            "without the committed rows": lambda draft, base: c.solution(draft, base)[:, base:] if base else c.solution(draft, base) + 1}
+
+
+def check_agreement(c):
+    def rejection(p, q): return sum(map(min, p, q))
+    def apart(p, q): return sum(x * y for x, y in zip(p, q))
+    def bound(p, q):
+        d = 1 - rejection(p, q)
+        return (1 - d) / (1 + d)
+    return {"rejection's": rejection, "of two independent draws": apart, "the lower bound": bound, "a constant": lambda p, q: 1}
