@@ -105,3 +105,8 @@ def check_agreement(c):
         d = 1 - rejection(p, q)
         return (1 - d) / (1 + d)
     return {"rejection's": rejection, "of two independent draws": apart, "the lower bound": bound, "a constant": lambda p, q: 1}
+
+
+def check_goes_on(c):
+    return {"a constant": lambda b, h, w, a: 10, "every row counts": lambda b, h, w, a: b + h * w + a, "the shorter side": lambda b, h, w, a: b + min(h, w) + a,
+            "both sides": lambda b, h, w, a: b + h + w + a, "the picture is a word": lambda b, h, w, a: b + 1 + a, "its height": lambda b, h, w, a: b + h + a}
