@@ -15,3 +15,11 @@ def check_agreement(c):
         d = 1 - rejection(p, q)
         return (1 - d) / (1 + d)
     return {"rejection's": rejection, "of two independent draws": apart, "the lower bound": bound, "a constant": lambda p, q: 1}
+
+
+def check_goes_on(c):
+    def rows(tokens, place, grid): return len(tokens)
+    def text(tokens, place, grid): return len(tokens) - tokens.count(place)
+    def height(tokens, place, grid): return len(tokens) - tokens.count(place) + grid[0]
+    def both(tokens, place, grid): return len(tokens) - tokens.count(place) + sum(grid)
+    return {"rows are positions": rows, "pictures take no place": text, "rows of the picture": height, "rows and columns": both, "a constant": lambda *args: 3}
