@@ -290,7 +290,7 @@ def test_the_window_s_end(name):
     (dict(num_beams=3), "num_beams"), (dict(max_new_tokens=0), "max_new_tokens"),
     (dict(max_new_tokens=-3), "max_new_tokens"), (dict(do_sample=True, temperature=0.), "temperature"),
     (dict(output_hidden_states=True), "output_hidden_states"), (dict(prompt_lookup_num_tokens=3), "drafter='lookup'"), (dict(stop_strings=["a"]), "tokenizer"),
-    (dict(negative_prompt_attention_mask=PROMPT), "negative_prompt_attention_mask"), (dict(drafter="telepathy"), "known: .*lookup, .*none"), (dict(rule="hope"), "known: block, kseq, lenient, rejection, traversal, typical, walk"),
+    (dict(negative_prompt_attention_mask=PROMPT), "negative_prompt_attention_mask"), (dict(drafter="telepathy"), "known: .*lookup, .*none"), (dict(rule="hope"), "known: block, kseq, lantern, lenient, rejection, traversal, typical, walk"),
     (dict(k=-1), "k must"), (dict(inputs_embeds=torch.zeros(1, 3, 32)), "inputs_embeds"), (dict(past_key_values="mine"), "past_key_values"),
     (dict(cache_implementation="static"), "cache_implementation"), (dict(position_ids=torch.arange(8)[None] + 3), "position_ids"),
     (dict(guidance_scale=2.), "guidance_scale"),

@@ -1,4 +1,4 @@
-"Chapter 44a: each symptom is found where it was planted, and nowhere else."
+"Chapter 44b: each symptom is found where it was planted, and nowhere else."
 import pytest
 
 from specdec_nb.bench.slow import cut_short, symptoms

@@ -92,6 +92,8 @@ def check_rollouts(c):
 def check_needed(c):
     return {"as good": lambda p, q, e, a: e, "the gap": lambda p, q, e, a: e + p - q, "the other way": lambda p, q, e, a: e - (1 - a) * (p - q) / a,
             "no weight": lambda p, q, e, a: e + (p - q) / a}
+
+
 def check_distances(c):
     def rows(draft, base): return np.arange(base + 1 + len(draft))[None] - np.arange(base, base + 1 + len(draft))[:, None]
     return {"rows, not positions": rows, "the other way round": lambda draft, base: -c.solution(draft, base), "a constant": lambda draft, base: np.zeros((1 + len(draft), base + 1 + len(draft)), int),
@@ -107,6 +109,9 @@ def check_agreement(c):
     return {"rejection's": rejection, "of two independent draws": apart, "the lower bound": bound, "a constant": lambda p, q: 1}
 
 
-def check_goes_on(c):
-    return {"a constant": lambda b, h, w, a: 10, "every row counts": lambda b, h, w, a: b + h * w + a, "the shorter side": lambda b, h, w, a: b + min(h, w) + a,
-            "both sides": lambda b, h, w, a: b + h + w + a, "the picture is a word": lambda b, h, w, a: b + 1 + a, "its height": lambda b, h, w, a: b + h + a}
+def check_text_goes_on(c):
+    def rows(tokens, place, grid): return len(tokens)
+    def text(tokens, place, grid): return len(tokens) - tokens.count(place)
+    def height(tokens, place, grid): return len(tokens) - tokens.count(place) + grid[0]
+    def both(tokens, place, grid): return len(tokens) - tokens.count(place) + sum(grid)
+    return {"rows are positions": rows, "pictures take no place": text, "rows of the picture": height, "rows and columns": both, "a constant": lambda *args: 3}
