@@ -12,7 +12,7 @@ from functools import cached_property
 import html
 import numpy as np
 from .chance import Point
-from .sampling import Picture, chip, teller
+from .sampling import Picture, chip, text_of
 
 # %% ../nbs/1_exactness/05_draft.ipynb #ba1b6286
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ class Draft:
         most:int=60, # draw this many guesses, and the path
     ) -> Picture:
         "The tree as words in boxes, alternatives in a column; in text `word*` is accepted, `[word]` the target's"
-        return _show(self, teller(words), tuple(path), token, most)
+        return _show(self, text_of(words), tuple(path), token, most)
 
     def _repr_html_(self): return self.show().html
 
@@ -161,7 +161,7 @@ class Draft:
         token=None, # the target's own token, drawn below the end of the path
     ) -> str: # an SVG, in the page's own text colour
         "The tree as a figure, for a file or a page of one's own: nodes and edges, time runs to the right"
-        return _svg(self, teller(words), tuple(path), token)
+        return _svg(self, text_of(words), tuple(path), token)
 
 # %% ../nbs/1_exactness/05_draft.ipynb #b6c28e57
 def _show(draft, say, path, token, most):

@@ -12,7 +12,7 @@ from zlib import crc32
 import numpy as np
 from .workshop.registry import find
 from .chance import Keyed
-from .sampling import Picture, Scores, bar, teller
+from .sampling import Picture, Scores, bar, text_of
 from .rejection import accept_probability, residual
 from .draft import Draft
 
@@ -105,7 +105,7 @@ def rounds(
     tokens:int=240, # write about this many tokens
 ) -> Picture:
     "A generation to step through: who wrote each token, and what became of each draft"
-    say, written = teller(words), 0
+    say, written = text_of(words), 0
     gap = "" if callable(words) else " "
     def runs(verdict): # a round's tokens: what was drafted, and the target's own
         n = len(verdict.path)

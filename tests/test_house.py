@@ -1,7 +1,7 @@
 """Text = notebooks = package = README; clean, small, without errors or traces of a machine."""
-import re, subprocess, tomllib
+import ast, re, subprocess, tomllib
 
-import jupytext, nbformat, nbrun, nbsync, pytest, readme
+import jupytext, nbformat, nbrun, nbsync, pytest, readme, reflow
 from conftest import ROOT
 
 
@@ -222,3 +222,34 @@ def test_readme_writes_plain_markdown():
     text, images = readme.readme(nb)
     assert "[one](nbs/1_part/01_sample.ipynb), notation." in text and "```text\n2\n```" in text
     assert not images
+
+
+def test_reflow_changes_no_program():
+    "On every text of the book: fewer long lines, none of them longer, the same programs; and it is done when it is done"
+    for key, path in nbsync.texts().items():
+        for cell in reflow.CELL.findall(path.read_text()):
+            new = reflow.reflowed(cell)
+            old, short = (sum(len(line) > reflow.WIDTH for line in s.split("\n")) for s in (cell, new))
+            if new == cell: continue
+            assert ast.dump(ast.parse(new)) == ast.dump(ast.parse(cell)) and short <= old, (key, cell)
+            assert reflow.reflowed(new) == new, (key, new)
+
+
+def test_reflow_breaks_where_a_reader_would():
+    name, other = "a" * 28, "b" * 28
+    assert reflow.broken(f"    if {name} is None: raise ValueError('{other}' + '{other}{other}')") == [f"    if {name} is None:", f"        raise ValueError('{other}' + '{other}{other}')"]
+    assert reflow.broken(f"x = f({name}, g({other}, {name}), {other})") == [f"x = f({name}, g({other}, {name}),", f"      {other})"]
+    assert reflow.broken(f"x = [{name} + {other} for {name}, {other} in zip(xs, ys)]") == [f"x = [{name} + {other}", f"     for {name}, {other} in zip(xs, ys)]"]
+    for left in (f"def f({name}, # {other} {other}", f"    {name}:int = 3 # {other} {other} {other}", f"x, y = f({name}, {name}), {name} + {other}", f'    "{name} {name} {name} {name}"'):
+        assert reflow.broken(left) == [left], left
+
+
+def test_outputs_survive_new_line_breaks(sample):
+    root, text, path = sample
+    nb = nbformat.read(path, 4)
+    for c in nb.cells:
+        if c.cell_type == "code": c.outputs = [nbformat.v4.new_output("stream", text="kept\n")]
+    nbsync.save(nb, path, root)
+    text.write_text(TEXT.replace("print(2 * 3)", "print(2 *\n      3)").replace("print(1 + 1)", "print(1 + 2)").replace("#| eval: false\nraise", "#| eval: true\nraise"))
+    nbsync.to_notebook("1_part/01_sample", text, path, root)
+    assert [len(c.outputs) for c in nbformat.read(path, 4).cells if c.cell_type == "code"] == [0, 1, 0, 1]

@@ -50,14 +50,14 @@ def broken():
     import torch
     import gpu_check
     from specdec_nb.trees import kernels, verdict_kernels
-    from specdec_nb.trees.kernels import Sight
-    q, [cache], masks, sight, table = gpu_check.call("cpu", [9, 4], [200, 3], 4, 2, 16, torch.float32, window=50)
+    from specdec_nb.trees.kernels import PackedMask
+    q, [cache], masks, packed, table = gpu_check.call("cpu", [9, 4], [200, 3], 4, 2, 16, torch.float32, window=50)
     ref, found = gpu_check.exact(q, cache, masks, table), {}
-    def error(sight): return float((kernels.kernel_attention(q, *cache, sight).double() - ref).norm() / ref.norm())
-    found["right"] = error(sight)
-    found["no window"] = error(Sight(sight.sizes, torch.zeros_like(sight.first), sight.bits))
-    found["no tree"] = error(Sight(sight.sizes, sight.first, torch.full_like(sight.bits, -1)))
-    found["one row short"] = error(Sight(sight.sizes - torch.tensor([0, 1, 0], dtype=torch.int32), sight.first, sight.bits))
+    def error(packed): return float((kernels.kernel_attention(q, *cache, packed).double() - ref).norm() / ref.norm())
+    found["right"] = error(packed)
+    found["no window"] = error(PackedMask(packed.sizes, torch.zeros_like(packed.first), packed.bits))
+    found["no tree"] = error(PackedMask(packed.sizes, packed.first, torch.full_like(packed.bits, -1)))
+    found["one row short"] = error(PackedMask(packed.sizes - torch.tensor([0, 1, 0], dtype=torch.int32), packed.first, packed.bits))
     right = verdict_kernels.rejection_batch
     verdict_kernels.rejection_batch = lambda drafts, p, coins: right(drafts, p, coins.flip(1))
     found["coins from the back"] = min(c["ok"] for c in gpu_check.check_verdicts("cpu", True))
@@ -85,7 +85,7 @@ def hooks():
     from specdec_nb.models.hf import HFTarget
     from specdec_nb.models.llama import grouped_attention
     from specdec_nb.trees import kernels
-    from specdec_nb.trees.kernels import Sight, grouped_kernel, register_kernel
+    from specdec_nb.trees.kernels import PackedMask, grouped_kernel, register_kernel
     from gpu_check import call
     found, launched = {}, []
     kernel = kernels.kernel_attention
@@ -93,7 +93,7 @@ def hooks():
     q, [cache], [mask], _, _ = call("cpu", [12], [150], 6, 2, 16, torch.float32, window=30)
     tall = mask.repeat(3, 1)
     for _ in range(2): found["same"] = torch.allclose(grouped_kernel(q[0], *cache[:, 0], tall), grouped_attention(q[0], *cache[:, 0], tall), atol=1e-5)
-    found["one sight a mask"] = launched[0] is launched[1]
+    found["one packing a mask"] = launched[0] is launched[1]
     long = torch.ones(200, 200, dtype=torch.bool).tril()                                # a prompt's mask is no tree's
     q, kv = torch.randn(200, 2, 8), torch.randn(2, 2, 200, 8)
     found["prompt"] = torch.equal(grouped_kernel(q, *kv, long), grouped_attention(q, *kv, long)) and len(launched) == 2
@@ -113,7 +113,7 @@ def hooks():
     model.set_attn_implementation("tree_kernel")
     try: model(torch.tensor([[1, 2, 3]]))
     except ValueError as e: found["refused"] = "softcap" in str(e)
-    try: Sight.of([torch.arange(300)[None] % 2 == 0])
+    try: PackedMask.of([torch.arange(300)[None] % 2 == 0])
     except ValueError as e: found["pieces"] = "in pieces" in str(e)
     return found
 

@@ -14,7 +14,7 @@ from specdec_nb.roles import Drafter
 from specdec_nb.decode import decode
 from specdec_nb.models.hub import chat
 from specdec_nb.trees import multidraft
-from specdec_nb.trees.multidraft import (iid_optimum, lenient, optimal_acceptance, thrift, verify_block, verify_kseq,
+from specdec_nb.trees.multidraft import (iid_optimum, lenient, optimal_acceptance, kseq_factor, verify_block, verify_kseq,
                                          verify_traversal, verify_typical)
 from specdec_nb.verify import make_rule
 
@@ -128,7 +128,7 @@ def test_the_factor_of_kseq_is_the_smallest_lawful():
             def slack(rho, b=None):
                 b = np.minimum(q, p / rho).sum()
                 return rho * b - (1 - (1 - b)**k)
-            rho = thrift(p, q, k)
+            rho = kseq_factor(p, q, k)
             assert 1 <= rho <= k and slack(rho) >= -1e-12 and (rho == 1 or slack(rho - 1e-6) < 1e-12)
 
 

@@ -68,11 +68,11 @@ def tree(n, gen):
 
 
 def call(device, rows, pasts, heads, kv_heads, D, dtype, window=None, page=0, sets=1, seed=0):
-    "A ragged batch: queries, `sets` caches `[2, ...]`, masks, a `Sight` and a table (None: one buffer a request)"
+    "A ragged batch: queries, `sets` caches `[2, ...]`, masks, a `PackedMask` and a table (None: one buffer a request)"
     import numpy as np, torch
     from transformers import MistralConfig
     from specdec_nb.models.kvcache import tree_masks
-    from specdec_nb.trees.kernels import Sight
+    from specdec_nb.trees.kernels import PackedMask
     gen, noise = np.random.default_rng(seed), torch.Generator(device).manual_seed(seed)
     config = MistralConfig(sliding_window=window)
     masks = [torch.from_numpy(tree_masks(config, tree(n - 1, gen), past)[None]).to(device) for n, past in zip(rows, pasts)]
@@ -83,7 +83,7 @@ def call(device, rows, pasts, heads, kv_heads, D, dtype, window=None, page=0, se
         table = torch.randperm(B * per + 3, generator=noise, device=device)[:B * per].view(B, per).int()
         caches = [random(2, B * per + 3, kv_heads, page, D) for _ in range(sets)]
     else: caches = [random(2, B, kv_heads, most, D) for _ in range(sets)]
-    return random(B, max(rows), heads, D), caches, masks, Sight.of(masks), table
+    return random(B, max(rows), heads, D), caches, masks, PackedMask.of(masks), table
 
 
 def exact(q, cache, masks, table):
@@ -109,8 +109,8 @@ def check_attention(device, small):
             shapes = ((6, 2, 32),) if small else ((9, 3, 64), (32, 8, 128), (4, 4, 80))
             shares = (None, 3) if not small or rows[0] == 33 else (3,) if options else (None,)
             for (heads, kv, D), splits in product(shapes, shares):
-                q, [cache], masks, sight, table = call(device, rows, pasts, heads, kv, D, dtype, **options)
-                out, ref = kernel_attention(q, *cache, sight, table, splits=splits).double(), exact(q, cache, masks, table)
+                q, [cache], masks, packed, table = call(device, rows, pasts, heads, kv, D, dtype, **options)
+                out, ref = kernel_attention(q, *cache, packed, table, splits=splits).double(), exact(q, cache, masks, table)
                 error = max(float((o - r).norm() / r.norm()) for o, r in zip(out, ref))
                 yield dict(name=f"attention {str(dtype)[6:]} rows {rows} after {pasts} heads {heads}/{kv}x{D} shares {splits} {options or ''}".strip(),
                            error=error, ok=bool(error < limit))
@@ -260,11 +260,11 @@ def competitors(device, batch, rows, past, heads, kv_heads, D, sets):
     import torch
     import torch.nn.functional as F
     from specdec_nb.trees.kernels import kernel_attention
-    q, caches, masks, sight, _ = call(device, [rows] * batch, [past] * batch, heads, kv_heads, D, torch.bfloat16, sets=sets)
+    q, caches, masks, packed, _ = call(device, [rows] * batch, [past] * batch, heads, kv_heads, D, torch.bfloat16, sets=sets)
     G, mask = heads // kv_heads, torch.stack(masks)
     folded = q.view(batch, rows, kv_heads, G, D).permute(0, 2, 3, 1, 4).reshape(batch, kv_heads, G * rows, D).contiguous()
     tall = mask.repeat(1, G, 1)[:, None]
-    def kernel(c): return kernel_attention(q, c[0], c[1], sight)
+    def kernel(c): return kernel_attention(q, c[0], c[1], packed)
     def sdpa(c): return F.scaled_dot_product_attention(folded, c[0], c[1], attn_mask=tall)
     found = {"kernel": [lambda c=c: kernel(c) for c in caches], "sdpa": [lambda c=c: sdpa(c) for c in caches]}
     if device != "cpu":

@@ -7,7 +7,7 @@ A notebook is dressed besides: its title has its number, references are links, s
     python tools/nbsync.py --trust    let JupyterLab show what the notebooks store, drawings included
     python tools/nbsync.py 05_draft   only the pairs whose path contains 05_draft (all four ways)
 """
-import argparse, configparser, hashlib, json, subprocess, sys
+import ast, argparse, configparser, hashlib, json, subprocess, sys
 from difflib import SequenceMatcher
 from pathlib import Path
 
@@ -58,14 +58,22 @@ def save(nb, path, root=ROOT):
     Path(path).write_text(json.dumps(d, sort_keys=True, indent=1, ensure_ascii=False)+"\n", encoding="utf-8")
 
 
+def program(cell):
+    "What a cell does, however its lines are broken: with the same program and directives it shows the same"
+    source = cell.source.rstrip()
+    if cell.cell_type != "code": return source
+    try: return ast.dump(ast.parse(source)), tuple(line for line in source.splitlines() if line.startswith("#|"))
+    except (SyntaxError, ValueError): return source                # magics
+
+
 def merge(new, old):
-    "Give `new` cells the ids of `old` ones; outputs too, but only where the source is unchanged"
+    "Give `new` cells the ids of `old` ones; outputs too, but only where the program is unchanged"
     used = set()
     def take(c, o, outputs):
         c.id = o.id
         used.add(o.id)
         if outputs and c.cell_type == "code": c.outputs = o.outputs
-    a, b = ([(c.cell_type, c.source.rstrip()) for c in nb.cells] for nb in (old, new))
+    a, b = ([(c.cell_type, program(c)) for c in nb.cells] for nb in (old, new))
     for op, i, i2, j, j2 in SequenceMatcher(None, a, b, autojunk=False).get_opcodes():
         if op not in ("equal", "replace"): continue
         for o, c in zip(old.cells[i:i2], new.cells[j:j2]):

@@ -10,7 +10,7 @@ from zlib import crc32
 import html
 import json
 import numpy as np
-from ..sampling import Law, Picture, teller
+from ..sampling import Law, Picture, text_of
 from ..speedup import CostCurve, speedup
 from ..shape import tree_speedups
 
@@ -80,7 +80,7 @@ def stepper(
     "A generation to step through: draft tree, verdict, who wrote each token; p and q where the pointer is"
     trace = hasattr(steps, "tokens_per_call")
     steps, words = (steps.steps, words or steps.words) if trace else (list(steps), words)
-    say, gap, calls, text = teller(words), "" if callable(words) else " ", [], ""
+    say, gap, calls, text = text_of(words), "" if callable(words) else " ", [], ""
     for n, step in enumerate(steps[:most]):
         verdict = step[1] if trace else step.verdict
         for i, token in enumerate(verdict.tokens):

@@ -189,7 +189,7 @@ class Auto(Drafter):
         self.k, self.nodes, self.curve, self.sources, self.speed = k, nodes, curve, tuple(sources), speed
         self.table = self.pace = None
         self.pool = PhrasePool(key=3, per_key=2)
-        self.company:dict = {}
+        self.ranked:dict = {}
         copied = [.1, .23, .49, .66, .73, .76, .8, .8, .82, .86, .87, .87, .88, .9, .92, .94, .97]          # as in the figure of chapter 17b
         self.rates = dict(suffix=[[[r, 5] for r in copied], [[min(r, .08), 5] for r in copied]], phrases=[[.7 * r, 5] for r in copied],
                           ranks=[[[r, 5] for r in first] for first in Recycling.FIRST])    # records: [rate, tokens it rests on]
@@ -203,18 +203,18 @@ class Auto(Drafter):
 
     def begin(self, ctx, state): return _Listening(self, ctx)
 
-    def second(self,
+    def calibrated(self,
         opinions, # `[(token, rate, who), ...]`, by falling rate
     ): # yields `(token, record)`: the record's first entry is the probability
-        "Calibrated in company"
+        "What each opinion is worth beside those before it: a record for each place in the ranking"
         left = 1.
         for place, (token, rate, who) in enumerate(opinions[:4]):
             title = place, who, int(10 * rate), int(5 * left)
-            if (record := self.company.get(title)) is None: record = self.company[title] = [rate * left, 5]
+            if (record := self.ranked.get(title)) is None: record = self.ranked[title] = [rate * left, 5]
             yield token, record
             left = max(left - record[0], .02)
 
-    def trust(self, record) -> float:
+    def rate(self, record) -> float:
         "What may be counted on: a little less than the rate, by its standard error, for of many records those that promise most are those that were lucky"
         rate, n = record
         return max(rate - .15 * math.sqrt(rate * (1 - rate) / min(n, 1 / self.speed)), 0.)
@@ -241,20 +241,20 @@ class _Listening:
                 said[token] = max(rate, record[0]), who | 1 << bit
         return sorted(((token, rate, who) for token, (rate, who) in said.items()), key=lambda o: -o[1]), behind
 
-    def hear(self):
+    def collect(self):
         "The opinions at the end of the text"
         self.roots = tuple(source.root(self.text) for source in self.sources)
         self.opinions, self.behind = self.listen(self.roots, ())
 
     def propose(self, ctx, rng):
         d, states = self.drafter, {}
-        if self.opinions is None: self.hear()
+        if self.opinions is None: self.collect()
         states[()], pace = self.roots, d.pace
         def expand(path):
-            if not path: return [(token, d.trust(record)) for token, record in d.second(self.opinions)]
+            if not path: return [(token, d.rate(record)) for token, record in d.calibrated(self.opinions)]
             above, text = states[path[:-1]], self.text
             states[path] = tuple(s.move(state, text, path[:-1], path[-1]) if state else () for s, state in zip(self.sources, above))
-            return [(token, d.trust(record)) for token, record in d.second(self.listen(states[path], path)[0])]
+            return [(token, d.rate(record)) for token, record in d.calibrated(self.listen(states[path], path)[0])]
         draft, self.values = best_first(expand, min(d.nodes, ctx.budget.nodes), min(d.k, ctx.budget.depth), .99 * pace.price * pace.cheapest)
         return draft.take(range(pace.size(self.values))) if len(draft) else draft
 
@@ -262,10 +262,10 @@ class _Listening:
         d, (before, word) = self.drafter, (-1, *self.text[-2:])[-2:]
         d.pace.saw(len(step.verdict.tokens), len(step.draft))
         for token in step.verdict.tokens:
-            for guess, record in list(d.second(self.opinions or ())): d.learn(record, guess == token)
+            for guess, record in list(d.calibrated(self.opinions or ())): d.learn(record, guess == token)
             for guess, record in self.behind if self.opinions is not None else (): d.learn(record, guess == token)
             self.text.append(token)
-            self.hear()
+            self.collect()
         if "ranks" in d.sources:
             words = (word, *step.draft.tokens)
             above = (before, *(words[p + 1] for p in step.draft.parents))

@@ -82,9 +82,9 @@ def check_worst(c):
             "wrong now and then": TableLM({(): [0, 0, 1], (c.SUN,): [0, 0, 1], (c.SNOW,): [0, 1, 0], (c.SUN, c.RAIN): [1, 0, 0], (c.SNOW, c.RAIN): [1, 0, 1]})}
 
 
-def check_sight(c):
+def check_packed(c):
     Draft, right = c.Draft, c.solution
-    return {"the mask written out": lambda d, base, w=None: c.Sight.of([c.mask_of(d, base)]), "no window": lambda d, base, w=None: right(d, base),
+    return {"the mask written out": lambda d, base, w=None: c.PackedMask.of([c.mask_of(d, base)]), "no window": lambda d, base, w=None: right(d, base),
             "a chain": lambda d, base, w=None: right(Draft.chain(d.tokens), base, w), "a wider window": lambda d, base, w=None: right(d, base, w and w + 1),
             "a constant": lambda d, base, w=None: right(Draft(), 3, None)}
 
