@@ -424,7 +424,8 @@ def test_a_list_is_what_its_tensor_is(model):
     for batch in (rows, rows[:1], rows[1:2]):
         out = generate(model, batch, **told)
         assert [row[-12:].tolist() for row in out] == [alone(row) for row in batch]
-    assert generate(model, rows, eos_token_id=[0, 47], **told)[1, 5:].tolist()[:3] == alone(rows[1], eos_token_id=[0, 47])[:3], "the end is no padding"
+    for ends in ([0, 47], torch.tensor([0, 47])):
+        assert generate(model, rows, eos_token_id=ends, **told)[1, 5:].tolist()[:3] == alone(rows[1], eos_token_id=ends)[:3], "the end is no padding"
     masks, ones = [[1, 1, 1, 1, 1], [1, 1, 1], [0, 1, 1, 1]], [torch.ones(1, 3, dtype=torch.long), torch.tensor([[0, 1, 1, 1]])]
     for call in (dict(input_ids=rows, attention_mask=masks), dict(input_ids=dict(input_ids=rows, attention_mask=masks))):
         out = generate(model, **call, **told)

@@ -1,5 +1,7 @@
 """The real model in fp32: equal to plain decoding, with little overhead; and what the hub does when things are missing."""
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -73,6 +75,17 @@ def test_a_damaged_cache_is_made_again(monkeypatch, tmp_path):
     (tmp_path / "m" / "weights").write_bytes(b"hal")
     convert(hub.default_gguf(), tmp_path / "m")
     assert len(made) == 2 and is_complete(tmp_path / "m")
+
+
+def test_what_a_killed_conversion_left_is_swept(tmp_path):
+    "And whoever converts shows how far it is, also in a program that has silenced the library"
+    code = ("import os, sys, pathlib; from specdec_nb.models import hub; from transformers.utils import logging; logging.disable_progress_bar()\n"
+            "def unpack(gguf, work):\n    (work / 'half').write_bytes(b'h'); assert logging.is_progress_bar_enabled(); {then}\n"
+            "hub._unpack = unpack; hub.convert(pathlib.Path('x.gguf'), pathlib.Path(sys.argv[1]), need=1); assert not logging.is_progress_bar_enabled()")
+    def run(then): return subprocess.run([sys.executable, "-c", code.format(then=then), tmp_path / "m"], capture_output=True, text=True)
+    assert run("os._exit(9)").returncode == 9 and len([p for p in tmp_path.iterdir() if p.is_dir()]) == 1
+    done = run("pass")
+    assert done.returncode == 0 and [p.name for p in tmp_path.iterdir() if p.is_dir()] == ["m"], done.stderr
 
 
 def test_damaged_folders_are_named(tmp_path):

@@ -25,6 +25,7 @@ from specdec_nb import Llama, ModelDrafter, generate  # noqa: E402
 from specdec_nb.learned.eagle import Eagle3, EagleDrafter  # noqa: E402
 from specdec_nb.learned.medusa import Medusa, MedusaDrafter  # noqa: E402
 from specdec_nb.roles import as_target, make_drafter  # noqa: E402
+from specdec_nb.workshop.shell import terminable  # noqa: E402
 from specdec_nb.phrases.ouroboros import Ouroboros  # noqa: E402
 from specdec_nb.trees.dag import GraphDrafter  # noqa: E402
 from test_generate import FAMILIES, GPT, SIZES, build  # noqa: E402
@@ -353,14 +354,15 @@ def main(args=None) -> int: # how many cases failed
         print(json.dumps(case), wrong := check(case) or "right", sep="\n")
         return int(wrong != "right")
     until, failed, counts, n = time.monotonic() + asked.seconds, 0, Counter(), 0
-    while time.monotonic() < until and n < asked.cases:
-        seed = asked.seed * 1_000_000 + n
-        counts.update(kinds(draw(seed)))
-        if what := check(draw(seed)):
-            failed += 1
-            print(f"case {seed}: ", end="")
-            report(draw(seed), what)
-        n += 1
+    with terminable() as stop:                                       # whoever is ended says what it has tried
+        while time.monotonic() < until and n < asked.cases and not stop.is_set():
+            seed = asked.seed * 1_000_000 + n
+            counts.update(kinds(draw(seed)))
+            if what := check(draw(seed)):
+                failed += 1
+                print(f"case {seed}: ", end="")
+                report(draw(seed), what)
+            n += 1
     print("  ".join(f"{name}: {times}" for name, times in sorted(counts.items())))
     failed += len(surprised())
     print(f"{n} cases, {failed} failed")

@@ -150,7 +150,8 @@ def _asked(model, given) -> dict:
 def _padding(asked) -> int | None:
     "The id that the library takes for padding wherever it stands in a prompt that has no mask"
     pad, ends = asked.get("pad_token_id"), asked.get("eos_token_id")
-    return None if pad is None or pad in (ends if isinstance(ends, (list, tuple)) else [ends]) else int(pad)
+    ends = [] if ends is None else torch.as_tensor(ends).flatten().tolist()
+    return None if pad is None or int(pad) in ends else int(pad)
 
 def _settle(model, ids, tokenizer, asked, kwargs):
     "Check the options before anything is prepared, and see to those that need a tokenizer. Returns the ids"

@@ -8,6 +8,7 @@ __all__ = ['MODEL', 'HUB_ID', 'INSTALL', 'default_gguf', 'cache_folder', 'is_com
 
 # %% ../../nbs/2_models/10_hub.ipynb #fa61669b
 from collections.abc import Mapping
+from contextlib import contextmanager
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,9 +17,9 @@ import json
 import os
 import shutil
 import sys
-import tempfile
 import torch
 from filelock import FileLock
+from ..workshop.files import standin
 
 # %% ../../nbs/2_models/10_hub.ipynb #894548d7
 MODEL, HUB_ID = "SmolLM2-135M-Instruct", "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -59,16 +60,23 @@ def convert(
         if (free := shutil.disk_usage(folder.parent).free) < need:
             raise OSError(f"unpacking {gguf.name} needs {need / 1e9:.1f} GB in {folder.parent}, "
                           f"{free / 1e9:.1f} GB are free: make room, or set XDG_CACHE_HOME to another disk")
-        print(f"Unpacking {gguf.name} into the cache, once …", file=sys.stderr)
-        work = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f"{folder.name}."))
-        try:
+        print(f"Unpacking {gguf.name} into the cache, once: some twenty seconds …", file=sys.stderr)
+        with standin(folder, folder=True) as work, _bars():
             _unpack(gguf, work)
             sizes = {f.name: f.stat().st_size for f in work.iterdir()}
             (work / "complete.json").write_text(json.dumps(sizes))
             shutil.rmtree(folder, ignore_errors=True)
-            work.rename(folder)
-        finally: shutil.rmtree(work, ignore_errors=True)
     return folder
+
+@contextmanager
+def _bars():
+    "Show how far it is, also to who has silenced the library for the loads that take a second"
+    from transformers.utils import logging
+    shown = logging.is_progress_bar_enabled()
+    logging.enable_progress_bar()
+    try: yield
+    finally:
+        if not shown: logging.disable_progress_bar()
 
 def _unpack(gguf, work):
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
