@@ -13,7 +13,7 @@ from specdec_nb import Law, Stop
 from specdec_nb.bench.questions import encode, read_questions
 from specdec_nb.decode import Request, serve
 from specdec_nb.models.native import load
-from specdec_nb.roles import as_target, make_drafter
+from specdec_nb.roles import as_target, make_drafter, read
 from specdec_nb.serving.engine import Engine
 from specdec_nb.workshop.ledger import command_line, load_average, provenance
 
@@ -83,8 +83,10 @@ def main():
     every = [p for p in every if len(p) <= o.longest]
     prompts = every[::max(1, len(every) // o.n)][:o.n]
     for d in o.drafters: Engine(target, d); apart(target, d, prompts[:1], Stop(8))                # warming up; costs are measured
-    plain, rows = None, []
-    print(f"{len(prompts)} questions, {sum(map(len, prompts))} prompt tokens, {o.runtime}, load of the machine {load_average()}", flush=True)
+    reading = time.process_time()
+    for ids in prompts: read(target.open(ids))
+    plain, rows, reading = None, [], time.process_time() - reading
+    print(f"{len(prompts)} questions, {sum(map(len, prompts))} prompt tokens, {o.runtime}, read in {reading:.1f} s of the processor, load of the machine {load_average()}", flush=True)
     for load_ in ["apart", *o.loads]:
         for d in o.drafters:
             clock, cpu, machine = time.perf_counter(), time.process_time(), load_average()
@@ -92,7 +94,7 @@ def main():
             clock, cpu = time.perf_counter() - clock, time.process_time() - cpu
             plain = plain or watch.texts
             tokens = sum(map(len, watch.texts.values()))
-            row = dict(load=load_, drafter=d, tokens=tokens, seconds=round(clock, 2), cpu=round(cpu, 2), per_second=round(tokens / clock, 1), per_cpu_second=round(tokens / cpu, 1),
+            row = dict(load=load_, drafter=d, tokens=tokens, seconds=round(clock, 2), cpu=round(cpu, 2), per_second=round(tokens / clock, 1), per_cpu_second=round(tokens / cpu, 1), without_reading=round(tokens / max(cpu - reading, 1e-9), 1),
                        equal=sum(watch.texts[i] == plain[i] for i in plain), n=len(plain), **watch.figures(), machine=machine, calls=counts.get("calls"), drafted=counts.get("drafted"), accepted=counts.get("accepted"))
             rows.append(row)
             print(json.dumps(row), flush=True)

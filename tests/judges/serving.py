@@ -62,7 +62,7 @@ def check_pair(c):
             "the better one alone": lambda a, b, curve: (c.solution(a, 0., curve)[0], 0)}
 
 
-def check_held(c):
+def check_held_back(c):
     return {"nothing": lambda text, strings: 0, "the longest string": lambda text, strings: max(map(len, strings)) - 1, "one letter": lambda text, strings: int(any(text.endswith(s[0]) for s in strings)),
             "the first string": lambda text, strings: c.solution(text, strings[:1]), "the shortest": lambda text, strings: min((n for s in strings for n in range(1, len(s)) if text.endswith(s[:n])), default=0),
             "everything": lambda text, strings: len(text)}
