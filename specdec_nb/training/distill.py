@@ -30,6 +30,7 @@ from ..workshop.files import whole
 from ..sampling import Asks
 from ..roles import Drafter
 from ..models.llama import Llama, pack
+from ..models.native import ShortHead, swift, why_not_native
 from ..drafters.model import Mapped, lends, shipped
 
 # %% ../../nbs/4_learning/21_distill.ipynb #6259ca74
@@ -147,7 +148,7 @@ class Trained(nn.Module):
         for module in list(twin.modules()):
             for name, child in module.named_children():
                 if isinstance(child, nn.Linear): setattr(module, name, _Packed(child))
-        if hasattr(self, "head"): twin.predict = pack(self.head)
+        if hasattr(self, "head"): twin.predict = swift(self.head)
         return twin
 
     def save_pretrained(self, folder):
@@ -191,7 +192,7 @@ def _digest(data): return blake2b(data, digest_size=8).hexdigest()
 class _Packed(nn.Module):
     def __init__(self, linear):
         super().__init__()
-        self.apply_ = pack(linear.weight.detach(), None if linear.bias is None else linear.bias.detach())
+        self.apply_ = swift(linear.weight.detach(), None if linear.bias is None else linear.bias.detach())
     def forward(self, x): return self.apply_(x)
 
 # %% ../../nbs/4_learning/21_distill.ipynb #1753936b
@@ -533,8 +534,10 @@ class DraftModel(Trained):
         return model
 
     def to_llama(self, target) -> Llama:
-        "In our own runtime, its head cut to the words"
-        llama = Llama.from_hf(self.to_hf(target))
-        guess = pack(self.head)
+        "In our own runtime, its head cut to the words; in the native one where that can be"
+        model = self.to_hf(target)
+        if self.head.device.type == "cpu" and not why_not_native():
+            return ShortHead.of(model, self.head, self.words, getattr(getattr(target, "model", None), "threads", None))
+        llama, guess = Llama.from_hf(model), pack(self.head)
         llama.head = lambda x: self.spread(guess(x))
         return llama
