@@ -154,7 +154,7 @@ class Trace:
         words=None, # a function or a table from token ids to text, for people
     ):
         self.tokens, self.drafted, self.steps, self.overlaps, self.words = [], [], [], [], words
-        self.seconds, self.stopped, self.lossy = {}, None, False
+        self.seconds, self.stopped, self.lossy, self.promise = {}, None, False, "" # promise: what the target says of its rows (chapter 14g)
         for step in steps: self.add(step)
 
     def add(self, step:Step):
@@ -164,7 +164,7 @@ class Trace:
         self.steps.append((step.draft.bare(), step.verdict))
         self.overlaps += step.overlaps
         for what, s in step.seconds.items(): self.seconds[what] = self.seconds.get(what, 0.) + s
-        self.stopped, self.lossy = step.stopped, self.lossy or step.lossy
+        self.stopped, self.lossy, self.promise = step.stopped, self.lossy or step.lossy, getattr(step.scores, "promise", "")
         return self
 
     @property

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 from ..models.llama import Llama, pack
+from ..models.native import ShortHead, why_not_native
 from .network import Trained, known_as
 
 # %% ../../nbs/4_learning/21d_draft_model.ipynb #62c64786
@@ -53,8 +54,11 @@ class DraftModel(Trained):
         return model
 
     def to_llama(self, target) -> Llama:
-        "In our own runtime, its head cut to the words"
-        llama = Llama.from_hf(self.to_hf(target))
-        guess = pack(self.head)
+        "In our own runtime, its head cut to the words; in the native one where that can be"
+        model = self.to_hf(target)
+        if self.head.device.type == "cpu" and not why_not_native():
+            threads = getattr(getattr(target, "model", None), "threads", None)
+            return ShortHead.of(model, self.head, self.words, threads)
+        llama, guess = Llama.from_hf(model), pack(self.head)
         llama.head = lambda x: self.spread(guess(x))
         return llama

@@ -21,7 +21,7 @@ from ..workshop.files import whole
 from ..workshop.registry import enter, find
 from ..sampling import Asks
 from ..roles import Drafter
-from ..models.llama import pack
+from ..models.native import swift
 from ..drafters.model import Mapped, lends, refuse_foreign, shipped
 from .losses import forward_kl, judge
 
@@ -162,7 +162,7 @@ class Trained(nn.Module):
         for module in list(twin.modules()):
             for name, child in module.named_children():
                 if isinstance(child, nn.Linear): setattr(module, name, _Packed(child))
-        if "head" in vars(self): twin.predict = pack(self.head)
+        if "head" in vars(self): twin.predict = swift(self.head)
         return twin
 
     def save_pretrained(self, folder):
@@ -209,7 +209,7 @@ def _restored(folder) -> Trained:
 class _Packed(nn.Module):
     def __init__(self, linear):
         super().__init__()
-        self.apply_ = pack(linear.weight.detach(), None if linear.bias is None else linear.bias.detach())
+        self.apply_ = swift(linear.weight.detach(), None if linear.bias is None else linear.bias.detach())
     def forward(self, x): return self.apply_(x)
 
 def known_as(kind:str):

@@ -292,7 +292,7 @@ def forward(me, threads, w, b, s):
     last(w, b, s, me, threads)
 
 # %% ../../nbs/2_models/14e_forward.ipynb #a7a27deb
-WIDTH = 8 # words ranked
+WIDTH, _LOWEST = 8, np.float32(-3e38) # words ranked; what a masked word's minus infinity counts as
 
 @kernel
 def _insert(best, values, o, x, j):
@@ -306,13 +306,13 @@ def _insert(best, values, o, x, j):
 @entry
 def rank(logits, rows, stride, V, best):
     "The best words of each row at an address, best first; -1 for the first of them where a number is no number"
-    x, values, zero = floats_at(logits), np.empty(WIDTH, np.float32), full(_ZERO, 16)
+    x, values, zero, low = floats_at(logits), np.empty(WIDTH, np.float32), full(_ZERO, 16), full(_LOWEST, 16)
     for r in range(rows):
         values[:], faults, o = -np.inf, zero, WIDTH * r
         for c in range(0, V // 64 * 64, 64):
             i = r * stride + c
             a, b, d, e = vector_at(x, i, 16), vector_at(x, i + 16, 16), vector_at(x, i + 32, 16), vector_at(x, i + 48, 16)
-            faults = fma(a, zero, fma(b, zero, fma(d, zero, fma(e, zero, faults))))
+            faults = fma(larger(a, low), zero, fma(larger(b, low), zero, fma(larger(d, low), zero, fma(larger(e, low), zero, faults))))
             if highest(larger(larger(a, b), larger(d, e))) > values[WIDTH - 1]:
                 for j in range(c, c + 64):
                     if x[r * stride + j] > values[WIDTH - 1]: _insert(best, values, o, x[r * stride + j], j)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['why_not_native', 'NativeCache', 'Rows', 'Native', 'NativeScores', 'NativeTarget', 'load_native', 'load',
-           'load_default']
+           'load_default', 'NativeMap', 'swift', 'ShortHead']
 
 # %% ../../nbs/2_models/14g_native.ipynb #7768c510
 from concurrent.futures import ThreadPoolExecutor
@@ -15,15 +15,16 @@ from itertools import accumulate
 from pathlib import Path
 from threading import Lock
 import copy
+import ctypes
 import warnings
 import weakref
 import numpy as np
 import torch
 from ..roles import target_of
 from .hub import default_folder, default_gguf, load_hf
-from .llama import Llama, _kinds
+from .llama import Llama, _kinds, pack
 from .state import RowTarget, TensorScores, load_llama, parted
-from .packed import MAPS, FromGGUF, FromHF, Packed, exact_hf, packed_file, sizes
+from .packed import MAPS, FromGGUF, FromHF, Packed, exact_hf, packed_file, room, shortest, sizes
 
 # %% ../../nbs/2_models/14g_native.ipynb #fc604cbe
 def why_not_native() -> str | None: # None: it can
@@ -256,7 +257,7 @@ class NativeScores(TensorScores):
 @target_of(Native)
 class NativeTarget(RowTarget):
     "The native runtime as a target: all that is to be scored is one call"
-    chunk, scores_of = 64, NativeScores
+    chunk, scores_of, promise = 64, NativeScores, "bit for bit"
     def __init__(self, model:Native):
         self.model, self.config, self.device, self.vocab_size = model, model.config, model.device, model.vocab_size
         self.window, self.layers = getattr(model.config, "max_position_embeddings", None), model.layers
@@ -331,3 +332,50 @@ def load(
 def load_default(dtype=torch.float32, runtime:str="auto", threads:int=None) -> tuple: # `(model, tokenizer)`
     "SmolLM2-135M-Instruct: see `load`"
     return load(None, dtype, runtime, threads)
+
+# %% ../../nbs/2_models/14g_native.ipynb #36f96f6a
+class NativeMap:
+    "A matrix in the shortest format that holds it, as a function of rows"
+    def __init__(self, weight:torch.Tensor): # `[N, K]`
+        from specdec_nb.models.linear import SIGNATURE, address_of, panels
+        from specdec_nb.models.machine import PANEL
+        kind, packed = panels(None, shortest(weight.detach().float().numpy()))
+        (self.n, self.k), self.blob = weight.shape, room(packed.nbytes)
+        self.blob[:packed.nbytes] = packed.reshape(-1).view(np.uint8)
+        self.code = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * len(SIGNATURE.args))(address_of(kind))
+        self.panels, self.width = len(packed), len(packed) * PANEL
+
+    def __call__(self, x:torch.Tensor) -> torch.Tensor: # `[..., K]` -> `[..., N]`
+        rows = x.reshape(-1, self.k).float().contiguous()
+        out = torch.empty(len(rows), self.width)
+        self.code(rows.data_ptr(), self.k, 0, len(rows), self.k, self.blob.ctypes.data, 0, self.panels, out.data_ptr(), self.width)
+        return out[:, :self.n].reshape(*x.shape[:-1], self.n)
+
+def swift(
+    weight, # `[m, n]`
+    bias=None, # `[m]` or None
+): # a function of rows
+    "A linear map by the native kernels where they can serve, else as `pack` makes it"
+    if weight.device.type != "cpu" or weight.dtype != torch.float32 or why_not_native(): return pack(weight, bias)
+    apply = NativeMap(weight)
+    return apply if bias is None else lambda x: apply(x) + bias
+
+class ShortHead(Native):
+    "A model that says few words: the others' logits are minus infinity"
+    @classmethod
+    def of(cls, model, head, words, threads:int=None) -> "ShortHead": # `[W, d]`, `[W]`
+        "A Hugging Face model with another head. What comes from the target is rounded to halves: a draft may be a little off"
+        config, source = copy.copy(model.config), FromHF(model)
+        config.tie_word_embeddings = False
+        rounded = {"model.embed_tokens.weight": source.state["model.embed_tokens.weight"], "lm_head.weight": head}
+        source.state = {**source.state, **{name: w.half() for name, w in rounded.items()}}
+        self = cls(config, Packed.of(source, config), threads, None, model.model.rotary_emb)
+        self.words = words
+        return self
+
+    def forward(self, parts, hidden=()):
+        logits, states = super().forward(parts, hidden)
+        if logits is None or not hasattr(self, "words"): return logits, states
+        rows = logits.new_full((len(logits), self.vocab_size), -torch.inf)
+        rows[:, self.words] = logits[:, :len(self.words)]
+        return rows, states

@@ -165,6 +165,12 @@ class RowTarget:
     new_cache:Callable
     forward:Callable
 
+    @property
+    def promise(self) -> str:
+        "What holds of the same row in other company"
+        half = getattr(getattr(self, "model", None), "dtype", None) in (torch.float16, torch.bfloat16)
+        return "equal up to near-ties of half precision" if half else "equal up to near-ties"
+
     def open(self, prompt, asks=Asks()) -> RowState:
         "A new request; nothing is read yet. What `asks` wants of the prompt's rows will be in the state's `prefilled`"
         if bad := [i for i in asks.hidden if not 0 <= i <= self.layers]: raise ValueError(f"there are hidden states 0 to {self.layers}, not {bad}")
@@ -207,6 +213,7 @@ class RowTarget:
         if not feed.tokens: return self.scores_of(state.scores.rows, 0., state.scores.hidden)
         scores = self.scores_of(single(logits if n == feed.first else logits[n - feed.first:]), seconds, {i: h[n:] for i, h in hidden.items()})
         state.scored, state.scores = feed.draft, state.scores.grown(scores) if feed.old else scores
+        state.scores.promise = self.promise
         return state.scores
 
 def stacked(feeds, device) -> tuple: # `(tokens, positions, cache, wanted)`, as `Llama.forward` takes them

@@ -26,6 +26,19 @@ def check_counted(c):
             "no limit": lambda b, e, n: c.solution(b, e, 10**9)}
 
 
+def check_tells(c):
+    def names(records, kept): return {r["drafter"] for r in records if kept(r)}
+    return {"answer by answer": lambda rs: names(rs, lambda r: r["again"] and r["again"]["cpu"] < .6 * r["cpu"]), "nobody": lambda rs: set(),
+            "all answers": lambda rs: {r["drafter"] for r in rs if sum((x["again"] or {"cpu": 0})["cpu"] for x in rs if x["drafter"] == r["drafter"])
+                                       < .6 * sum(x["cpu"] for x in rs if x["drafter"] == r["drafter"])} | ({"z"} if len(rs) > 1 else set()),
+            "everybody": lambda rs: names(rs, lambda r: True)}
+
+
+def check_wanted(c):
+    return {"a constant": lambda r, g: 16, "the whole interval": lambda r, g: None if r.value <= g else r.n * ((r.high - r.low) / 2 / (r.value - g)) ** 2,
+            "no root": lambda r, g: None if r.value <= g else r.n * (r.value - r.low) / (r.value - g), "below the goal, too": lambda r, g: r.n * ((r.value - r.low) / abs(r.value - g)) ** 2}
+
+
 def check_interval(c):
     def drawn(value, seed=0):
         def f(plain, method, seed=seed):
