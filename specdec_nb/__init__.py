@@ -59,6 +59,9 @@ TARGETS = {  # the full name of a model's class -> who makes its target
     "transformers.modeling_utils.PreTrainedModel": "specdec_nb.models.hf:HFTarget",
 }
 ATTENTION = {"cuda": "specdec_nb.trees.kernels:grouped_kernel"}  # device -> who attends there; elsewhere chapter 11 does
+PICTURES = {  # what answers to sliders and keys
+    "stepper": "specdec_nb.bench.widgets:stepper", "sliders": "specdec_nb.bench.widgets:sliders", "growth": "specdec_nb.bench.widgets:growth",
+}
 __all__ = [*_HOME]
 
 

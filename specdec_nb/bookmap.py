@@ -17,7 +17,7 @@ PLACES = { # place: (its question, what happens there, the chapters that answer)
     "rule": ("Which rule?", "verify", "04 06 26"),
     "loop": ("One loop", "commit, and again", "07 13a 14"),
     "memory": ("What is remembered?", "keep, observe", "12 12a 15 17 18 19 29"),
-    "gain": ("What is gained?", "time, measured on a machine", "08 09 14a 14b 14c 14d 14e 14f 14g 14h 30 40 41 42 43 44 44a 45 46"),
+    "gain": ("What is gained?", "time, measured on a machine", "08 09 14a 14b 14c 14d 14e 14f 14g 14h 30 40 41 42 42a 43 44 44a 45 46"),
 }
 
 # %% ../nbs/1_exactness/00_bookmap.ipynb #1ce117c0

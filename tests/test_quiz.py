@@ -70,3 +70,19 @@ def test_undressed_is_the_text():
     nb = nbformat.read(ROOT/f"nbs/{key}.ipynb", 4)
     shown = "\n".join(c.source for c in dress.undressed(nb).cells if c.cell_type == "markdown")
     assert quiz.questions(shown) and "- [x]" in shown and "<details><summary>" not in shown
+
+
+def exam_faults(text):
+    "What is wrong with an exam: each question has its key, folded away"
+    asked, _, key = text.partition("<details>")
+    def numbered(s): return re.findall(r"^(\d+)\. .{10,}", s, re.M)
+    if len(numbered(asked)) < 4: yield "fewer than four questions"
+    if numbered(asked) != numbered(key): yield "questions and key do not agree"
+    if "</details>" not in key: yield "the key is open"
+
+
+def test_every_part_has_an_exam():
+    parts = {k[0] for k in CHAPTERS} - {"0"}
+    exams = {p.stem[-1]: p.read_text() for p in (ROOT/"nbs").glob("exam_*.md")}
+    assert exams.keys() == parts and not {n: f for n, text in exams.items() if (f := list(exam_faults(text)))}
+    assert list(exam_faults(exams["1"].replace("\n3. ", "\n", 1))) and list(exam_faults(exams["1"].replace("</details>", "")))

@@ -263,7 +263,8 @@ def contents(docs):
     def toctree(caption, entries):
         entries = "\n".join(entries)
         return f"```{{toctree}}\n:hidden:\n:caption: {caption}\n:maxdepth: 1\n{entries}\n```\n"
-    parts = {p: sorted(d for d in docs if d.startswith(f"{p}/")) for p in PARTS}
+    exams = {p: [f"exam_{p[0]}"] if f"exam_{p[0]}" in docs else [] for p in PARTS}
+    parts = {p: sorted(d for d in docs if d.startswith(f"{p}/")) + exams[p] for p in PARTS}
     trees = [toctree(PARTS[p], chapters) for p, chapters in parts.items() if chapters]
     first, last = toctree("Before you start", FRONT[:1]), toctree("Reference", FRONT[1:])
     return "\n".join([first, *trees, last])

@@ -89,11 +89,16 @@ def _train_options(t):
     add("--resume", action="store_true", help="go on with an interrupted training run; data always goes on")
     add("--smoke", action="store_true", help="a trial: 24 documents, or 20 steps")
 
+def _check_options(c):
+    c.add_argument("file", type=Path, help="a Python file with drafter = a class with propose(ctx, rng), or rule = a function of (draft, p, rng), or both")
+    c.add_argument("--rule", help="a rule of the book to check a drafter under (default: walk and rejection)")
+    c.add_argument("--tokens", type=number(least=1), default=3, help="how many tokens' laws are enumerated (default: 3)")
+
 def parser() -> argparse.ArgumentParser:
     "What `specdec` understands"
     top = Parser("specdec", description="Speculative decoding: the same text, in fewer passes through the model.")
     top.add_argument("--version", action="version", version=f"specdec {specdec_nb.__version__}")
-    verbs = top.add_subparsers(dest="verb", metavar="race|bench|train|drafters")
+    verbs = top.add_subparsers(dest="verb", metavar="race|bench|train|check|drafters")
     add, shared = verbs.add_parser, [_shared()]
     _race_options(add("race", parents=shared, help="plain against speculative decoding of one prompt, in colours",
                       description="Decode a prompt plainly, then speculatively, and compare."))
@@ -101,6 +106,8 @@ def parser() -> argparse.ArgumentParser:
                        description="Measure drafters on questions, and compare every answer with plain decoding."))
     _train_options(add("train", help="write training data with a model, or train a drafter for it",
                        description="Let a model write its own training data (data), then train a drafter on it."))
+    _check_options(add("check", help="is a drafter or a rule of one's own exact?",
+                       description="Run a drafter, or a rule, through the book's proofs, and draw what they say."))
     add("drafters", help="list the drafters, their options, and what each needs",
         description="List the drafters, their options, and what each needs.")
     return top
