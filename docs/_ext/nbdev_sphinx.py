@@ -141,9 +141,9 @@ def code_cell(cell, exercise=False):
     tags += [tag for tag, on in {"remove-input": ds.get("echo") == "false" or "hide_input" in ds,
                                  "remove-output": ds.get("output") == "false" or "hide_output" in ds,
                                  "hide-cell" if exercise else "hide-input": ds.get("code-fold", "false") != "false",
-                                 "hide-output": "predict" in ds, "flag-slow": "slow" in ds, "flag-gpu": "gpu" in ds}.items() if on]
+                                 "hide-output": "predict" in tags, "flag-slow": "slow" in ds, "flag-gpu": "gpu" in ds}.items() if on]
     myst = md.setdefault("mystnb", {})
-    if "predict" in ds: myst["code_prompt_show"], myst["code_prompt_hide"] = "You have a prediction? See what came out", "Hide what came out"
+    if "predict" in tags: myst["code_prompt_show"], myst["code_prompt_hide"] = "You have a prediction? See what came out", "Hide what came out"
     if "code-summary" in ds: myst["code_prompt_show"] = myst["code_prompt_hide"] = ds["code-summary"]
     if "fig-cap" in ds and not drawn(cell):
         myst["figure"] = {"caption": ds["fig-cap"], **({"name": ds["label"]} if "label" in ds else {})}
