@@ -94,3 +94,12 @@ def test_every_part_has_an_exam():
     exams = {p.stem[-1]: p.read_text() for p in (ROOT/"nbs").glob("exam_*.md")}
     assert {*"1234569"} <= exams.keys() <= parts and not {n: f for n, text in exams.items() if (f := list(exam_faults(text)))}
     assert list(exam_faults(exams["1"].replace("\n3. ", "\n", 1))) and list(exam_faults(exams["1"].replace("</details>", "")))
+
+
+def test_a_reader_predicts_first_and_finds_the_answers_folded():
+    import reading
+    key = "1_exactness/01_lm"
+    path, asked = ROOT/f"nbs/{key}.ipynb", lambda nb: [c for c in nb.cells if "predict" in c.metadata.get("tags", ())]
+    book, handed = asked(nbformat.read(path, 4)), asked(reading.handed_out(key, nbformat.read(path, 4)))
+    assert len(book) == len(handed) == 1 and book[0].outputs and not handed[0].outputs
+    assert any(quiz.HEADING in c.source and "<details>" in c.source for c in reading.handed_out(key, nbformat.read(path, 4)).cells)
