@@ -79,6 +79,9 @@ TARGETS = {  # the full name of a model's class -> who makes its target
     "seeing": "specdec_nb.decoding.multimodal:SeeingTarget",  # and the ones that take pictures or sound
 }
 ATTENTION = {"cuda": "specdec_nb.trees.kernels:grouped_kernel"}  # device -> who attends there; elsewhere chapter 11 does
+PICTURES = {  # what answers to sliders and keys
+    "stepper": "specdec_nb.bench.widgets:stepper", "sliders": "specdec_nb.bench.widgets:sliders", "growth": "specdec_nb.bench.widgets:growth",
+}
 _FORMER = {"law": "exact_law"}  # earlier names, which still work and say so
 __all__ = [*_HOME]
 

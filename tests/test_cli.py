@@ -117,7 +117,7 @@ def test_a_shell_sees_exit_codes():
 
 
 def test_bare_version_and_drafters(capsys):
-    assert main([]) == 0 and "race|bench|report|train|export|serve|drafters" in capsys.readouterr().out
+    assert main([]) == 0 and "race|bench|report|train|export|check|serve|drafters" in capsys.readouterr().out
     with pytest.raises(SystemExit) as e: main(["--version"])
     assert e.value.code == 0 and capsys.readouterr().out == f"specdec {specdec_nb.__version__}\n"
     assert main(["drafters"]) == 0
@@ -246,12 +246,13 @@ def printed():
         lines = [line for block in re.findall(r"```sh\n(.*?)```", text, re.S) for line in block.replace("\\\n", " ").splitlines()]
         lines += re.findall(r"`(specdec [^`\n]* --[\w-]+ [^`\n]+)`", text)          # what has no option is a mention
         for line in lines:
-            if m := re.search(r"(?:^|\s)(specdec (?:race|bench|report|train|export|drafters|--).*)", line.split(" #")[0]): found[m[1].rstrip(" &")] = path.name
+            if m := re.search(r"(?:^|\s)(specdec (?:race|bench|report|train|export|check|drafters|--).*)", line.split(" #")[0]): found[m[1].rstrip(" &")] = path.name
     return found
 
 
 BOOK = printed()
-SMALL = {"race": ["--max-new-tokens", "4"], "bench": ["--max-new-tokens", "4", "--n", "1", "--no-hf"], "train": ["--smoke"], "export": [], "drafters": [], "--version": []}
+SMALL = {"race": ["--max-new-tokens", "4"], "bench": ["--max-new-tokens", "4", "--n", "1", "--no-hf"], "train": ["--smoke"], "export": [],
+         "check": ["--tokens", "2"], "drafters": [], "--version": []}
 
 
 @pytest.fixture(scope="module")
@@ -264,6 +265,7 @@ def scene(tmp_path_factory):
     questions = [{"category": c, "turns": ["w1 w2 w3 w1 w2 w3"]} for c in ("writing", "translation", "summarization", "qa", "math_reasoning", "rag")]
     for name in ("FILE.jsonl", "spec_bench_dev.jsonl"): (home/name).write_text("\n".join(map(json.dumps, questions)))
     for name in ("q.jsonl", "humaneval_dev.jsonl"): (home/name).write_text('{"prompt": "w1 w2 w1 w2"}')
+    (home/"mydrafter.py").write_text("from specdec_nb import Draft, Drafter\nclass Mine(Drafter):\n    def propose(self, ctx, rng): return Draft.chain([0])\n")
     import torch
     torch.manual_seed(0)
     sizes = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2)

@@ -11,7 +11,7 @@ from specdec_nb.verify import Trace, make_rule
 from specdec_nb.workshop import registry
 from specdec_nb.workshop.registry import enter, find, names, resolve
 
-GROUPS = {group.lower(): getattr(specdec_nb, group) for group in ("DRAFTERS", "RULES", "NETWORKS", "TARGETS", "ATTENTION")}
+GROUPS = {group.lower(): getattr(specdec_nb, group) for group in ("DRAFTERS", "RULES", "NETWORKS", "TARGETS", "ATTENTION", "PICTURES")}
 
 MODULE = '''
 from specdec_nb import Draft, Drafter, verify_walk

@@ -436,6 +436,24 @@ def test_solutions_unfold(tab, address):
     assert tab.ask(shown)
 
 
+def test_questions_answer_and_count(tab, address):
+    seen = tab.visit(f"{address}/1_exactness/08_speedup.html")
+    assert not seen["problems"] and tab.ask("document.querySelectorAll('.quiz').length") == 3
+    def score(): return tab.ask("document.querySelector('.quiz-score').textContent")
+    def open_(box, kind): tab.ask(f"document.querySelectorAll('.quiz')[{box}].querySelector('.quiz-{kind} summary').click()"); tab.ask("new Promise(done => setTimeout(done, 200))")
+    assert score() == ""
+    open_(0, "yes")
+    assert score() == "1 of 1 right at the first try, 2 to go"
+    open_(1, "no"); open_(1, "yes"); open_(2, "yes")
+    assert score() == "2 of 3 right at the first try", "the first answer counts"
+
+
+def test_an_outcome_waits_for_a_prediction(site):
+    page = (site/"1_exactness/01_lm.html").read_text()
+    assert page.count("You have a prediction?") == 1 and "tag_predict" in page
+    assert "You have a prediction?" not in (site/"1_exactness/02_chance.html").read_text()
+
+
 def test_the_browser_sees_trouble(tmp_path, tab):
     (tmp_path/"bad.html").write_text("<article>$$x$$ <img src='http://nowhere.invalid/x.png'></article>"
                                      "<script>console.error('oh'); nonsense()</script>")

@@ -56,7 +56,7 @@ class Handout:
         "Code; directives that speak to machines go, a solution becomes text below a cell that judges the reader's"
         if "default_exp" in d or ("hide" in d and self.solution): return
         source = MACHINES.sub("", c.source).strip()
-        if "predict" in d: c.outputs = []                    # first a guess, then the run
+        if "predict" in c.metadata.get("tags", ()): c.outputs = []                  # first a guess, then the run
         if d.get("code-summary") == "Solution":
             self.cells.append(new_code_cell(JUDGE.format(self.ask), id=f"{c.id}-ask"))
             c = self.solution = new_markdown_cell(SOLUTION.format(source), id=c.id)

@@ -27,7 +27,7 @@ PARTS = {"1_exactness": "I Exactness", "2_models": "II A real target",
          "5_trees": "V Trees, DAGs, the GPU", "6_phrases": "VI Phrases", "7_serving": "VII Serving",
          "8_decoding": "VIII Other ways to decode", "9_measuring": "IX Measuring",
          "0_workshop": "W Workshop"}         # first in the order of imports, last in the tables of contents
-FRONT = ["how_to_read", "notation", "glossary", "fidelity", "api", "references"]
+FRONT = ["how_to_read", "notation", "glossary", "fidelity", "newer", "api", "references"]
 
 def ini(name): return settings()[name]
 
@@ -141,9 +141,9 @@ def code_cell(cell, exercise=False):
     tags += [tag for tag, on in {"remove-input": ds.get("echo") == "false" or "hide_input" in ds,
                                  "remove-output": ds.get("output") == "false" or "hide_output" in ds,
                                  "hide-cell" if exercise else "hide-input": ds.get("code-fold", "false") != "false",
-                                 "hide-output": "predict" in ds, "flag-slow": "slow" in ds, "flag-gpu": "gpu" in ds}.items() if on]
+                                 "hide-output": "predict" in tags, "flag-slow": "slow" in ds, "flag-gpu": "gpu" in ds}.items() if on]
     myst = md.setdefault("mystnb", {})
-    if "predict" in ds: myst["code_prompt_show"], myst["code_prompt_hide"] = "You have a prediction? See what came out", "Hide what came out"
+    if "predict" in tags: myst["code_prompt_show"], myst["code_prompt_hide"] = "You have a prediction? See what came out", "Hide what came out"
     if "code-summary" in ds: myst["code_prompt_show"] = myst["code_prompt_hide"] = ds["code-summary"]
     if "fig-cap" in ds and not drawn(cell):
         myst["figure"] = {"caption": ds["fig-cap"], **({"name": ds["label"]} if "label" in ds else {})}
@@ -263,7 +263,8 @@ def contents(docs):
     def toctree(caption, entries):
         entries = "\n".join(entries)
         return f"```{{toctree}}\n:hidden:\n:caption: {caption}\n:maxdepth: 1\n{entries}\n```\n"
-    parts = {p: sorted(d for d in docs if d.startswith(f"{p}/")) for p in PARTS}
+    exams = {p: [f"exam_{p[0]}"] if f"exam_{p[0]}" in docs else [] for p in PARTS}
+    parts = {p: sorted(d for d in docs if d.startswith(f"{p}/")) + exams[p] for p in PARTS}
     trees = [toctree(PARTS[p], chapters) for p, chapters in parts.items() if chapters]
     first, last = toctree("Before you start", FRONT[:1]), toctree("Reference", FRONT[1:])
     return "\n".join([first, *trees, last])

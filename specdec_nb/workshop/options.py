@@ -115,11 +115,16 @@ def _serve_options(s):
     add("--chunk", type=number(least=1), help="tokens of a prompt that are read in one round (default: the runtime's own)")
     add("--key", type=Path, metavar="FILE", help="clients must know what stands in FILE")
 
+def _check_options(c):
+    c.add_argument("file", type=Path, help="a Python file with drafter = a class with propose(ctx, rng), or rule = a function of (draft, p, rng), or both")
+    c.add_argument("--rule", help="a rule of the book to check a drafter under (default: walk and rejection)")
+    c.add_argument("--tokens", type=number(least=1), default=3, help="how many tokens' laws are enumerated (default: 3)")
+
 def parser() -> argparse.ArgumentParser:
     "What `specdec` understands"
     top = Parser("specdec", description="Speculative decoding: the same text, in fewer passes through the model.")
     top.add_argument("--version", action="version", version=f"specdec {specdec_nb.__version__}")
-    verbs = top.add_subparsers(dest="verb", metavar="race|bench|report|train|export|serve|drafters")
+    verbs = top.add_subparsers(dest="verb", metavar="race|bench|report|train|export|check|serve|drafters")
     add, shared = verbs.add_parser, [_shared()]
     _race_options(add("race", parents=shared, help="plain against speculative decoding of one prompt, in colours",
                       description="Decode a prompt plainly, then speculatively, and compare."))
@@ -133,6 +138,8 @@ def parser() -> argparse.ArgumentParser:
                        description="Let a model write its own training data (data), then train a drafter on it."))
     _export_options(add("export", help="write a trained drafter as vLLM loads it",
                         description="Write a trained drafter in the format that vLLM loads, and say what to tell it."))
+    _check_options(add("check", help="is a drafter or a rule of one's own exact?",
+                       description="Run a drafter, or a rule, through the book's proofs, and draw what they say."))
     add("drafters", help="list the drafters, their options, and what each needs",
         description="List the drafters, their options, and what each needs.")
     _serve_options(add("serve", help="an OpenAI-compatible server", description="Serve completions and chat completions over HTTP, as OpenAI's API does."))

@@ -42,7 +42,7 @@ def names(group:str) -> list:
     return list(dict.fromkeys((*_face(group), *_ENTERED.get(group, ()), *_installed(group))))
 
 def find(
-    group:str, # drafters, rules, networks, targets, attention
+    group:str, # drafters, rules, networks, targets, attention, pictures
     name:str,
     *default, # what to answer for an unknown name
 ):

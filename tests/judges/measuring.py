@@ -131,3 +131,26 @@ def check_by_hand(c):
     found = {"the other way round": (F(25, 17), F(40, 23)), "a constant": (1, 1), "without the bonus": (F(25, 23), F(10, 17)),
             "rows for free": (F(8, 3), F(5, 3)), "the guesses' rows only": (F(40, 8), F(25, 2))}
     return {kind: (answer,) for kind, answer in found.items()}
+
+
+def check_pair(c):
+    np, Draft, Drafter, weather, Fraction = c.np, c.Draft, c.Drafter, c.weather, c.Fraction
+    def made(second, laws=None, first=None):
+        class Made(Drafter):
+            def propose(self, ctx, rng):
+                q, dice = weather()[1].p(ctx.tokens), rng.at(0, "draft")
+                x = dice.categorical(q) if first is None else first
+                rest = np.where(np.arange(3) == x, Fraction(0), q)
+                rest = rest / rest.sum()
+                y = dice.categorical(rest if second == "rest" else q)
+                return Draft([x, y], [-1, -1], (laws or (lambda q, rest: [q, rest]))(q, rest))
+        return Made
+    class Chain(Drafter):
+        def propose(self, ctx, rng):
+            q = weather()[1].p(ctx.tokens)
+            return Draft.chain([rng.at(i, "draft").categorical(q) for i in range(2)], [q, q])
+    class Chosen(Drafter):
+        def propose(self, ctx, rng): return Draft([0, 1], [-1, -1])
+    def halves(q, rest): return [q, np.where(rest > 0, Fraction(1, 2), Fraction(0))]
+    return {"with replacement": made("q", lambda q, rest: [q, q]), "said to be with replacement": made("rest", lambda q, rest: [q, q]),
+            "a chain": Chain, "chosen": Chosen, "another law for the second": made("rest", halves), "the first was chosen, and said to be drawn": made("rest", first=0)}
