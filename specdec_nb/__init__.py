@@ -45,6 +45,8 @@ DRAFTERS = {  # name -> where its class is, "module:object"
     "medusa": "specdec_nb.learned.medusa:MedusaDrafter",
     "eagle3": "specdec_nb.learned.eagle:EagleDrafter",
     "hydra": "specdec_nb.learned.hydra:HydraDrafter",
+    "mtp": "specdec_nb.learned.mtp:MtpDrafter",
+    "eagle": "specdec_nb.learned.eagle1:Eagle1Drafter",
     "lookahead": "specdec_nb.drafters.lookahead:Lookahead",
     "gsd": "specdec_nb.trees.dag:GraphDrafter",
     "layerskip": "specdec_nb.drafters.layerskip:LayerSkip",
@@ -68,6 +70,7 @@ NETWORKS = {  # kind of a trained drafter -> the class of its network
     "draft": "specdec_nb.learned.draft_model:DraftModel",
     "medusa": "specdec_nb.learned.medusa:Medusa",
     "hydra": "specdec_nb.learned.hydra:Hydra",
+    "eagle": "specdec_nb.learned.eagle1:Eagle1",
     "eagle3": "specdec_nb.learned.eagle:Eagle3",
 }
 TARGETS = {  # the full name of a model's class -> who makes its target

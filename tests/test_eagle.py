@@ -312,3 +312,22 @@ def test_the_shipped_one_on_the_real_model(name, smollm2):
         for options in (dict(tree=0), dict(tree=16)):
             trace = Trace(decode(model, make_drafter(name, k=4, **options), ids, limit=20, **run))
             assert trace.tokens == plain.tokens and trace.calls < plain.calls
+
+
+def test_a_words_own_way_into_the_stream(model, net, near, tmp_path):
+    "The option `direct`: no function changes as it begins, drafting computes what training does, and old checkpoints have none"
+    target = as_target(model)
+    direct = Eagle3.of(model, WORDS, direct=True).join(target)
+    assert direct.settings["direct"] and not direct.enter.weight.any() and not hasattr(near, "enter") and "direct" not in near.settings
+    direct.load_state_dict({**near.state_dict(), "enter.weight": direct.enter.weight})
+    batch = batch_of(target, near, texts(9))
+    with torch.no_grad():
+        for (a, _), (b, _) in zip(near.guessed(batch), direct.guessed(batch)): assert torch.equal(a, b)
+    direct = shaken(direct)
+    for n in (2, 8): assert max(distance(target, direct, texts(n)[0])) < 1e-5
+    direct.save_pretrained(tmp_path / "direct")
+    assert Trained.from_pretrained(tmp_path / "direct").enter.weight.any()
+    plain = {k: w for k, w in direct.state_dict().items() if k != "enter.weight"}
+    without = Eagle3({**direct.settings, "direct": False}, WORDS).join(target)
+    without.load_state_dict(plain)
+    with torch.no_grad(): assert any(not torch.equal(a, b) for (a, _), (b, _) in zip(without.guessed(batch), direct.guessed(batch)))

@@ -122,3 +122,23 @@ def check_told_overlap(c):
         mean = [sum(w * q[x][y] for x, w in enumerate(law)) for y in range(lm.vocab_size)]
         return sum(w * sum(map(min, lm.p([*text, x]), mean)) for x, w in enumerate(law))
     return {"a constant": lambda lm, text, q: Fraction(1, 2), "words alike": unweighted, "by equality": by_equality, "not told": blind}
+
+
+def check_belongs(c):
+    return {"a constant": lambda name, layers: True, "Qwen's alone": lambda name, layers: name.startswith("mtp."),
+            "the one behind the last": lambda name, layers: name.startswith("mtp.") or name.startswith(f"model.layers.{layers}."),
+            "by the first digits": lambda name, layers: name.startswith(("mtp.", f"model.layers.{layers}"[:-1])), "DeepSeek's alone": lambda name, layers: "model.layers.61." in name}
+
+
+def check_untold(c):
+    def laws(lm, text): return lm.p(text), [lm.p([*text, x]) for x in range(lm.vocab_size)]
+    def far(a, b): return sum(abs(x - y) for x, y in zip(a, b)) / 2
+    def flat(lm, text):
+        p, after = laws(lm, text)
+        mean = [sum(law[y] for law in after) / Fraction(len(after)) for y in range(lm.vocab_size)]
+        return sum(w * far(mean, law) for w, law in zip(p, after))
+    def unweighted(lm, text):
+        p, after = laws(lm, text)
+        mean = [sum(w * law[y] for w, law in zip(p, after)) for y in range(lm.vocab_size)]
+        return sum(far(mean, law) for law in after) / Fraction(len(after))
+    return {"a constant": lambda lm, text: Fraction(1, 2), "words alike in the mean": flat, "words alike in the distance": unweighted, "no half": lambda lm, text: 2 * c.solution(lm, text) + Fraction(1, 99)}
