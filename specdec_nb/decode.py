@@ -7,6 +7,7 @@ __all__ = ['Request', 'answers', 'serve', 'answered', 'decode']
 
 # %% ../nbs/1_exactness/07_decode.ipynb #5f9efb10
 from inspect import isgenerator
+from typing import Any
 import time
 from .chance import Dice
 from .sampling import Law, Scores
@@ -43,7 +44,9 @@ class Request:
         self.law_state, open_law = law.start(self.tokens), law.on_drafts()
         self.ctx = Context(Tokens(self.tokens), self.budget(), open_law, open_law.start(self.tokens), self.target.vocab_size,
                            getattr(self.state, "source", ()))
-        self.drafting = self.asking = self.draft = None
+        self.drafting:Any = None # of this request, once it has begun
+        self.asking:Any = None # its generator, while it waits for scores
+        self.draft:Draft | None = None
         self.done = False
 
     def budget(self) -> Budget:

@@ -10,6 +10,7 @@ __all__ = ['NoMass', 'softmax', 'Picture', 'chip', 'bar', 'text_of', 'bars', 'ke
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from html import escape
+from typing import Any
 import numpy as np
 from .chance import Point
 
@@ -166,7 +167,7 @@ class Scores:
     "What a target says of a draft: row 0 follows the pending token, row 1 + i follows the draft's node i"
     elapsed = 0. # seconds that the whole call took, a request's share of them
     def __init__(self,
-        rows:np.ndarray, # `[1+n, V]` logits (floats) or exact probabilities (Fractions)
+        rows:Any, # `[1+n, V]` logits (floats) or exact probabilities (Fractions)
         seconds:float=0., # time spent inside the model's forward, a request's share of it
         hidden:dict=None, # `{layer: [1+n, d]}`: the hidden states asked for
     ): self.rows, self.seconds, self.hidden = rows, seconds, hidden or {}

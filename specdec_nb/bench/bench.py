@@ -147,7 +147,8 @@ def written(
     prefill:float=0., forward:float=0., # seconds, as far as they are known
 ) -> dict: # a record
     "What others wrote, cut where ours would end. `past`: how much they wrote behind the end, in the time that is theirs"
-    taken, _ = stop.take(text := [], tokens)
+    text:list = []
+    taken, _ = stop.take(text, tokens)
     return dict(times, tokens=text, past=len(tokens) - taken, calls=calls, nodes=0, sizes=[], judged=[], accepted=[],
                 prefill=prefill, forward=forward, lossy=False)
 

@@ -176,7 +176,7 @@ def suspicions(
     records:list, # of `bench`
 ) -> dict: # `{method: [in words]}`, only of those about whom there is something to say
     "What makes a method's numbers worth less than they look"
-    found = {}
+    found:dict = {}
     for r in records:
         said, divergence, again = [], r.get("divergence"), r.get("again")
         if r.get("past"): said.append("wrote behind the end")

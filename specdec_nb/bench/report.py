@@ -94,7 +94,8 @@ def judged(
         who = min(ratios, key=lambda o: ratios[o].value)
         verdict, worst = ratios[who].against(g.least), None
         if g.each is not None:
-            single = {c: compare(report, g.mine, who, g.part, own).value for c, own in report.columns.items() if c != "all"}
+            ratios_of = {c: compare(report, g.mine, who, g.part, own) for c, own in report.columns.items() if c != "all"}
+            single = {c: ratio.value for c, ratio in ratios_of.items() if ratio is not None}
             worst = min(single.items(), key=lambda x: x[1])
             if worst[1] < g.each: verdict = f"{verdict}; {worst[0]} {worst[1]:.2f}, {g.each:g} was wanted"
         found.append((g, who, ratios[who], verdict, worst))

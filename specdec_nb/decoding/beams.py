@@ -94,7 +94,9 @@ class Beams:
         introduce(self.drafter, self.target)
         self.tokens, self.prompt, self.groups, self.done, self.calls, self.steps = list(prompt), list(prompt), search.start(), False, 0, 0
         self.state = opened(self.target, prompt, self.drafter.asks)
-        self.draft, self.seconds, self.guessed, self.first = None, {}, [], True
+        self.seconds:dict = {}
+        self.guessed:list = []
+        self.draft, self.first = None, True
 
     @property
     def live(self) -> list: return list(dict.fromkeys(tokens for g in self.groups if not g.done for _, tokens in g.running))
@@ -219,7 +221,8 @@ class Siblings(Drafter):
         least:float=.2, # leave out what is worth less
     ):
         if min(k, nodes, longest) < 1 or not 0 <= least < 1: raise ValueError(f"need k, nodes, longest >= 1 and 0 <= least < 1, got {k}, {nodes}, {longest}, {least}")
-        self.k, self.nodes, self.longest, self.least, self.after = k, nodes, longest, least, defaultdict(Counter)
+        self.k, self.nodes, self.longest, self.least = k, nodes, longest, least
+        self.after:defaultdict = defaultdict(Counter)
     def begin(self, ctx, state): return _Sibling(self, ctx)
 
 class _Sibling:

@@ -71,9 +71,9 @@ class Guidance:
         try: import llguidance, llguidance.hf
         except ImportError as e: raise ImportError('grammars need llguidance: pip install "specdec_nb[grammar]"') from e
         self.vocab_size, self.eos = vocab_size or len(tokenizer), tokenizer.eos_token_id if eos is None else eos
-        form = dict(whitespace_flexible=False, item_separator=", ", key_separator=": ") if compact else {}
+        form:Any = dict(whitespace_flexible=False, item_separator=", ", key_separator=": ") if compact else {}
         if schema is not None: text = llguidance.LLMatcher.grammar_from_json_schema(schema if isinstance(schema, str) else json.dumps(schema), overrides=form)
-        else: text = llguidance.LLMatcher.grammar_from_regex(regex) if regex is not None else llguidance.LLMatcher.grammar_from_lark(lark)
+        else: text = llguidance.LLMatcher.grammar_from_regex(regex) if regex is not None else llguidance.LLMatcher.grammar_from_lark(lark or "")
         words = llguidance.hf.from_tokenizer(tokenizer, n_vocab=self.vocab_size, eos_token=self.eos)
         matcher = llguidance.LLMatcher(words, text)
         if matcher.is_error(): raise ValueError(f"the grammar cannot be compiled: {matcher.get_error()}")

@@ -7,6 +7,7 @@ __all__ = ['rows_look_back_if_told', 'SeeingTarget']
 
 # %% ../../nbs/8_decoding/39c_multimodal.ipynb #7c0eee00
 from collections.abc import Mapping
+from typing import Any
 import torch
 from ..sampling import Asks
 from ..draft import Draft
@@ -60,7 +61,7 @@ class SeeingTarget(HFTarget):
         inputs:dict | None=None, # the pictures, as the model's `prepare_inputs_for_generation` takes them, of this one prompt
     ) -> RowState:
         "A new request; nothing is read yet"
-        state = super().open(prompt, asks)
+        state:Any = super().open(prompt, asks)
         state.given, state.looked, state.shift = inputs, 0, None
         return state
 

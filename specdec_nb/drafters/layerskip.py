@@ -6,6 +6,7 @@
 __all__ = ['some_layers', 'BehindCache', 'behind', 'agreement', 'LayerSkip']
 
 # %% ../../nbs/3_drafting/16a_layerskip.ipynb #71c9bbb8
+from typing import Any
 import copy
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ def some_layers(
     layers, n = tuple(layers), as_target(model).layers
     if not layers or list(layers) != sorted(set(layers)) or not 0 <= layers[0] <= layers[-1] < n:
         raise ValueError(f"layers are ascending numbers from 0 to {n - 1}, at least one; got {layers}")
-    twin = copy.copy(model)
+    twin:Any = copy.copy(model)
     if isinstance(model, Native): twin.weights = model.weights._replace(order=np.array(layers))
     else: twin.blocks, twin.kinds = [model.blocks[i] for i in layers], [model.kinds[i] for i in layers]
     return twin

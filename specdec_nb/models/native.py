@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from itertools import accumulate
 from pathlib import Path
 from threading import Lock
+from typing import Any
 import copy
 import ctypes
 import warnings
@@ -143,7 +144,9 @@ class Native(Llama):
         self.dtype, self.device, self.vocab_size = torch.float32, torch.device("cpu"), config.vocab_size
         self.heads, self.kv_heads, self.head_dim, self.layers = s["heads"], s["kv"], s["hd"], s["layers"]
         self.threads, self.busy, self.room = threads or torch.get_num_threads(), Lock(), _Room()
-        self.scratches, self.shown, self.width = {}, {}, int(self.weights.maps[-1, 4])
+        self.scratches:dict = {}
+        self.shown:dict = {}
+        self.width = int(self.weights.maps[-1, 4])
         self.team = ThreadPoolExecutor(self.threads - 1) if self.threads > 1 else None
         once("the forward", lambda: self.forward([Rows(self.new_cache(), 0, [0], [-1])]))
 
@@ -362,6 +365,7 @@ def swift(
 
 class ShortHead(Native):
     "A model that says few words: the others' logits are minus infinity"
+    words:Any = None # `[W]` ids
     @classmethod
     def of(cls, model, head, words, threads:int=None) -> "ShortHead": # `[W, d]`, `[W]`
         "A Hugging Face model with another head. What comes from the target is rounded to halves: a draft may be a little off"
@@ -375,7 +379,7 @@ class ShortHead(Native):
 
     def forward(self, parts, hidden=()):
         logits, states = super().forward(parts, hidden)
-        if logits is None or not hasattr(self, "words"): return logits, states
+        if logits is None or self.words is None: return logits, states
         rows = logits.new_full((len(logits), self.vocab_size), -torch.inf)
         rows[:, self.words] = logits[:, :len(self.words)]
         return rows, states

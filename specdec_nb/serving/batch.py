@@ -41,7 +41,7 @@ def lockstep_tokens(
 class Layout:
     "Where a batch's texts lie: `cells[row][column]` is a token's number in its row, -1 for what nobody may see"
     moved = 0 # entries that were copied to another column
-    def __init__(self, rows:int): self.cells = [[] for _ in range(rows)]
+    def __init__(self, rows:int): self.cells:list = [[] for _ in range(rows)]
     def add(self,
         kept, # of each row: how many of its new entries are text
         new:int, # entries that each row was given

@@ -11,6 +11,7 @@ from collections import Counter
 from copy import copy
 from dataclasses import replace
 from threading import Condition
+from typing import Any
 import time
 import numpy as np
 from ..sampling import Asks, Law
@@ -27,6 +28,9 @@ _SILENT = NoDrafter()
 class Served(Request):
     "A request as an engine sees it: it may be called off or put off, and sends no more guesses than it is allowed"
     nodes, rank, why, fault, called = None, (0, 0), None, None, False # why: "cancelled", "error", or None
+    drafting:Any
+    tries:Any = None
+    tries:Any = None # by rank: accepted, sent
     def __init__(self, *args, told=None, **options):
         super().__init__(*args, **options)
         self.told, self.arrived = told or (lambda r, step: None), time.perf_counter()
@@ -66,7 +70,7 @@ class Served(Request):
 # %% ../../nbs/7_serving/32_engine.ipynb #53a4198b
 def row_bytes(target) -> int:
     "Bytes that a token's keys and values take in all layers"
-    cache = target.new_cache() if hasattr(target, "new_cache") else None
+    cache:Any = target.new_cache() if hasattr(target, "new_cache") else None
     if hasattr(cache, "capacity"): return (cache.keys.nbytes + cache.values.nbytes) // cache.capacity
     if hasattr(cache, "rows"): return cache.rows.nbytes // cache.rows.shape[3]
     if (c := getattr(target, "config", None)) is None: return 8          # a table keeps the tokens only
@@ -82,7 +86,8 @@ def _shareable(state): return getattr(state, "asks", None) == Asks() and hasattr
 class Memory:
     "What caches may hold: those of requests, and those that are kept because a text may begin alike"
     def __init__(self, target, limit:int, nodes:int, least:int=16): # bytes; nodes of a draft; tokens below which sharing is not worth it
-        self.target, self.limit, self.nodes, self.least, self.kept, self.row = target, limit, nodes, least, [], row_bytes(target)
+        self.target, self.limit, self.nodes, self.least, self.row = target, limit, nodes, least, row_bytes(target)
+        self.kept:list = []
     def size(self, tokens:int) -> int:
         "Bytes that a text's cache takes at most"
         return self.row * max(512, 2 * (tokens + self.nodes + 1))
@@ -137,8 +142,11 @@ class Engine:
         introduce(self.drafter, self.target)
         plain = isinstance(self.drafter, NoDrafter)
         self.ration = None if plain else Ration(curve or cost_of(self.target), nodes, getattr(self.drafter, "pace", None))
-        self.memory, self.waiting, self.running, self.steps = Memory(self.target, memory, nodes), [], [], []
-        self.counts, self.lock, self.closed, self.reader, self.occupied = Counter(), Condition(), False, None, 0
+        self.memory, self.lock, self.closed, self.reader, self.occupied = Memory(self.target, memory, nodes), Condition(), False, None, 0
+        self.waiting:list = []
+        self.running:list = []
+        self.steps:list = []
+        self.counts:Counter = Counter()
 
     def submit(self, prompt, law=Law(), stop=None, rng=None, rule=None, priority=0, told=None) -> Served:
         "A new request; of equal priority the first comes first. `told(request, step)` hears each step, and `None` if it ends without one"

@@ -41,7 +41,8 @@ class Ration:
     def __init__(self, curve:CostCurve, nodes:int=16, pace=None): # pace: of a drafter that sizes its drafts by what they cost
         self.curve, self.nodes, self.pace = curve, nodes, pace
         self.tries = np.stack([6 * .8 ** np.arange(1, nodes + 1), np.full(nodes, 6.)])      # by rank: accepted, sent
-        self.books, self.scale, self.guesses = {}, 1., 0.
+        self.books:dict = {}
+        self.scale, self.guesses = 1., 0.
 
     def values(self, tries):
         "By rank, the probability to be accepted"

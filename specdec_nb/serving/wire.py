@@ -119,7 +119,7 @@ def _fields(raw:bytes, kind:str) -> dict:
     if not isinstance(body, dict): raise Refused(f"the body must be an object, got {type(body).__name__}")
     found, readers = {}, READERS[kind]
     for name, value in body.items():
-        if value is None or name in NEUTRAL and (NEUTRAL[name] is None or value in NEUTRAL[name]): continue
+        if value is None or name in NEUTRAL and ((same := NEUTRAL[name]) is None or value in same): continue
         if name not in readers: raise Refused(f"{name!r:.60} is not supported here", name[:60])
         try: found[name] = readers[name](value)
         except ValueError as e: raise Refused(f"{name} must be {e}; got {json.dumps(value)[:80]}", name) from None
@@ -161,9 +161,9 @@ class Asked:
     def get(self, name, default=None): return self.fields.get(name, default)
 
     def law(self, prompt) -> Law:
-        penalties = [self.get(name, 0.) for name in ("presence_penalty", "frequency_penalty")]
+        presence, frequency = (self.get(name, 0.) for name in ("presence_penalty", "frequency_penalty"))
         bias = self.get("logit_bias", ())
-        extra = (Penalties(*penalties, bias, len(prompt)),) if any(penalties) or bias else ()
+        extra = (Penalties(presence, frequency, bias, len(prompt)),) if presence or frequency or bias else ()
         return Law(self.get("temperature", 1.), self.get("top_k", 0), self.get("top_p", 1.), self.get("min_p", 0.), extra)
     def stop(self, prompt, eos) -> Stop: return Stop(self.limit, eos, stops_at(self.tokenizer, self.get("stop", ()), len(prompt)))
     def noise(self, answer:int) -> Keyed: return Keyed(self.seed, answer)
