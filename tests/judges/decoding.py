@@ -51,7 +51,7 @@ def check_level(c):
             "without logarithms": lambda r, s: r / (s - r)}
 
 
-def check_survivors(c):
+def check_plausible(c):
     return {"all": lambda z, a: len(z), "one": lambda z, a: 1, "of the logit": lambda z, a: int((z >= a * z.max()).sum()),
             "of the whole": lambda z, a: int((c.softmax(z) >= a).sum())}
 
@@ -74,7 +74,7 @@ def check_brackets(c):
     return {"no bound": endless, "ends anywhere": anywhere, "goes on after the end": on, "one less": lambda depth: c.solution(depth - 1), "anything": lambda depth: A({(0, x): 0 for x in range(3)}, 3)}
 
 
-def check_share(c):
+def check_certain(c):
     def places(g, text):
         place, n = g.start(), 0
         for x in text:
