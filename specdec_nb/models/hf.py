@@ -285,7 +285,9 @@ def windows_are_masked(
     state, sliding = read(target.open([i % target.vocab_size for i in range(9)])), _windows(target.config)
     n = max(sliding.values()) + 16
     shadows = [ShadowCache(state.cache, n, [loud and i in sliding for i in range(len(state.cache.layers))]) for loud in (True, False)]
-    try: return same_rows(*(target.score([(RowState(target, [0] * (n + 1), cache), Draft())])[0].rows for cache in shadows), target.model)
+    try:
+        loud, quiet = (target.score([(RowState(target, [0] * (n + 1), cache), Draft())])[0].rows for cache in shadows)
+        return same_rows(loud, quiet, target.model)
     except Exception: return False                               # who cannot be tried is not trusted
 
 # %% ../../nbs/2_models/13_hf.ipynb #926a59d8

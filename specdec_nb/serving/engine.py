@@ -29,7 +29,6 @@ class Served(Request):
     "A request as an engine sees it: it may be called off or put off, and sends no more guesses than it is allowed"
     nodes, rank, why, fault, called = None, (0, 0), None, None, False # why: "cancelled", "error", or None
     drafting:Any
-    tries:Any = None
     tries:Any = None # by rank: accepted, sent
     def __init__(self, *args, told=None, **options):
         super().__init__(*args, **options)
