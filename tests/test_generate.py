@@ -534,6 +534,21 @@ def test_scores_and_logits_are_plains(model, options):
     assert torch.equal(first.sequences, again)
 
 
+@pytest.mark.parametrize("rule", ["rejection", "kseq", "walk"])
+def test_to_be_told_changes_nothing(model, rule):
+    "Also where the text depends on what the drafter knows of the law: beside a processor with a memory, min-p"
+    class Count(LogitsProcessor):
+        def __init__(self): self.calls = 0
+        def __call__(self, ids, scores):
+            self.calls += 1
+            return scores.index_fill(1, torch.tensor([self.calls * 7 % 48]), -float("inf"))
+    for options in (dict(min_p=.1), dict(temperature=.7, top_k=9, min_p=.1), dict(repetition_penalty=1.3)):
+        def text(**told):
+            return generate(model, PROMPT, drafter=model, rule=rule, do_sample=True, seed=3, max_new_tokens=24, logits_processor=[Count()], **options, **told)
+        told = text(return_dict_in_generate=True, output_scores=True)
+        assert torch.equal(text(), told.sequences) and len(told.scores) == 24
+
+
 def test_criteria_that_read_scores(model):
     def sure(ids, scores, **kw): return torch.tensor([len(scores) >= 5 and scores[-1].shape == (1, 48)])
     told = dict(max_new_tokens=20, do_sample=False, return_dict_in_generate=True, output_scores=True, stopping_criteria=[sure])

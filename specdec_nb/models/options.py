@@ -102,7 +102,8 @@ def law_of(
     while do_sample and front and type(front[-1]) in rank and getattr(front[-1], "min_tokens_to_keep", 1) == 1 \
             and (not tail or rank.index(type(front[-1])) < rank.index(type(tail[0]))): tail.insert(0, front.pop())
     settings = {WARPERS[type(w)]: getattr(w, WARPERS[type(w)]) for w in tail}
-    if record or front and "top_p" in settings: return whole
+    if record: return _Told(whole.temperature, processors=whole.processors, drafts=law_of(processors, do_sample, prompt, visible, bare=bare))
+    if front and "top_p" in settings: return whole
     if "top_p" in settings: return _TopP(**settings, whole=whole)
     if front: settings["processors"] = (HFProcessors(front, prompt, visible, bare=bare),)
     return Law(**{"temperature": 1 if do_sample else 0, **settings})
@@ -116,6 +117,12 @@ def law_after(
 ) -> Law:
     "A law of one's own, of the rows that a list of logits processors leaves"
     return replace(law, processors=(HFProcessors(processors, prompt, visible, False, bare), *law.processors)) if processors else law
+
+@dataclass(frozen=True)
+class _Told(Law):
+    "The rows that somebody wants to see are those of the text: drafters are told the same law, and nothing of theirs is written down"
+    drafts: Law = Law() # the law, for whoever asks about guesses
+    def on_drafts(self): return self.drafts.on_drafts()
 
 @dataclass(frozen=True)
 class _TopP(Law):
