@@ -98,7 +98,7 @@ def main():
                        equal=sum(watch.texts[i] == plain[i] for i in plain), n=len(plain), **watch.figures(), machine=machine, calls=counts.get("calls"), drafted=counts.get("drafted"), accepted=counts.get("accepted"))
             rows.append(row)
             print(json.dumps(row), flush=True)
-    if o.json: o.json.write_text(json.dumps(dict(provenance=dict(provenance(model), command=command_line("tools/load.py"), date=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), load=load_average()), rows=rows), indent=1))
+    if o.json: o.json.write_text(json.dumps(dict(provenance=dict(provenance(), runtime=o.runtime, model=o.model or "the default model", command=command_line("tools/load.py"), date=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), load=load_average()), rows=rows), indent=1))
 
 
 if __name__ == "__main__": main()
