@@ -54,7 +54,7 @@ RULES = {
     "lenient": "specdec_nb.trees.multidraft:verify_lenient",
     "lantern": "specdec_nb.decoding.imagetokens:verify_lantern",
 }
-TARGETS = {  # the full name of a model's class -> who makes its target
+TARGETS = {  # the full name of a model's class, or what a transformers model reads beside text -> who makes its target
     "specdec_nb.lm.TableLM": "specdec_nb.roles:TableTarget",
     "specdec_nb.models.llama.Llama": "specdec_nb.models.state:LlamaTarget",
     "specdec_nb.models.native.Native": "specdec_nb.models.native:NativeTarget",
