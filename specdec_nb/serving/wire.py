@@ -108,7 +108,7 @@ _SHARED = dict(model=_text, temperature=_temperature, top_p=_real(0, 1), top_k=_
 READERS = { # of each kind of request: field -> who reads it
     "chat": dict(_SHARED, messages=_messages, max_completion_tokens=_whole(1, 1 << 31), logprobs=_flag, top_logprobs=_whole(0, 20)),
     "completion": dict(_SHARED, prompt=_prompts, logprobs=_whole(0, 5))}
-NEUTRAL = dict(echo=(False,), best_of=(1,), suffix=("",), store=(False,), metadata=({},), tools=([],), functions=([],), tool_choice=("none", "auto"), # what changes nothing
+NEUTRAL:dict = dict(echo=(False,), best_of=(1,), suffix=("",), store=(False,), metadata=({},), tools=([],), functions=([],), tool_choice=("none", "auto"), # what changes nothing
     parallel_tool_calls=(True, False), response_format=({"type": "text"},), service_tier=("auto", "default"), modalities=(["text"],), safety_identifier=None)
 
 def _fields(raw:bytes, kind:str) -> dict:
@@ -161,8 +161,7 @@ class Asked:
     def get(self, name, default=None): return self.fields.get(name, default)
 
     def law(self, prompt) -> Law:
-        presence, frequency = (self.get(name, 0.) for name in ("presence_penalty", "frequency_penalty"))
-        bias = self.get("logit_bias", ())
+        presence, frequency, bias = self.get("presence_penalty", 0.), self.get("frequency_penalty", 0.), self.get("logit_bias", ())
         extra = (Penalties(presence, frequency, bias, len(prompt)),) if presence or frequency or bias else ()
         return Law(self.get("temperature", 1.), self.get("top_k", 0), self.get("top_p", 1.), self.get("min_p", 0.), extra)
     def stop(self, prompt, eos) -> Stop: return Stop(self.limit, eos, stops_at(self.tokenizer, self.get("stop", ()), len(prompt)))
