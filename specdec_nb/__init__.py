@@ -66,7 +66,6 @@ RULES = {
     "lenient": "specdec_nb.trees.multidraft:verify_lenient",
     "lantern": "specdec_nb.decoding.imagetokens:verify_lantern",
 }
-<<<<<<< HEAD
 NETWORKS = {  # kind of a trained drafter -> the class of its network
     "draft": "specdec_nb.learned.draft_model:DraftModel",
     "medusa": "specdec_nb.learned.medusa:Medusa",
@@ -74,10 +73,7 @@ NETWORKS = {  # kind of a trained drafter -> the class of its network
     "eagle": "specdec_nb.learned.eagle1:Eagle1",
     "eagle3": "specdec_nb.learned.eagle:Eagle3",
 }
-TARGETS = {  # the full name of a model's class -> who makes its target
-=======
 TARGETS = {  # the full name of a model's class, or what a transformers model reads beside text -> who makes its target
->>>>>>> targets
     "specdec_nb.lm.TableLM": "specdec_nb.roles:TableTarget",
     "specdec_nb.models.llama.Llama": "specdec_nb.models.state:LlamaTarget",
     "specdec_nb.models.native.Native": "specdec_nb.models.native:NativeTarget",

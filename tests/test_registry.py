@@ -94,12 +94,8 @@ def test_the_face_says_where_things_are(group, name):
     thing = resolve(GROUPS[group][name])
     assert find(group, name) is thing and callable(thing)
     if group == "drafters": assert thing.name == name and issubclass(thing, Drafter)
-<<<<<<< HEAD
     if group == "networks": assert thing.kind == name and thing.title
-    if group == "targets": resolve(":".join(name.rsplit(".", 1)))      # the model's class exists under its full name
-=======
     if group == "targets" and "." in name: resolve(":".join(name.rsplit(".", 1)))      # the model's class exists under its full name
->>>>>>> targets
 
 
 def test_every_registered_class_is_on_the_face():
