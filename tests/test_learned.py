@@ -4,6 +4,7 @@ import torch
 
 from specdec_nb import Dice, Keyed, Law, Llama, Stop, Trace
 from specdec_nb.decode import Request, answered, decode, serve
+from specdec_nb.learned.block import Block, BlockDrafter
 from specdec_nb.learned.eagle1 import Eagle1, Eagle1Drafter
 from specdec_nb.learned.eagle import EagleState
 from specdec_nb.learned.hydra import Hydra, HydraDrafter, PathState
@@ -13,7 +14,7 @@ from specdec_nb.workshop.registry import find
 from test_medusa import (WORDS, batch_of, build, changes_nothing, context, ends_where_it_should, padding_is_not_text,
                          q_is_what_was_drawn_from, shaken, texts)
 
-KINDS = {"hydra": (Hydra, HydraDrafter, dict(heads=4)), "eagle": (Eagle1, Eagle1Drafter, {})}
+KINDS = {"hydra": (Hydra, HydraDrafter, dict(heads=4)), "eagle": (Eagle1, Eagle1Drafter, {}), "block": (Block, BlockDrafter, dict(reach=3, m=5))}
 
 
 @pytest.fixture(scope="module")
