@@ -61,7 +61,7 @@ NETWORKS = {  # kind of a trained drafter -> the class of its network
     "medusa": "specdec_nb.learned.medusa:Medusa",
     "hydra": "specdec_nb.learned.hydra:Hydra",
     "eagle": "specdec_nb.learned.eagle1:Eagle1",
-    "block": "specdec_nb.learned.block:Block",
+    "block": "specdec_nb.learned.block:BlockLayer",
     "eagle3": "specdec_nb.learned.eagle:Eagle3",
 }
 TARGETS = {  # the full name of a model's class -> who makes its target

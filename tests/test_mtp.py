@@ -1,6 +1,5 @@
 """MTP heads that checkpoints ship: three layouts, offsets, the shared head; what is missing is refused by name; exact everywhere."""
 import json
-from pathlib import Path
 
 import pytest
 import torch
