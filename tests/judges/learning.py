@@ -142,3 +142,11 @@ def check_untold(c):
         mean = [sum(w * law[y] for w, law in zip(p, after)) for y in range(lm.vocab_size)]
         return sum(far(mean, law) for law in after) / Fraction(len(after))
     return {"a constant": lambda lm, text: Fraction(1, 2), "words alike in the mean": flat, "words alike in the distance": unweighted, "no half": lambda lm, text: 2 * c.solution(lm, text) + Fraction(1, 99)}
+
+
+def check_marginal(c):
+    def law(lm, text): return list(lm.p(text))
+    def flat(lm, text, d): return law(lm, text) if not d else [sum(flat(lm, [*text, x], d - 1)[y] for x in range(lm.vocab_size)) / Fraction(lm.vocab_size) for y in range(lm.vocab_size)]
+    def favourite(lm, text, d): return law(lm, text) if not d else favourite(lm, [*text, max(range(lm.vocab_size), key=lambda x: lm.p(text)[x])], d - 1)
+    return {"a constant": lambda lm, text, d: [Fraction(1, 2)] * 2, "the next word's": lambda lm, text, d: law(lm, text), "words alike": flat, "after the favourite": favourite,
+            "a place too far": lambda lm, text, d: c.solution(lm, text, d + 1)}
