@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import torch
 
-from specdec_nb.models.sameness import compare, parting, variant_widths
+from specdec_nb.models.sameness import near_ties_of, parting, variant_widths
 
 
 def test_variant_widths_sees_one_bit_at_one_width():
@@ -28,8 +28,8 @@ def test_only_near_ties_are_excused():
     base = torch.tensor([[0., 1., .5], [3., 3.0005, 0.], [2., 0., 0.]])
     tie = base.clone(); tie[1, 0] = 3.001
     fault = tie.clone(); fault[2] = torch.tensor([0., 9., 0.])
-    assert compare(base, base).excused and not compare(base, base).flips
-    assert [i for i, _ in compare(base, tie).flips] == [1] and compare(base, tie).excused
-    assert not compare(base, fault).excused and "NOT rounding" in repr(compare(base, fault))
-    assert compare(base, fault, within=3).excused                    # what rounding is, is told
-    with pytest.raises(ValueError, match="one text"): compare(base, base[:2])
+    assert near_ties_of(base, base).excused and not near_ties_of(base, base).flips
+    assert [i for i, _ in near_ties_of(base, tie).flips] == [1] and near_ties_of(base, tie).excused
+    assert not near_ties_of(base, fault).excused and "NOT rounding" in repr(near_ties_of(base, fault))
+    assert near_ties_of(base, fault, within=3).excused                    # what rounding is, is told
+    with pytest.raises(ValueError, match="one text"): near_ties_of(base, base[:2])
