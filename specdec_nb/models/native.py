@@ -369,7 +369,7 @@ class ShortHead(Native):
         config, source = copy.copy(model.config), FromHF(model)
         config.tie_word_embeddings = False
         rounded = {"model.embed_tokens.weight": source.state["model.embed_tokens.weight"], "lm_head.weight": head}
-        source.state = {**source.state, **{name: w.half() for name, w in rounded.items()}}
+        source.state = {**source.state, **{name: w.detach().half() for name, w in rounded.items()}}
         self = cls(config, Packed.of(source, config), threads, None, model.model.rotary_emb)
         self.words = words
         return self
