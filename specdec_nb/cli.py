@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['HEADS', 'SPARE', 'NEEDS', 'VERBS', 'run_race', 'run_bench', 'table', 'run_train', 'run_check', 'run_export',
-           'run_report', 'run_drafters', 'run_serve', 'main']
+           'run_drafters', 'run_serve', 'main']
 
 # %% ../nbs/9_measuring/47_cli.ipynb #f1fd6a04
 from functools import partial
@@ -286,17 +286,6 @@ def run_export(o):
     print(f"{o.out}: a drafter of kind {network.kind}, as vLLM loads it. Tell the engine:\n--speculative-config '{json.dumps(told)}'")
 
 # %% ../nbs/9_measuring/47_cli.ipynb #2b5a0a2a
-def run_report(o):
-    "specdec report"
-    from specdec_nb.bench.questions import GROUPS
-    from specdec_nb.bench.report import scoreboard
-    from specdec_nb.bench.results import Report
-    report = Report.load(o.file, GROUPS)
-    if report.provenance["threads"] != 1: raise ValueError(f"{o.file} was measured with {report.provenance['threads']} threads: the processor's clock tells nothing then")
-    if not any("cpu_first" in r for r in report.records): raise ValueError(f"{o.file} has no processor times: measure again")
-    print(scoreboard(report, o.part))
-    print("\n{model}, {runtime} runtime, one thread of {cpu}, load {load}, {date}, {commit}".format(**report.provenance))
-
 NEEDS = { # drafter: what it needs, and for whom it is
     "none": "nothing: this is plain decoding",
     "lookup": "nothing; for answers that quote their prompt",
@@ -353,7 +342,11 @@ def run_serve(o):
     open_door(app, o.host, o.port)
 
 # %% ../nbs/9_measuring/47_cli.ipynb #69fa67d1
-VERBS = {"race": run_race, "bench": run_bench, "report": run_report, "train": run_train, "export": run_export,
+def _report(o):
+    from specdec_nb.bench.report import run_report
+    run_report(o)
+
+VERBS = {"race": run_race, "bench": run_bench, "report": _report, "train": run_train, "export": run_export,
          "check": run_check, "serve": run_serve, "drafters": run_drafters}
 
 def main(argv=None) -> int: # the exit code: 0, 2 for bad input, 130 if interrupted, 141 if nobody listens any more

@@ -49,12 +49,13 @@ def test_the_same_file_twice_overlaps():
 
 
 def test_claims():
-    r = report(none=[3., 3.], **{"hf-plain": [21., 19.], "auto": [2., 4.]})
+    r = report(none=[3.] * 4, **{"hf-plain": [21., 19.] * 2, "auto": [2., 4.] * 2})
     found = {g.what: (who, verdict) for g, who, _, verdict, _ in judged(r)}
     assert found["plain decoding, against transformers' plain"] == ("hf-plain", "yes")
     assert "rag" in found["the default, against transformers' plain"][1], "a category below its own goal is named"
     assert found["the default, against our own plain"][1].startswith("cannot be told")
     assert not any("llama.cpp" in what for what in found), "nobody is judged against who was not there"
+    assert Ratio(2., 2., 2., 2).against(1.) == "cannot be told", "of two questions nothing is concluded"
     assert Ratio(2., 1.8, 2.2, 9).against(2.3) == "no" and Ratio(2., 1.8, 2.2, 9).against(2.1) == "cannot be told"
     several = judged(report(a=[2., 2.], b=[3., 3.], c=[5., 5.]), (Goal("", "a", ("b", "c"), "decoding", 1),))
     assert several[0][1] == "b", "of several the fastest counts"

@@ -158,8 +158,8 @@ class Native(Llama):
 
     @property
     def stored(self) -> str:
-        "Which kinds of matrices: they decide what a row costs"
-        return "+".join(str(kind) for kind in sorted({kind for kind, *_ in self.packed.index.values() if kind >= 0}))
+        "Which kinds of matrices, and by whose clock: what decides what a row costs"
+        return ("one thread's time, " if self.threads == 1 else "") + "+".join(str(kind) for kind in sorted({kind for kind, *_ in self.packed.index.values() if kind >= 0}))
 
     @cached_property
     def embed(self): return torch.from_numpy(self.packed.matrix("embed", self.vocab_size))
@@ -264,6 +264,7 @@ class NativeTarget(RowTarget):
     def __init__(self, model:Native):
         self.model, self.config, self.device, self.vocab_size = model, model.config, model.device, model.vocab_size
         self.window, self.layers = getattr(model.config, "max_position_embeddings", None), model.layers
+        self.threads = model.threads
         from specdec_nb.models.machine import TALLEST
         self.counts = (*range(1, 2 * TALLEST + 2), 3 * TALLEST, 3 * TALLEST + 1, 4 * TALLEST, 33)      # where tiles begin and end
 
@@ -372,7 +373,7 @@ class ShortHead(Native):
         config, source = copy.copy(model.config), FromHF(model)
         config.tie_word_embeddings = False
         rounded = {"model.embed_tokens.weight": source.state["model.embed_tokens.weight"], "lm_head.weight": head}
-        source.state = {**source.state, **{name: w.half() for name, w in rounded.items()}}
+        source.state = {**source.state, **{name: w.detach().half() for name, w in rounded.items()}}
         self = cls(config, Packed.of(source, config), threads, None, model.model.rotary_emb)
         self.words = words
         return self
