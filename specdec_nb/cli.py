@@ -307,6 +307,9 @@ NEEDS = { # drafter: what it needs, and for whom it is
     "block": "a layer trained for the target, network=FOLDER (specdec train block)",
     "gsd": "a draft model, as model does",
     "ouroboros": "a draft model, as model does",
+    "siblings": "other samples of the same prompt, served together",
+    "amateur": "a contrastive target, whose weaker model drafts",
+    "grammar": "a law with a grammar, law=Constrained(...); another drafter for what is free",
     "jacobi": "nothing; for sampling where laws depend little on the last words, as in pictures",
 }
 

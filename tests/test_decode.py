@@ -12,6 +12,7 @@ from transformers import LogitsProcessor, LogitsProcessorList
 from drafters import Oracle, Sampled, Wild
 from specdec_nb import Dice, Draft, Keyed, Law, Llama, ModelDrafter, Request, Stop, TableLM, Trace, chance, decode as driver, generate, exact_law as law, serve
 from specdec_nb.chance import Point
+from specdec_nb.verify import make_rule
 from specdec_nb.roles import Drafter, as_target, make_drafter
 from specdec_nb.decode import decode
 from specdec_nb.learned.eagle import Eagle3, EagleDrafter, EagleTarget
@@ -280,7 +281,7 @@ def test_criteria_end_a_text_inside_a_draft(own, rule):
         drafter = Oracle([*prompt, *Trace(decode(own, "none", prompt, limit=20, rng=Keyed(seed))).tokens])
         diary.clear()
         ours = Trace(decode(own, drafter, prompt, rule=rule, **settings))
-        assert all(sum(t) % 5 for t in diary if len(t) > 2)
+        if not getattr(make_rule(rule, Keyed(seed)), "looks_ahead", False): assert all(sum(t) % 5 for t in diary if len(t) > 2)
         assert ours.tokens == plain.tokens and ours.stopped == plain.stopped if rule == "walk" else sum(prompt + ours.tokens) % 5 == 0 or len(ours.tokens) == 20
 
 

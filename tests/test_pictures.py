@@ -171,7 +171,7 @@ def test_legible_on_light_and_dark():
 def test_stored_pictures_pass():
     pages = [(key, "".join(o["data"]["text/html"])) for key, path in nbsync.notebooks().items()
              for c in nbformat.read(path, 4).cells for o in c.get("outputs", []) if "text/html" in o.get("data", {})]
-    mine = [(k, h) for k, h in pages if re.search("/(03|05|06|07|12)_", k)]
+    mine = [(k, h) for k, h in pages if re.search("/(03|05|06|07|12)_", k) and "data-touch" not in h]   # what is touched has chapter 45's own test
     assert len({k for k, _ in mine}) == 5
     for key, html in mine:
         read(html)

@@ -133,7 +133,7 @@ def check_by_hand(c):
     return {kind: (answer,) for kind, answer in found.items()}
 
 
-def check_pair(c):
+def check_own_pair(c):
     np, Draft, Drafter, weather, Fraction = c.np, c.Draft, c.Drafter, c.weather, c.Fraction
     def made(second, laws=None, first=None):
         class Made(Drafter):
