@@ -336,7 +336,7 @@ def test_bad_data(model, data, tmp_path, harm, message):
     folder = shutil.copytree(data, tmp_path / "data")
     harm(folder)
     with pytest.raises(ValueError, match=message): trained(model, folder, tmp_path / "out")
-    with pytest.raises(ValueError, match="unknown network 'chimaera'; known: draft"): train("chimaera", data, tmp_path / "out", model)
+    with pytest.raises(ValueError, match="unknown network 'chimaera'; known: .*draft"): train("chimaera", data, tmp_path / "out", model)
     with pytest.raises(ValueError, match="unknown loss"): trained(model, data, tmp_path / "out", objective="hinge")
     for bad in (dict(apart=0), dict(apart=300), dict(shards=0)):
         with pytest.raises(ValueError, match="need apart from 1 to 256"): Corpus(data, **bad)

@@ -40,7 +40,9 @@ def _plain(read, size):
         return acc
     return piece(lines)
 
-f32, f16, bf16 = _plain(singles, 4), _plain(halves, 2), _plain(brains, 2)
+f32 = _plain(singles, 4)
+f16 = _plain(halves, 2)
+bf16 = _plain(brains, 2)
 
 # %% ../../nbs/2_models/14c_linear.ipynb #dc3e69c8
 @piece
