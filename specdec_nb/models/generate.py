@@ -233,8 +233,8 @@ def generate(
     model: any decoder-only transformers model in eval mode, compiled or with adapters too, a `Llama`, or a target
     input_ids: prompts: ids `[B, L]`, lists (of unequal length, too), what a tokenizer returned, or (with `tokenizer`) texts
     drafter: who guesses: a name, "lookup:k=8" with options, an object, or a draft model. Which? If in doubt "auto"; for
-        answers that quote their prompt "lookup", that repeat themselves "suffix"; for many requests of one kind one
-        object of "recycling" or "pool"; if there is a smaller model, that; trained: "eagle3", "medusa"; "none" is plain
+    answers that quote their prompt "lookup", that repeat themselves "suffix"; for many requests of one kind one
+    object of "recycling" or "pool"; if there is a smaller model, that; trained: "eagle3", "medusa"; "none" is plain
     k: draft at most this deep; None: the drafter's own choice
     rule: how guesses are verified: a name or a function; None: walk with a seed, else rejection
     seed: keyed noise, under which the text does not depend on the drafter; None: follows torch.manual_seed
