@@ -178,8 +178,7 @@ class Check:
         return "\n".join(lines)
 
     def _repr_html_(self):
-        inks = {"✓": "#3a7d44", "✗": "inherit", "–": "#777"}
-        rows = "".join(f'<div><b style="color:{inks[mark]}">{mark}</b> <b>{html.escape(f.question)}</b>: {html.escape(f.said)}</div>'
+        rows = "".join(f'<div><b>{mark}</b> <b>{html.escape(f.question)}</b>: {html.escape(f.said)}</div>'
                        + (bars(*({t: law.get(t, 0) for t, _, _ in _worst(*f.laws, 5)} for law in f.laws), names=("due", "came")).html if f.laws else "")
                        for mark, f in self._marks())
         return f"<div><b>{html.escape(self.who)}: {self.said}</b></div>{rows}"

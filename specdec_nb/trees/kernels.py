@@ -65,7 +65,7 @@ class PackedMask:
 
 # %% ../../nbs/5_trees/28_kernels.ipynb #674086c2
 @triton.jit
-def where_rows_lie(j, held, b, TABLE, pages, s_outer, s_row, PAGE: tl.constexpr):
+def _where_rows_lie(j, held, b, TABLE, pages, s_outer, s_row, PAGE: tl.constexpr):
     "Where request b's rows j lie: in its own buffer (PAGE = 0), or in pages of PAGE rows that its table names"
     if PAGE == 0: return b.to(tl.int64) * s_outer + j * s_row
     page = tl.load(TABLE + b * pages + j // PAGE, mask=held, other=0).to(tl.int64)
@@ -118,13 +118,13 @@ def _attention(Q, K, V, OUT, LOG, SIZES, FIRST, BITS, TABLE, scale, N, KV, split
     begin += split * share
     for j0 in range(begin, tl.minimum(begin + share, past), BN):
         j = j0 + tl.arange(0, BN)
-        at = where_rows_lie(j, j < past, b, TABLE, pages, s_outer, s_row, PAGE)
+        at = _where_rows_lie(j, j < past, b, TABLE, pages, s_outer, s_row, PAGE)
         sees = (j < past)[None, :] & (j[None, :] >= first[:, None])
         top, total, mean = _fold(q, K, V, at, j < past, sees, scale, top, total, mean, D, BD, UP)
     if split == splits - 1:
         for t0 in tl.range(0, tail, BN, num_stages=TAIL):
             t = t0 + tl.arange(0, BN)
-            at = where_rows_lie(past + t, t < tail, b, TABLE, pages, s_outer, s_row, PAGE)
+            at = _where_rows_lie(past + t, t < tail, b, TABLE, pages, s_outer, s_row, PAGE)
             word = tl.where((t < 64)[None, :], low[:, None], high[:, None])
             sees = ((word >> (t % 64)[None, :]) & 1) != 0
             top, total, mean = _fold(q, K, V, at, t < tail, sees, scale, top, total, mean, D, BD, UP)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from ..chance import Dice, Point, pick
 from ..verify import Verdict, verify_rejection, verify_walk
-from .kernels import refuses, tl, triton, where_rows_lie
+from .kernels import refuses, tl, triton, _where_rows_lie
 
 # %% ../../nbs/5_trees/28a_verdict_kernels.ipynb #6dbf19b7
 @triton.jit
@@ -22,8 +22,8 @@ def _keep(CACHE, BASE, PATH, TABLE, KV, most, pages, s_slab, s_outer, s_head, s_
     CACHE += slab.to(tl.int64) * s_slab + kv * s_head
     base, path = tl.load(BASE + b), tl.load(PATH + b * most + i, mask=i < most, other=-1)
     moves = path > i                                          # -1: no such row; a row in its place may stay there
-    old = where_rows_lie(base + path, moves, b, TABLE, pages, s_outer, s_row, PAGE)[:, None] + d[None, :]
-    new = where_rows_lie(base + i, moves, b, TABLE, pages, s_outer, s_row, PAGE)[:, None] + d[None, :]
+    old = _where_rows_lie(base + path, moves, b, TABLE, pages, s_outer, s_row, PAGE)[:, None] + d[None, :]
+    new = _where_rows_lie(base + i, moves, b, TABLE, pages, s_outer, s_row, PAGE)[:, None] + d[None, :]
     there = moves[:, None] & (d < D)[None, :]
     rows = tl.load(CACHE + old, mask=there)
     tl.debug_barrier()                       # a fast thread must not write what a slow one has yet to read
