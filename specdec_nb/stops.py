@@ -18,7 +18,7 @@ class Stop:
     "When to stop: checked for each committed token, which is itself kept"
     limit: int # new tokens at most, at least 1
     eos: frozenset = frozenset() # token ids that end the text
-    criteria: tuple = () # functions of the text so far (a list of token ids, the prompt included) -> bool
+    criteria: tuple = () # functions of the text so far (token ids, the prompt included) -> bool; `pure = False`: never of a guess
     full: str = "limit" # what reaching the limit is called
 
     def __post_init__(self):
@@ -39,8 +39,9 @@ class Stop:
 
     @property
     def plain(self) -> "Stop":
-        "The same without its criteria: what may be asked about guesses, too"
-        return replace(self, criteria=())
+        "The same with its pure criteria only: what may be asked about guesses, too"
+        pure = tuple(c for c in self.criteria if getattr(c, "pure", True))
+        return self if pure == self.criteria else replace(self, criteria=pure)
 
     def within(self, room) -> "Stop": # new tokens that fit into the target's window; None: any number
         "The same, but no later than where the window ends"

@@ -18,7 +18,7 @@ from transformers import GenerationConfig
 from transformers.generation import (EncoderNoRepeatNGramLogitsProcessor, EncoderRepetitionPenaltyLogitsProcessor, EosTokenCriteria,
                                      GenerationMixin, MaxLengthCriteria, MinPLogitsWarper, NoBadWordsLogitsProcessor, NoRepeatNGramLogitsProcessor,
                                      PrefixConstrainedLogitsProcessor, RepetitionPenaltyLogitsProcessor, SequenceBiasLogitsProcessor,
-                                     TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper)
+                                     StopStringCriteria, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper)
 from ..sampling import Law
 from ..stops import Stop
 
@@ -144,7 +144,13 @@ def stop_of(
 ) -> Stop:
     "The stop that a list of stopping criteria describes; each is asked for every committed token"
     limit, eos, others = None, set(), []
-    def asked(c): return lambda text: bool(torch.as_tensor(c(_whole(prompt, text, visible), scores(text))).all())
+    def asked(c):
+        pure = isinstance(c, StopStringCriteria)                   # anybody else's may count its calls
+        def ends(text):
+            told = None if pure else scores(text)
+            return bool(torch.as_tensor(c(_whole(prompt, text, visible), told)).all())
+        ends.pure = pure
+        return ends
     for c in criteria:
         if isinstance(c, MaxLengthCriteria): limit = c.max_length - prompt.shape[1]
         elif isinstance(c, EosTokenCriteria): eos |= {int(t) for t in c.eos_token_id.flatten()}
