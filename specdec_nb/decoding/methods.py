@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import math
 import numpy as np
 from ..chance import Point
-from ..sampling import Law, keep_top_k
+from ..sampling import Law, keep_only, keep_top_k
 
 # %% ../../nbs/8_decoding/36_methods.ipynb #fefcbd4a
 def _entropy(p) -> float: # nats
@@ -18,14 +18,9 @@ def _entropy(p) -> float: # nats
     q = q[q > 0]
     return float(-(q * np.log(q)).sum())
 
-def _only(p, kept):
-    "`p` where `kept`, zero elsewhere, renormalised"
-    q = np.where(kept, p, p[0] * 0)
-    return q / q.sum()
-
 def keep_above(p:np.ndarray, floor:float) -> np.ndarray:
     "Only tokens at least as probable as `floor` (Hewitt et al. 2022: the ε-cutoff), and the most probable one"
-    return _only(p, (p >= floor) | (p == p.max()))
+    return keep_only(p, (p >= floor) | (p == p.max()))
 
 def keep_eta(p:np.ndarray, epsilon:float) -> np.ndarray:
     "The same with a floor that falls where the law is flat (Hewitt et al. 2022: η-sampling)"
@@ -40,7 +35,7 @@ def keep_typical(p:np.ndarray, mass:float) -> np.ndarray:
     order = np.argsort(far, kind="stable")
     reached = np.cumsum(q[order]).astype(np.float32)
     last = min(int((reached < np.float32(mass)).sum()), len(q) - 1)
-    return _only(p, (far <= far[order[last]]) & (q > 0))
+    return keep_only(p, (far <= far[order[last]]) & (q > 0))
 
 # %% ../../nbs/8_decoding/36_methods.ipynb #e464d850
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from ..models.llama import Llama, rotation
 from ..models.kvcache import KVCache
 from ..models.state import RowState, RowTarget, parted, stacked
 from ..drafters.model import TreeDrafting
-from .network import Trained, TrainedDrafter, known_as
+from .network import LevelDrafter, Trained, known_as
 
 # %% ../../nbs/4_learning/23_eagle.ipynb #aec24fe5
 class _Norm(nn.Module):
@@ -136,18 +136,9 @@ class EagleDrafting(TreeDrafting):
         return float("inf") if len(text) > 1 else 0
 
 @register("eagle3")
-class EagleDrafter(TrainedDrafter):
+class EagleDrafter(LevelDrafter):
     "EAGLE-3: a chain, or the best part of a dynamic tree (Li et al. 2024, EAGLE-2)"
-    kind = "eagle3"
-    def __init__(self, network=None, k:int=4, tree:int=8, width:int=4):
-        if width < 1: raise ValueError(f"need width >= 1, got {width}")
-        super().__init__(network, k, tree)
-        self.width = width
-
-    def bind(self, target):
-        super().bind(target)
-        if getattr(self, "target", None) is None or self.target.net is not self.net: self.target = EagleTarget(self.net)
-
+    kind, reader = "eagle3", EagleTarget
     def begin(self, ctx, state): return EagleDrafting(self, ctx, state, self.net.layers[:3])
 
 # %% ../../nbs/4_learning/23_eagle.ipynb #22d1769c

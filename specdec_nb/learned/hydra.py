@@ -14,7 +14,7 @@ from ..draft import Draft
 from ..roles import register
 from ..models.state import TensorScores
 from ..drafters.model import TreeDrafting
-from .network import Trained, TrainedDrafter, known_as
+from .network import LevelDrafter, Trained, known_as
 
 # %% ../../nbs/4_learning/22b_hydra.ipynb #3cf260fc
 @known_as("hydra")
@@ -112,18 +112,9 @@ class PathDrafting(TreeDrafting):
         self.news = []
         return self.drafter.net.reach if self.state.draft is not None else 0
 
-class PathDrafter(TrainedDrafter):
+class PathDrafter(LevelDrafter):
     "Drafts with a network that sees paths: a chain drawn from its laws, or the best part of a dynamic tree"
-    reader:type = PathReader # who answers for the network
-    def __init__(self, network=None, k:int=4, tree:int=8, width:int=4):
-        if width < 1: raise ValueError(f"need width >= 1, got {width}")
-        super().__init__(network, k, tree)
-        self.width = width
-
-    def bind(self, target):
-        super().bind(target)
-        if getattr(self, "target", None) is None or self.target.net is not self.net: self.target = self.reader(self.net)
-
+    reader:type = PathReader
     def begin(self, ctx, state): return PathDrafting(self, ctx, state)
 
 @register("hydra")

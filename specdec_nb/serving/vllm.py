@@ -31,7 +31,7 @@ def _rope(settings) -> dict:
         raise ValueError("this drafter turns its keys by scaled angles, for which the format has no name: it stays here")
     return {"rope_type": "default", "rope_theta": round(theta, 3)}
 
-def _eagle3(net, config) -> tuple: # `(page, tensors)`
+def _eagle3(net, model, config) -> tuple: # `(page, tensors)`
     "EAGLE-3 as the `speculators` format has it, which vLLM reads unasked"
     s, words = net.settings, net.words
     q, k, v = net.qkv.weight.split([n * s["head_dim"] for n in (s["heads"], s["kv_heads"], s["kv_heads"])])
@@ -58,7 +58,7 @@ def _speculators(algorithm, config):
     return dict(algorithm=algorithm, default_proposal_method="greedy", proposal_methods=[method], verifier=verifier)
 
 # %% ../../nbs/7_serving/35_vllm.ipynb #5b39c87e
-def _medusa(net, config):
+def _medusa(net, model, config):
     mixes = {f"blocks.{i}.layers.0.{kind}": w for i, mix in enumerate(net.mix) for kind, w in mix.named_parameters()}
     page = dict(model_type="medusa", architectures=["MedusaModel"], hidden_size=net.settings["d"],
                 vocab_size=net.vocab_size, num_heads=len(net.mix), num_hidden_layers=1, medusa_fc_bias=True,
@@ -67,10 +67,10 @@ def _medusa(net, config):
     head[net.words] = net.head.half()                             # the other words' logits are zero: never the best
     return page, mixes | {"lm_head.weight": head}
 
-def _draft(net, config):
-    model = net.to_hf(SimpleNamespace(embed=net.embed, unembed=net.unembed, vocab_size=net.vocab_size))
-    tensors, tied = model.state_dict(), model.config.tie_word_embeddings
-    page = dict(model.config.to_dict(), architectures=[type(model).__name__], dtype="float32")
+def _draft(net, model, config):
+    draft = net.to_hf(Lender(model))
+    tensors, tied = draft.state_dict(), draft.config.tie_word_embeddings
+    page = dict(draft.config.to_dict(), architectures=[type(draft).__name__], dtype="float32")
     return page, {k: w for k, w in tensors.items() if not (tied and k == "lm_head.weight")}
 
 WRITERS = {"eagle3": _eagle3, "medusa": _medusa, "draft": _draft} # kind of a trained drafter -> `(page, tensors)`
@@ -86,10 +86,9 @@ def export_drafter(
     """
     if network.kind not in WRITERS:
         raise ValueError(f"vLLM has no format for a drafter of kind {network.kind!r}; it reads {', '.join(WRITERS)}")
-    folder, lender = Path(folder), Lender(model)
-    network.join(lender)
-    network.unembed = lender.unembed
-    page, tensors = WRITERS[network.kind](network, model.config.get_text_config(decoder=True))
+    folder = Path(folder)
+    network.join(Lender(model))
+    page, tensors = WRITERS[network.kind](network, model, model.config.get_text_config(decoder=True))
     with whole(folder / "config.json") as described, whole(folder / "model.safetensors") as weights:
         described.write((json.dumps(page, indent=1) + "\n").encode())
         weights.write(save({k: w.detach().contiguous().clone() for k, w in tensors.items()}, {"format": "pt"}))
