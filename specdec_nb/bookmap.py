@@ -6,7 +6,10 @@
 __all__ = ['PLACES', 'book_map']
 
 # %% ../nbs/1_exactness/00_bookmap.ipynb #5179b974
+from pathlib import Path
 import html
+import os
+import sys
 
 # %% ../nbs/1_exactness/00_bookmap.ipynb #0864dae6
 PLACES = { # place: (its question, what happens there, the chapters that answer)
@@ -26,6 +29,13 @@ _SPOTS = { # place: x, y, width
     "promise": (5, 5, 530), "who": (5, 63, 160), "shape": (190, 63, 160), "target": (375, 63, 160),
     "memory": (5, 133, 160), "loop": (190, 133, 160), "rule": (375, 133, 160), "gain": (5, 191, 530)}
 _ARROWS = ["M165 85H187", "M350 85H372", "M455 107V130", "M375 155H353", "M190 155H168", "M85 133V110"]
+
+_STYLE = Path(__file__).parent / "book.mplstyle" if "__file__" in globals() else None
+
+def _dress():
+    "Figures of this process are drawn in the book's style; matplotlib is not imported for it"
+    if _STYLE is None or os.environ.setdefault("MATPLOTLIBRC", str(_STYLE)) != str(_STYLE): return
+    if "matplotlib" in sys.modules: sys.modules["matplotlib"].rc_file(_STYLE)
 
 class _Map:
     "The loop and its surroundings as an inline SVG"
@@ -57,4 +67,5 @@ def book_map(
     lit = [place for place, (_, _, chapters) in PLACES.items() if here in chapters.split()]
     if here is not None and not lit:
         raise ValueError(f"chapter {here!r} has no place on the map: give it one in PLACES, chapter 00")
+    _dress()
     return _Map(here, lit)

@@ -1,8 +1,9 @@
 """Pictures: small, without script or style sheet, made of what JupyterLab lets an untrusted notebook show."""
-import re
+import re, sys
 from html.parser import HTMLParser
 
 import nbformat, nbsync, numpy as np, pytest
+from conftest import ROOT
 from specdec_nb.chance import Dice, Point
 from specdec_nb.verify import Trace, Verdict, rounds, verify_walk
 from specdec_nb.roles import Drafter
@@ -176,3 +177,15 @@ def test_stored_pictures_pass():
     for key, html in mine:
         read(html)
         assert len(html) < 20_000, key
+
+
+@pytest.mark.parametrize("before", ["", "import matplotlib.pyplot"])
+def test_figures_wear_the_books_style_unless_there_is_an_rc_file(before, tool, tmp_path, monkeypatch):
+    program = f"{before}\nfrom specdec_nb.bookmap import book_map\nimport sys\nbook_map('09')\nassert ('matplotlib' in sys.modules) == {bool(before)}\n" \
+              "import matplotlib.pyplot as plt\nprint(plt.rcParams['axes.spines.top'])"
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.delenv("MATPLOTLIBRC", raising=False)
+    assert tool(sys.executable, "-c", program, cwd=tmp_path).stdout == "False\n"
+    (own := tmp_path/"matplotlibrc").write_text("axes.spines.top: True\n")
+    monkeypatch.setenv("MATPLOTLIBRC", str(own))
+    assert tool(sys.executable, "-c", program, cwd=tmp_path).stdout == "True\n"
