@@ -135,7 +135,7 @@ def test_no_circle_and_one_importer_by_name():
     assert {*by_name} - {"specdec_nb.training.distill", "specdec_nb.training.train"} == {"specdec_nb.workshop.registry"}   # two still to be cut
 
 
-LONG = {f"specdec_nb.{m}" for m in ("models.hf", "models.generate", "cli")}   # to be cut; no others
+LONG = {f"specdec_nb.{m}" for m in ("models.hf", "models.generate")}   # to be cut; no others
 
 
 def test_rooms_are_small():

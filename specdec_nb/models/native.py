@@ -19,7 +19,7 @@ import warnings
 import numpy as np
 import torch
 from ..roles import target_of
-from .hub import default_folder, default_gguf, load_hf
+from .hub import beside_gguf, default_gguf, load_hf
 from .llama import Llama, pack
 from .state import RowTarget, TensorScores, load_llama, parted
 from .packed import FromGGUF, FromHF, NativeMap, Packed, exact_hf, packed_file, sizes, weights_of
@@ -247,21 +247,11 @@ def load_native(
         model, tokenizer = load_hf(name)
         if any_ and Llama.refuses(model.config): return model, tokenizer
         return (Llama if why else Native).from_hf(model, *([] if why else [threads])), tokenizer
-    config, generation, tokenizer = _around(gguf, name is None)
+    config, generation, tokenizer = beside_gguf(gguf)
     if why: model = Llama.from_hf(exact_hf(FromGGUF(gguf), config))
     else: model = Native(config, packed_file(gguf, config), threads, generation)
     model.gguf = gguf
     return model, tokenizer
-
-def _around(gguf, default):
-    "A GGUF file's configuration, generation settings and tokenizer"
-    from transformers import AutoConfig, AutoTokenizer, GenerationConfig
-    if default:
-        folder = default_folder()
-        return (AutoConfig.from_pretrained(folder), GenerationConfig.from_pretrained(folder), AutoTokenizer.from_pretrained(folder))
-    source = dict(pretrained_model_name_or_path=gguf.parent, gguf_file=gguf.name)
-    config = AutoConfig.from_pretrained(**source)
-    return config, GenerationConfig.from_model_config(config), AutoTokenizer.from_pretrained(**source)
 
 # %% ../../nbs/2_models/14g_native.ipynb #00f26449
 def load(

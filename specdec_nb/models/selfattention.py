@@ -62,7 +62,7 @@ class Angles:
     ):
         self.freq, self.scale, self.half = rotary.inv_freq.float().numpy(), rotary.attention_scaling, half
         if "freqs" in packed.index: self.freq = self.freq / packed.vector("freqs")
-        self.pages, self.flat = [], (np.zeros(0, np.float32), np.zeros(0, np.float32))
+        self.flat:tuple = (np.zeros(0, np.float32), np.zeros(0, np.float32))
 
     def upto(self, n:int) -> tuple: # `(cos, sin)`, each `[positions, half]`, flat
         "Tables for at least `n` positions"
