@@ -125,9 +125,9 @@ def beside_gguf(
     "What a GGUF file holds beside its weights"
     from transformers import AutoConfig, AutoTokenizer, GenerationConfig
     if gguf == default_gguf():
-        folder = default_folder()
+        folder:Any = default_folder()
         return tuple(kind.from_pretrained(folder) for kind in (AutoConfig, GenerationConfig, AutoTokenizer))
-    source = dict(pretrained_model_name_or_path=gguf.parent, gguf_file=gguf.name)
+    source:Any = dict(pretrained_model_name_or_path=gguf.parent, gguf_file=gguf.name)
     config = AutoConfig.from_pretrained(**source)
     return config, GenerationConfig.from_model_config(config), AutoTokenizer.from_pretrained(**source)
 
