@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import specdec_nb
 from conftest import ROOT
-from specdec_nb.cli import NEEDS, main, table
+from specdec_nb.bench.measured import table
+from specdec_nb.cli import NEEDS, main
 
 COMMAND = [sys.executable, "-m", "specdec_nb.cli"]
 ENV = {**os.environ, "PYTHONPATH": str(ROOT)}

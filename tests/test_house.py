@@ -1,5 +1,7 @@
 """Text = notebooks = package = README; clean, small, without errors or traces of a machine."""
-import ast, re, subprocess, tomllib
+import ast, re, subprocess, sys, tomllib
+from importlib.machinery import PathFinder
+from pathlib import Path
 
 import jupytext, nbformat, nbrun, nbsync, pytest, readme, reflow
 from conftest import ROOT
@@ -213,6 +215,27 @@ torch.left = True"""))
     assert first.startswith("False True") and first == second == own
     client = nbrun.Client(nbformat.read(path, 4), kernel_name="python3")
     assert client.create_kernel_manager().provisioner, "the first two were forks"
+
+
+def test_forked_kernels_load_models_as_a_reader_does(sample):
+    "No function of the package is replaced in a fork, and no model is there before it is asked for"
+    root, text, path = sample
+    text.write_text(TEXT.replace("print(1 + 1)", """import gc, torch
+from specdec_nb.models import hub, native, state
+loaders = hub.load_hf, state.load_hf, native.load_hf, native.load, state.load_llama
+print([(f.__module__, type(f).__name__, hasattr(f, "__wrapped__")) for f in loaders],
+      sum(x.numel() for x in gc.get_objects() if issubclass(type(x), torch.Tensor)) > 1e6)"""))
+    nbsync.to_notebook("1_part/01_sample", text, path, root)
+    fork, own = (nbrun.execute(path, alone=alone).cells[1].outputs[0].text for alone in (False, True))
+    assert fork == own and "True" not in fork and fork.rstrip().endswith("] False"), (fork, own)
+
+
+def test_no_tool_has_the_name_of_a_package():
+    "tools/ is on the path of whatever imports one: what stands there would be found in a package's place"
+    elsewhere = [p for p in sys.path if Path(p).resolve() != ROOT/"tools"]
+    def taken(name): return name in sys.stdlib_module_names or PathFinder.find_spec(name, elsewhere) is not None
+    assert not [p.stem for p in (ROOT/"tools").glob("*.py") if taken(p.stem) or p.stem == "kernels"]       # transformers asks for `kernels`
+    assert taken("json") and taken("jupyter_client") and not taken("nbsync")
 
 
 def test_readme_writes_plain_markdown():

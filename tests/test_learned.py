@@ -1,8 +1,11 @@
 """Networks that see paths (Hydra and its kin): training computes what drafting does, padding is no text, exact everywhere, saved and read."""
+import sys
+
 import pytest
 import torch
 
 from specdec_nb import Dice, Keyed, Law, Llama, Stop, Trace
+from specdec_nb import decode as driver
 from specdec_nb.decode import Request, answered, decode, serve
 from specdec_nb.learned.block import BlockLayer, BlockDrafter
 from specdec_nb.learned.eagle1 import Eagle1, Eagle1Drafter
@@ -100,6 +103,33 @@ def test_batches(kind, model):
         steps = {i: [] for i in range(4)}
         for request, step in serve(requests): steps[requests.index(request)].append(step)
         assert plain == alone == [Trace(steps[i]).tokens for i in range(4)]
+
+
+@kinds
+def test_who_asked_the_network(kind, model):
+    "Whatever a trained network predicts while a text is written, the driver has asked for, in `answers`; a drafter that asks by itself is seen"
+    asked, behind, target, cls = [], [], as_target(model), KINDS[kind][1]
+    def watched(predict):
+        def note(states):
+            frame, codes = sys._getframe(1), set()
+            while frame: codes, frame = codes | {frame.f_code}, frame.f_back
+            (asked if driver.answers.__code__ in codes else behind).append(len(states))
+            return predict(states)
+        return note
+    def written(drafter):
+        asked.clear()
+        drafter.bind(target)
+        drafter.net.predict = watched(drafter.net.predict)
+        requests = [Request(target, drafter, p, stop=Stop(12), law=Law(temperature=0)) for p in texts(1, 5, 9)]
+        assert [step for _, step in serve(requests)] and asked
+    for tree in (6, 0): written(cls(network(kind, model), k=3, tree=tree))
+    assert not behind
+    class Impatient(cls):
+        def begin(self, ctx, state):
+            self.net.predict(torch.zeros(1, self.net.head.shape[1]))
+            return super().begin(ctx, state)
+    written(Impatient(network(kind, model), k=3, tree=0))
+    assert behind
 
 
 @kinds

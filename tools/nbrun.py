@@ -18,7 +18,7 @@ from traitlets.config import Config
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from dress import directives
-from kernels import Fork
+from forks import Fork
 from nbsync import ROOT, notebooks, save, settings
 
 ENV = dict(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", PYTHONHASHSEED="0", SOURCE_DATE_EPOCH="0",

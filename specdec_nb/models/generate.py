@@ -17,14 +17,14 @@ import torch
 from transformers import AutoModelForCausalLM, GenerationConfig, GPT2Config, PreTrainedModel, StoppingCriteriaList
 from transformers.generation import GenerateDecoderOnlyOutput, GenerateEncoderDecoderOutput, GenerationMixin, StopStringCriteria
 from ..chance import Dice, Keyed
-from ..sampling import Asks, Law
+from ..sampling import Law
 from ..verify import Trace, make_rule
 from ..roles import Drafter, as_target, make_drafter
 from ..decode import Request, serve
 from .hub import cache_folder, prompt_ids
 from .llama import Llama
 from .hf import cache_name, plain_model
-from .inputs import attended, cached_rows
+from .inputs import attended, go_on_in, healed, padding_of
 from .options import for_row, law_after, law_of, refuse_call, refuse_inputs, refuse_options, stop_of, whole_number
 
 # %% ../../nbs/2_models/14_generate.ipynb #79e343c0
@@ -87,7 +87,7 @@ def _run(model, input_ids, *, logits_processor, stopping_criteria, generation_co
     with _same_dice():
         requests = [Request(target, drafter, seen, law, rule, rng, stop, k, beside(b, attended))
                     for b, ((seen, law, stop, _, attended), rng) in enumerate(zip(asked, rngs))]
-    if past is not None: _begin_in(requests[0], past)
+    if past is not None: go_on_in(requests[0], past)
     put = streamer.put if streamer is not None else lambda ids: None
     if not told: put(input_ids.cpu())
     traces = {r: Trace() for r in requests}
@@ -116,14 +116,6 @@ def _refuse_for_rows(rows, **given):
         if rows > 1 and x is not None and x is not False:
             raise ValueError(f"{name}= with {rows} rows is not supported: give one prompt at a time")
 
-def _begin_in(request, past):
-    "Let a request go on in a cache. If somebody wants to see what the model says of the prompt, it is read again"
-    state = request.state
-    if state.given is not None: raise ValueError("past_key_values with an encoder's input or pictures is not supported")
-    state.cache = cached_rows(request.target, past, request.tokens)
-    if state.asks != Asks(): state.cache.length = 0
-    if request.prompt > len(request.tokens): raise ValueError("past_key_values with masked tokens is not supported")
-
 def _result(input_ids, config, requests, traces, recorded, shown):
     "What `model.generate` would return; to a model that sees to it itself (Whisper) nothing more is shown"
     pad, texts = getattr(config, "_pad_token_tensor", None), [trace.tokens for trace in traces.values()]
@@ -147,12 +139,6 @@ def _asked(model, given) -> dict:
     if config is not None: merged |= {name: x for name, x in vars(config).items() if x is not None}
     return merged | {name: x for name, x in given.items() if name in merged}
 
-def _padding(asked) -> int | None:
-    "The id that the library takes for padding wherever it stands in a prompt that has no mask"
-    pad, ends = asked.get("pad_token_id"), asked.get("eos_token_id")
-    ends = [] if ends is None else torch.as_tensor(ends).flatten().tolist()
-    return None if pad is None or int(pad) in ends else int(pad)
-
 def _settle(model, ids, tokenizer, asked, kwargs):
     "Check the options before anything is prepared, and see to those that need a tokenizer. Returns the ids"
     refuse_options(asked)
@@ -163,7 +149,7 @@ def _settle(model, ids, tokenizer, asked, kwargs):
     if ids is None and not isinstance(model, PreTrainedModel):
         if (bos := asked.get("bos_token_id")) is None: raise ValueError("no input_ids, and the model has no bos_token_id")
         ids, kwargs["attention_mask"] = torch.tensor([[bos]]), torch.ones(1, 1, dtype=torch.long)
-    if asked.get("token_healing"): ids = _healed(model, ids, tokenizer, kwargs)
+    if asked.get("token_healing"): ids = healed(_writer(model), ids, tokenizer, kwargs)
     if (strings := asked.get("stop_strings")) is not None:
         if tokenizer is None: raise ValueError("stop_strings needs tokenizer=, to match them against decoded tokens")
         criteria = kwargs.get("stopping_criteria") or []
@@ -172,16 +158,10 @@ def _settle(model, ids, tokenizer, asked, kwargs):
         kwargs |= dict(stop_strings=None, stopping_criteria=StoppingCriteriaList([*criteria, mine]))
     return ids
 
-def _healed(model, ids, tokenizer, kwargs):
-    "The prompt with its last token completed, as `model.generate` does it"
-    if tokenizer is None: raise ValueError("token_healing needs tokenizer=")
-    if ids is None or (mask := kwargs.get("attention_mask")) is not None and not mask.all():
-        raise ValueError("token_healing needs a prompt without padding")
+def _writer(model):
+    "Whoever has a `generate` of the library's kind: the model, or one that decodes it plainly"
     def plain(ids, **more): return generate(model, ids, drafter="none", **more)
-    me = model if isinstance(model, PreTrainedModel) else SimpleNamespace(generate=plain)
-    healed = GenerationMixin.heal_tokens(me, ids, tokenizer)
-    kwargs |= dict(token_healing=False, attention_mask=torch.ones_like(healed))
-    return healed
+    return model if isinstance(model, PreTrainedModel) else SimpleNamespace(generate=plain)
 
 def _drafter(drafter, assistant, k):
     "The drafter; a model drafts as a draft model"
@@ -273,7 +253,7 @@ def _prepared(model, input_ids, drafter, tokenizer, streamer, ours, kwargs):
     pasts = [kwargs.pop(name, None) for name in ("past_key_values", "cache")]
     ours["past"] = next((c for c in pasts if c is not None), None)
     asked = _asked(model, kwargs)
-    ids = _settle(model, prompt_ids(input_ids, tokenizer, kwargs, _padding(asked)), tokenizer, asked, kwargs)
+    ids = _settle(model, prompt_ids(input_ids, tokenizer, kwargs, padding_of(asked)), tokenizer, asked, kwargs)
     def second_half(shell, input_ids, **prepared): return _run(model, input_ids, **ours, prompt=ids, **prepared)
     return _shell(model).generate(*([] if ids is None else [ids]), custom_generate=second_half, **kwargs)
 

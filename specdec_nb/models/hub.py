@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MODEL', 'HUB_ID', 'INSTALL', 'default_gguf', 'cache_folder', 'is_complete', 'convert', 'default_folder', 'load_hf',
-           'chat', 'prompt_ids']
+           'beside_gguf', 'chat', 'prompt_ids']
 
 # %% ../../nbs/2_models/10_hub.ipynb #fa61669b
 from collections.abc import Mapping
@@ -118,6 +118,18 @@ def load_hf(
         hint = "its files are incomplete or damaged" if is_path else f"download it first: hf download {path}"
         why = f"{type(e).__name__}: {str(e).splitlines()[0]}"
         raise ValueError(f"cannot load the model {path}: {hint} ({why})") from e
+
+def beside_gguf(
+    gguf:Path, # a file; of the default one, the unpacked folder has all this already
+) -> tuple: # `(config, generation_config, tokenizer)`
+    "What a GGUF file holds beside its weights"
+    from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+    if gguf == default_gguf():
+        folder:Any = default_folder()
+        return tuple(kind.from_pretrained(folder) for kind in (AutoConfig, GenerationConfig, AutoTokenizer))
+    source:Any = dict(pretrained_model_name_or_path=gguf.parent, gguf_file=gguf.name)
+    config = AutoConfig.from_pretrained(**source)
+    return config, GenerationConfig.from_model_config(config), AutoTokenizer.from_pretrained(**source)
 
 def _refuse_gaps(report):
     "Raise ValueError where the library filled weights that are not in the files with random ones"

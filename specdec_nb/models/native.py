@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['why_not_native', 'NativeCache', 'Rows', 'Native', 'NativeScores', 'NativeTarget', 'load_native', 'load',
-           'load_default', 'NativeMap', 'swift', 'ShortHead']
+           'load_default', 'swift']
 
 # %% ../../nbs/2_models/14g_native.ipynb #7768c510
 from concurrent.futures import ThreadPoolExecutor
@@ -14,18 +14,15 @@ from importlib.util import find_spec
 from itertools import accumulate
 from pathlib import Path
 from threading import Lock
-from typing import Any
 import copy
-import ctypes
 import warnings
-import weakref
 import numpy as np
 import torch
 from ..roles import target_of
-from .hub import default_folder, default_gguf, load_hf
-from .llama import Llama, _kinds, pack
+from .hub import beside_gguf, default_gguf, load_hf
+from .llama import Llama, pack
 from .state import RowTarget, TensorScores, load_llama, parted
-from .packed import MAPS, FromGGUF, FromHF, Packed, exact_hf, packed_file, room, shortest, sizes
+from .packed import FromGGUF, FromHF, NativeMap, Packed, exact_hf, packed_file, sizes, weights_of
 
 # %% ../../nbs/2_models/14g_native.ipynb #fc604cbe
 def why_not_native() -> str | None: # None: it can
@@ -81,69 +78,19 @@ class Rows:
     first: int = 0 # the first of them whose logits are wanted
 
 # %% ../../nbs/2_models/14g_native.ipynb #2824f890
-class _Room:
-    "Memory that is used again once nobody holds it: what is new to a process, the system hands out page by page, which a short call would notice"
-    def __init__(self): self.free = {}
-
-    def take(self, n:int) -> np.ndarray: # `[n]` float32, whatever was in it
-        "An array, and its memory back when it and all that was made of it are gone"
-        size = 1 << int(max(n - 1, 1)).bit_length()
-        kept = self.free.setdefault(size, [])
-        try: whole = kept.pop()
-        except IndexError: whole = np.empty(size, np.float32)
-        lent = np.frombuffer(whole.data, np.float32, n)
-        weakref.finalize(lent, kept.append, whole).atexit = False
-        return lent
-
-class _Angles:
-    "Cosines and sines of all positions so far, a thousand at a time: who grew the table cannot matter"
-    def __init__(self, rotary, packed, half):
-        self.freq, self.scale, self.half = rotary.inv_freq.float().numpy(), rotary.attention_scaling, half
-        if "freqs" in packed.index: self.freq = self.freq / packed.vector("freqs")
-        self.pages, self.flat = [], (np.zeros(0, np.float32), np.zeros(0, np.float32))
-
-    def upto(self, n:int) -> tuple: # `(cos, sin)`, each `[positions, half]`, flat
-        "Tables for at least `n` positions"
-        while len(self.flat[0]) < n * self.half:
-            at = len(self.flat[0]) // self.half
-            angle = (np.arange(at, at + 1024, dtype=np.float32)[:, None] * self.freq).astype(np.float64)
-            page = (np.pad(f(angle) * self.scale, ((0, 0), (0, self.half - angle.shape[1]))) for f in (np.cos, np.sin))
-            self.flat = tuple(np.append(old, new.astype(np.float32).reshape(-1)) for old, new in zip(self.flat, page))
-        return self.flat
-
-def _weights(config, packed, s):
-    "What `forward` reads of a model"
-    from specdec_nb.models.forward import Weights
-    from specdec_nb.models.linear import Q4, address_of
-    def spot(name): return packed.blob.ctypes.data + packed.index[name][1]
-    def a_map(name):
-        kind, _, columns, deep = packed.index[name]
-        bias = spot(f"{name}.bias") if f"{name}.bias" in packed.index else 0
-        return address_of(kind), spot(name), bias, deep, columns, int(kind == Q4)
-    def side_by_side(names): return np.concatenate([packed.vector(n) for n in names] or [np.zeros(0, np.float32)])
-    layers, head = range(s["layers"]), "head" if "head" in packed.index else "embed"
-    maps = [a_map(f"{i}.{part}") for i in layers for part in MAPS] + [a_map(head)]
-    norms = [f"{i}.{part}" for i in layers for part in ("norm1", "norm2")] + ["norm"]
-    turned = [f"{i}.{part}" for i in layers for part in ("q_norm", "k_norm")] if "0.q_norm" in packed.index else []
-    window = getattr(config, "sliding_window", None) or 0
-    windows = [window if kind == "sliding_attention" else 0 for kind in _kinds(config)]
-    none = np.zeros(0, np.float32)
-    return Weights(**s, nibbles=any(m[5] for m in maps), maps=np.array(maps), norms=side_by_side(norms), qk_norms=side_by_side(turned),
-                   order=np.arange(s["layers"]), windows=np.array(windows), cos=none, sin=none, embed=np.array([packed.index["embed"][0], spot("embed")]))
-
-# %% ../../nbs/2_models/14g_native.ipynb #3f9b7a50
 class Native(Llama):
     "A Llama-type decoder as one compiled call. Scores rows of many requests; keeps nothing"
     gguf = None # the file it was read from
     def __init__(self, config, packed:Packed, threads:int=None, generation_config=None, rotary=None):
         from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
-        from specdec_nb.models.machine import PANEL, once
+        from specdec_nb.models.machine import PANEL, Lent, once
+        from specdec_nb.models.selfattention import Angles
         s = sizes(config, PANEL)
         self.config, self.packed, self.generation_config, self.panel = config, packed, generation_config, PANEL
-        self.weights, self.angles = _weights(config, packed, s), _Angles(rotary or LlamaRotaryEmbedding(config), packed, s["hq"] // 2)
+        self.weights, self.angles = weights_of(config, packed, s), Angles(rotary or LlamaRotaryEmbedding(config), packed, s["hq"] // 2)
         self.dtype, self.device, self.vocab_size = torch.float32, torch.device("cpu"), config.vocab_size
         self.heads, self.kv_heads, self.head_dim, self.layers = s["heads"], s["kv"], s["hd"], s["layers"]
-        self.threads, self.busy, self.room = threads or torch.get_num_threads(), Lock(), _Room()
+        self.threads, self.busy, self.lent = threads or torch.get_num_threads(), Lock(), Lent()
         self.scratches:dict = {}
         self.shown:dict = {}
         self.width = int(self.weights.maps[-1, 4])
@@ -213,7 +160,7 @@ class Native(Llama):
         flat = lambda lists: np.array([x for xs in lists for x in xs], np.int64)
         w, tokens, parents = self.weights, flat(p.tokens for p in parts), flat(p.parents for p in parts)
         states = np.empty(len(hidden) * first * w.d, np.float32)
-        batch = Batch(tokens, np.array(requests), parents, np.array(wanted, np.int64), at, states, self.room.take(len(wanted) * self.width))
+        batch = Batch(tokens, np.array(requests), parents, np.array(wanted, np.int64), at, states, self.lent.take(len(wanted) * self.width))
         return w, batch, longest, first
 
     def _scratch(self, n, threads, longest, b):
@@ -300,21 +247,11 @@ def load_native(
         model, tokenizer = load_hf(name)
         if any_ and Llama.refuses(model.config): return model, tokenizer
         return (Llama if why else Native).from_hf(model, *([] if why else [threads])), tokenizer
-    config, generation, tokenizer = _around(gguf, name is None)
+    config, generation, tokenizer = beside_gguf(gguf)
     if why: model = Llama.from_hf(exact_hf(FromGGUF(gguf), config))
     else: model = Native(config, packed_file(gguf, config), threads, generation)
     model.gguf = gguf
     return model, tokenizer
-
-def _around(gguf, default):
-    "A GGUF file's configuration, generation settings and tokenizer"
-    from transformers import AutoConfig, AutoTokenizer, GenerationConfig
-    if default:
-        folder = default_folder()
-        return (AutoConfig.from_pretrained(folder), GenerationConfig.from_pretrained(folder), AutoTokenizer.from_pretrained(folder))
-    source = dict(pretrained_model_name_or_path=gguf.parent, gguf_file=gguf.name)
-    config = AutoConfig.from_pretrained(**source)
-    return config, GenerationConfig.from_model_config(config), AutoTokenizer.from_pretrained(**source)
 
 # %% ../../nbs/2_models/14g_native.ipynb #00f26449
 def load(
@@ -338,23 +275,6 @@ def load_default(dtype=torch.float32, runtime:str="auto", threads:int=None) -> t
     return load(None, dtype, runtime, threads)
 
 # %% ../../nbs/2_models/14g_native.ipynb #36f96f6a
-class NativeMap:
-    "A matrix in the shortest format that holds it, as a function of rows"
-    def __init__(self, weight:torch.Tensor): # `[N, K]`
-        from specdec_nb.models.linear import SIGNATURE, address_of, panels
-        from specdec_nb.models.machine import PANEL
-        kind, packed = panels(None, shortest(weight.detach().float().numpy()))
-        (self.n, self.k), self.blob = weight.shape, room(packed.nbytes)
-        self.blob[:packed.nbytes] = packed.reshape(-1).view(np.uint8)
-        self.code = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * len(SIGNATURE.args))(address_of(kind))
-        self.panels, self.width = len(packed), len(packed) * PANEL
-
-    def __call__(self, x:torch.Tensor) -> torch.Tensor: # `[..., K]` -> `[..., N]`
-        rows = x.reshape(-1, self.k).float().contiguous()
-        out = torch.empty(len(rows), self.width)
-        self.code(rows.data_ptr(), self.k, 0, len(rows), self.k, self.blob.ctypes.data, 0, self.panels, out.data_ptr(), self.width)
-        return out[:, :self.n].reshape(*x.shape[:-1], self.n)
-
 def swift(
     weight, # `[m, n]`
     bias=None, # `[m]` or None
@@ -363,24 +283,3 @@ def swift(
     if weight.device.type != "cpu" or weight.dtype != torch.float32 or why_not_native(): return pack(weight, bias)
     apply = NativeMap(weight)
     return apply if bias is None else lambda x: apply(x) + bias
-
-class ShortHead(Native):
-    "A model that says few words: the others' logits are minus infinity"
-    words:Any = None # `[W]` ids
-    @classmethod
-    def of(cls, model, head, words, threads:int=None) -> "ShortHead": # `[W, d]`, `[W]`
-        "A Hugging Face model with another head. What comes from the target is rounded to halves: a draft may be a little off"
-        config, source = copy.copy(model.config), FromHF(model)
-        config.tie_word_embeddings = False
-        rounded = {"model.embed_tokens.weight": source.state["model.embed_tokens.weight"], "lm_head.weight": head}
-        source.state = {**source.state, **{name: w.detach().half() for name, w in rounded.items()}}
-        self = cls(config, Packed.of(source, config), threads, None, model.model.rotary_emb)
-        self.words = words
-        return self
-
-    def forward(self, parts, hidden=()):
-        logits, states = super().forward(parts, hidden)
-        if logits is None or self.words is None: return logits, states
-        rows = logits.new_full((len(logits), self.vocab_size), -torch.inf)
-        rows[:, self.words] = logits[:, :len(self.words)]
-        return rows, states

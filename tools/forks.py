@@ -1,10 +1,11 @@
-"""Jupyter kernels that start at once: forks of one process that has loaded the large libraries and the default model.
+"""Jupyter kernels that start at once: forks of one process that has the large libraries in memory.
 
-A notebook spends five seconds on importing PyTorch and its friends and four on the model, the book's notebooks minutes.
-`Fork` asks a server, `python tools/kernels.py`, for a kernel: a fork of it with a session, a folder and an environment
-of its own that runs the same IPython kernel. What a notebook imports, sets or changes stays in its fork.
+A notebook spends five seconds on importing PyTorch and its friends, the book's notebooks minutes. `Fork`, a provisioner of
+kernels as jupyter_client defines them, asks a server, `python tools/forks.py`, for one: a fork of it with a session, a folder and
+an environment of its own that runs the same IPython kernel. What a notebook imports, sets or changes stays in its fork, and
+nothing that it imports differs from what a fresh process would find.
 """
-import atexit, functools, importlib, json, os, signal, subprocess, sys
+import atexit, importlib, json, os, signal, subprocess, sys
 
 from jupyter_client.provisioning import LocalProvisioner
 
@@ -52,15 +53,12 @@ class Late:
     def __getattr__(self, name): return getattr(sys.__stderr__ if sys.stderr is self else sys.stderr, name)
 
 
-def load_model():
-    "Load the default model, if it is there, once for all forks: what they ask for in the same words is the same object"
-    import torch
-    from specdec_nb.models import hub, native, state
+def warm_up():
+    """Load the default model once, if it is there, for what stays when it is gone: modules, compiled code, files in the
+    system's memory. Each fork loads a model of its own, by the loader that a reader's kernel has"""
+    from specdec_nb.models import hub, native
     if hub.default_gguf() is None: return
-    once = functools.cache(hub.load_hf)
-    hub.load_hf = state.load_hf = native.load_hf = lambda name=None, dtype=torch.float32: once(name, dtype)
-    state.load_llama = native.load_llama = functools.cache(state.load_llama)
-    native.load = functools.cache(native.load)
+    hub.load_hf()
     native.load_default()
 
 
@@ -69,7 +67,7 @@ def serve():
     from ipykernel import kernelapp
     sys.stderr = Late()
     for name in LIBRARIES: importlib.import_module(name)
-    load_model()
+    warm_up()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)                # nobody waits for a kernel
     for line in sys.stdin:
         leads, lead = os.pipe()
