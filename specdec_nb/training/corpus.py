@@ -58,6 +58,8 @@ class _Row:
         return token
 
 # %% ../../nbs/4_learning/20_corpus.ipynb #aaff4a1d
+#| code-fold: true
+#| code-summary: "Attention that repeats no key, and write_documents"
 def _grouped(module, query, key, value, attention_mask, scaling=None, dropout=0., **kwargs):
     "Scaled dot-product attention that never repeats a key: heads of one group are rows of one head"
     b, heads, n, d = query.shape
@@ -120,6 +122,8 @@ def write_documents(
     finally: model.set_attn_implementation(kind)
 
 # %% ../../nbs/4_learning/20_corpus.ipynb #2d817559
+#| code-fold: true
+#| code-summary: "First words of questions, tasks, shares of the kinds, and passages"
 OPENINGS = {"writing": ("Write a short story about", "Write a letter to", "Draft an email to", "Write a review of", "Compose a poem about", "Write an outline for"),
             "roleplay": ("Pretend you are a", "You are a doctor. A patient says:", "Act as a guide who", "Imagine you are", "As a teacher, explain"),
             "reasoning": ("If a", "Which of these", "Three people", "Is it true that", "What would happen if", "A farmer has", "Who is taller:"),
@@ -186,6 +190,8 @@ def _around(tokenizer):
     return before, between, rest.split("<R>")[0]
 
 # %% ../../nbs/4_learning/20_corpus.ipynb #b34d24b1
+#| code-fold: true
+#| code-summary: "write_shard, and write_corpus"
 def write_shard(
     model, # a decoder-only Hugging Face model
     tokenizer, # its tokenizer

@@ -20,7 +20,7 @@ from ..learned.network import Lender, Trained
 from .features import Batches, Features
 from .fit import fit_drafter, held_out, prefers_half, words_of
 
-# %% ../../nbs/4_learning/24_train.ipynb #f6e950cd
+# %% ../../nbs/4_learning/24_train.ipynb #64e9f052
 def train(
     kind:str, # of the networks that have a name: draft, medusa, eagle3, …
     data, # a folder of shards, as `write_corpus` makes it
@@ -71,6 +71,9 @@ def train(
                            objective=objective, **{k: log[-1][k] for k in ("seconds", "cpu_seconds")}, **(record or {}))
     return _finish(network, model, held, out, log)
 
+# %% ../../nbs/4_learning/24_train.ipynb #3ccabd56
+#| code-fold: true
+#| code-summary: "What train calls: the network as it begins, the states that are read, the end of a run"
 def _network(cls, model, words, begin, seed, options):
     "The network as training begins, the caller's random numbers untouched"
     with torch.random.fork_rng(devices=[]):
@@ -115,7 +118,9 @@ def _finish(network, model, held, out, log):
     with whole(out / "README.md") as f: f.write(card(network, log).encode())
     return network
 
-# %% ../../nbs/4_learning/24_train.ipynb #62648d0b
+# %% ../../nbs/4_learning/24_train.ipynb #d305e975
+#| code-fold: true
+#| code-summary: "card: what a reader should know of a trained drafter"
 def card(network:Trained, log:list) -> str:
     "What a reader should know of a trained drafter, in Markdown"
     r, held = network.record, network.record["held"]

@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from ..models.llama import grouped_attention
 
 # %% ../../nbs/5_trees/28_kernels.ipynb #b229e05d
+#| code-fold: true
+#| code-summary: "refuses: why no kernel can be run on a tensor"
 try:
     import triton
     import triton.language as tl
@@ -91,6 +93,8 @@ def _fold(q, K, V, at, held, sees, scale, top, total, mean,
     return new, total, tl.dot(p, v, mean * fade[:, None], input_precision="ieee")
 
 # %% ../../nbs/5_trees/28_kernels.ipynb #310f9ac4
+#| code-fold: true
+#| code-summary: "The kernel: a block of rows walks over its share of the past, then over the tail"
 @triton.jit
 def _attention(Q, K, V, OUT, LOG, SIZES, FIRST, BITS, TABLE, scale, N, KV, splits, pages,
                s_request, s_node, s_query, s_outer, s_head, s_row, s_split,
@@ -136,6 +140,8 @@ def _attention(Q, K, V, OUT, LOG, SIZES, FIRST, BITS, TABLE, scale, N, KV, split
     tl.store(OUT + out[:, None] * D + d[None, :], mean / some[:, None], mask=inside)
 
 # %% ../../nbs/5_trees/28_kernels.ipynb #b651a406
+#| code-fold: true
+#| code-summary: "The second kernel: merge what the shares found"
 @triton.jit
 def _combine(OUT, PART, LOG, R, splits, D: tl.constexpr, BD: tl.constexpr, BR: tl.constexpr):
     "Merge what the shares found, for BR rows and heads"
@@ -154,6 +160,8 @@ def _combine(OUT, PART, LOG, R, splits, D: tl.constexpr, BD: tl.constexpr, BR: t
     tl.store(OUT + r.to(tl.int64)[:, None] * D + d[None, :], mean, mask=inside)
 
 # %% ../../nbs/5_trees/28_kernels.ipynb #d644ebff
+#| code-fold: true
+#| code-summary: "kernel_attention: blocks, shares, the launch, and the same by PyTorch"
 def _tiles(rows:int, D:int, single:bool) -> dict:
     "The blocks of a launch: found by compiling for three generations of processors until nothing spilled"
     BD = max(16, 1 << (D - 1).bit_length())
@@ -213,6 +221,8 @@ def _by_pytorch(q, keys, values, packed, table, scale):
     return out
 
 # %% ../../nbs/5_trees/28_kernels.ipynb #d3e14966
+#| code-fold: true
+#| code-summary: "grouped_kernel for our own runtime, register_kernel for transformers"
 def _packed(mask, masks): # a `PackedMask`, or None
     "What `masks` say, worked out once and kept on the tensor `mask`; None: they are no tree's"
     if not hasattr(mask, "_packed"):

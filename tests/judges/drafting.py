@@ -127,3 +127,25 @@ def check_forks(c):
     return {"a constant": lambda counts, m, least: 1, "all of them": lambda counts, m, least: len(counts), "not shared": lambda counts, m, least: len(counts) * ((m + 1) / (m + 2) >= least),
             "without Laplace": lambda counts, m, least: sum(n / sum(counts) >= least for n in counts), "the first alone": lambda counts, m, least: int(c.solution(counts, m, least) > 0),
             "in equal parts": lambda counts, m, least: len(counts) * ((m + 1) / (m + 2) / len(counts) >= least)}
+
+
+def check_still_counts(c):
+    found = {"one behind": ((20, 0), (22, 0), (24, 0)), "the last guess read": ((20, 0), (22, 0), (24, 0)), "all drafted rows": ((23, 0), (23, 0), (23, 1)), "the pending token unread": ((20, 1), (22, 1), (23, 2)),
+             "a constant": ((20, 0),) * 3, "without the pending row": ((19, 0), (21, 0), (22, 1))}
+    return {kind: (answer,) for kind, answer in found.items()}
+
+
+def check_copies(c):
+    found = {"the first occurrence": ([2, 0, 1, 3], [6, 4, 5, 6], []), "ends with the text": ([3, 0, 1], [6, 4, 5], []), "one token matches": ([3, 0, 1, 3], [6, 4, 5, 6], [9, 8, 9, 8]),
+             "nothing": ([], [], []), "the match, too": ([0, 1, 3, 0], [4, 5, 6, 4], [])}
+    return {kind: (answer,) for kind, answer in found.items()}
+
+
+def check_all_of(c):
+    def most_of(phrase, answers):
+        n = 0
+        while n < len(phrase) - 1 and phrase[n] == answers[n]: n += 1
+        return answers[:n + 1]
+    def no_bonus(phrase, answers): return c.solution(phrase, answers)[:len(phrase)]
+    def anywhere(phrase, answers): return answers[:1 + sum(a == b for a, b in zip(phrase, answers))]
+    return {"as given": most_of, "no bonus": no_bonus, "counts hits": anywhere, "everything": lambda phrase, answers: answers, "a constant": lambda phrase, answers: answers[:1], "the phrase": lambda phrase, answers: phrase}

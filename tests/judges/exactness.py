@@ -168,3 +168,33 @@ def check_phrase(c):
     def set_(tokens, prompt): return lambda text: set(tokens) <= set(text[prompt:])
     return {"the prompt counts": anywhere, "its last token": last, "in any order": set_, "never": lambda tokens, prompt: lambda text: False,
             "at once": lambda tokens, prompt: lambda text: True, "one token late": lambda tokens, prompt: lambda text: text[prompt:-1][-len(tokens):] == list(tokens)}
+
+
+def check_kept_by_hand(c):
+    kept, after, agreed = c.solution
+    found = {"agreeing": (agreed, after, agreed), "not normalised": (kept, [Fraction(1, 3), 0, 0], agreed), "drawn from p": (kept, [Fraction(1, 2), Fraction(1, 3), Fraction(1, 6)], agreed),
+             "a constant": (1, [1, 0, 0], 1), "the other way round": (kept, [0, 0, 1], agreed), "kept twice": (kept, after, kept)}
+    return {kind: (answer,) for kind, answer in found.items()}
+
+
+def check_without(c):
+    def hasty(p, q, tokens, rng):
+        for x in tokens:
+            if rng.bernoulli(c.accept_probability(p, q, x)): return x
+            p = c.residual(p, q)
+        return rng.categorical(p)
+    def unscaled(p, q, tokens, rng):
+        for x in tokens:
+            if rng.bernoulli(c.accept_probability(p, q, x)): return x
+            p, q = c.residual(p, q), np.where(np.arange(len(q)) == x, 0, q)
+        return rng.categorical(p)
+    def same_debt(p, q, tokens, rng):
+        for x in tokens:
+            if rng.bernoulli(c.accept_probability(p, q, x)): return x
+            q = np.where(np.arange(len(q)) == x, 0, q)
+            q = q / q.sum()
+        return rng.categorical(c.residual(p, q))
+    def first_alone(p, q, tokens, rng):
+        x = tokens[0]
+        return x if rng.bernoulli(c.accept_probability(p, q, x)) else rng.categorical(c.residual(p, q))
+    return {"as given": hasty, "not scaled up": unscaled, "one debt": same_debt, "the first alone": first_alone, "a constant": lambda p, q, tokens, rng: 0, "draws for itself": lambda p, q, tokens, rng: rng.categorical(p)}

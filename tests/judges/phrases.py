@@ -38,3 +38,16 @@ def check_price(c):
 def check_weight(c):
     return {"a share": lambda heads, n: heads / n, "a half": lambda heads, n: .5, "heads alone": lambda heads, n: 1 / (1 + math.exp(-heads)),
             "half the lead": lambda heads, n: 1 / (1 + math.exp(n / 2 - heads)), "the first's": lambda heads, n: 1 - c.solution(heads, n)}
+
+
+def check_sizes_by_hand(c):
+    found = {"the price alone": (1, 2, 0), "ratio alone": (1, 1, 1), "all": (3, 3, 3), "none": (0, 0, 0), "every node that is worth something": (1, 1, 3)}
+    return {kind: (answer,) for kind, answer in found.items()}
+
+
+def check_true_speed(c):
+    def shown(calls): return sum(t / k for t, k in calls) / len(calls)
+    def tokens(calls): return sum(t for t, _ in calls) / len(calls)
+    def best(calls): return max(t / k for t, k in calls)
+    def upside_down(calls): return sum(k for _, k in calls) / sum(t for t, _ in calls)
+    return {"as given": shown, "tokens a call": tokens, "the best call": best, "a constant": lambda calls: 1., "upside down": upside_down}

@@ -98,3 +98,33 @@ def check_free(c):
 def check_coins(c):
     return {"a constant": lambda d: 4, "its depth": lambda d: max(d.depth, default=0) + 1, "its nodes": lambda d: len(d) + 1, "none for the end": lambda d: c.solution(d) - 1,
             "the first level": lambda d: len(d.children(-1)) + 1}
+
+
+def check_sees(c):
+    def nearly(parents):
+        mask = np.eye(len(parents), dtype=bool)
+        for i, p in enumerate(parents):
+            if p >= 0: mask[i, p] = True
+        return mask
+    def not_itself(parents): return c.solution(parents) & ~np.eye(len(parents), dtype=bool)
+    return {"as given": nearly, "not itself": not_itself, "all before": lambda parents: np.tril(np.ones((len(parents),) * 2, bool)), "descendants": lambda parents: c.solution(parents).T,
+            "a constant": lambda parents: np.ones((len(parents),) * 2, bool)}
+
+
+def check_two_siblings(c):
+    F = Fraction
+    found = {"one sibling": (F(3, 4),) * 3, "tries add up": (F(15, 16), 1, F(15, 16)), "replacement forgotten": (F(13, 16), F(13, 16), F(15, 16)), "a constant": (1, 1, 1), "the optimum is rejection": (F(13, 16), 1, F(13, 16))}
+    return {kind: (answer,) for kind, answer in found.items()}
+
+
+def check_merged(c):
+    def lucky(A, B):
+        (m, z, a), (n, y, b) = A, B
+        top = max(m, n)
+        return top, 2.**(m - top) * z + 2.**(n - top) * y, a + 2.**(n - top) * b
+    def plain(A, B): return max(A[0], B[0]), A[1] + B[1], A[2] + B[2]
+    def larger(A, B): return max(A, B, key=lambda piece: piece[0])
+    def grows(A, B):
+        low = min(A[0], B[0])
+        return low, 2.**(A[0] - low) * A[1] + 2.**(B[0] - low) * B[1], 2.**(A[0] - low) * A[2] + 2.**(B[0] - low) * B[2]
+    return {"as given": lucky, "sums": plain, "the larger one": larger, "by the smaller maximum": grows, "a constant": lambda A, B: (0., 1., 0.)}
