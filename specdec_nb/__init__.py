@@ -56,6 +56,7 @@ DRAFTERS = {  # name -> where its class is, "module:object"
     "amateur": "specdec_nb.decoding.contrastive:Amateur",
     "grammar": "specdec_nb.decoding.grammars:Forced",
     "jacobi": "specdec_nb.decoding.imagetokens:Jacobi",
+    "pointing": "specdec_nb.decoding.codesum:Pointing",
 }
 RULES = {
     "walk": "specdec_nb.verify:verify_walk",
