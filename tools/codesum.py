@@ -1,11 +1,11 @@
 """Chapter 39b's summarisers, trained on the Python programs of this machine, and what they and their drafters are worth.
 
-    nice python tools/codesum.py --out results/codesum.json [--weights specdec_nb/weights/codesum] [--steps 400] [--long 1500]
+    nice python tools/codesum.py --out results/codesum.json [--weights specdec_nb/weights/codesum] [--steps 250] [--long 900]
 
 Six networks (places absolute, distances, directed distances; with and without copying) of `--steps` each, and one that is trained longer and kept.
 The functions are split by package, and by module of the standard library; nothing of their texts goes to the report. A run that was stopped goes on with --resume.
 """
-import argparse, ast, json, sysconfig, time, warnings
+import argparse, json, sysconfig, time, warnings
 from importlib.metadata import version
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from specdec_nb.roles import make_drafter
 from specdec_nb.decoding.codesum import PAD, Summariser, SummariserConfig, Vocabulary, documented
 from specdec_nb.workshop.ledger import Ledger, command_line, load_average, provenance
 
-PACKAGES = dict(torch="torch", sympy="sympy", scipy="scipy", sklearn="scikit-learn", numba="numba", matplotlib="matplotlib", numpy="numpy",
+PACKAGES = dict(sympy="sympy", sklearn="scikit-learn", numba="numba", matplotlib="matplotlib", numpy="numpy",
                 IPython="ipython", huggingface_hub="huggingface_hub", tornado="tornado", mpmath="mpmath", networkx="networkx", rich="rich")
 HELD = {"networkx", "rich", "std.email", "std.asyncio", "std.logging", "std.http", "std.statistics", "std.pathlib", "std.zipfile", "std.json", "std.shutil"}
 SIZES = dict(words=3000, slots=32, width=96, heads=4, inner=256, encoder_layers=2, decoder_layers=2, clip=16, reads=72, writes=18)
@@ -146,8 +146,8 @@ def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--out", default="results/codesum.json")
     p.add_argument("--weights", type=Path, default=None, help="where the longest trained network goes")
-    p.add_argument("--steps", type=int, default=400)
-    p.add_argument("--long", type=int, default=1500)
+    p.add_argument("--steps", type=int, default=250)
+    p.add_argument("--long", type=int, default=900)
     p.add_argument("--test", type=int, default=800, help="functions to be judged by")
     p.add_argument("--speculate", type=int, default=60, help="functions to be drafted for")
     for flag in ("--resume", "--force"): p.add_argument(flag, action="store_true")

@@ -8,8 +8,6 @@ __all__ = ['PAD', 'START', 'END', 'UNKNOWN', 'split_words', 'documented', 'Vocab
 
 # %% ../../nbs/8_decoding/39b_codesum.ipynb #6838f462
 from collections import Counter
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 import ast
 import json
@@ -21,7 +19,6 @@ from safetensors.torch import load_file
 from transformers import GenerationMixin, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 from ..sampling import Asks
-from ..draft import Draft
 from ..roles import Drafter, register
 from ..shape import best_first
 
@@ -51,36 +48,29 @@ def documented(
 # %% ../../nbs/8_decoding/39b_codesum.ipynb #1ab87ea2
 PAD, START, END, UNKNOWN = range(4)
 
-@dataclass(frozen=True)
 class Vocabulary:
     "Numbers for words: those of a list, and for each source those of its unknown words"
-    known: tuple # the list; its first four are no words
-    slots: int = 32 # unknown words of one source that get numbers
-
+    def __init__(self,
+        known, # the list; its first four are no words
+        slots:int=32, # unknown words of one source that get numbers
+    ): self.known, self.slots, self.index = tuple(known), slots, {word: i for i, word in enumerate(known)}
     @classmethod
     def of(cls, texts, n:int, slots:int=32) -> "Vocabulary":
         "The `n` - 4 commonest words of texts, of equals the first in the alphabet"
         counts = Counter(word for text in texts for word in text)
         return cls(("<pad>", "<start>", "<end>", "<unknown>", *sorted(counts, key=lambda w: (-counts[w], w))[:n - 4]), slots)
-
-    @cached_property
-    def index(self) -> dict: return {word: i for i, word in enumerate(self.known)}
-
     def read(self, words) -> tuple: # `(ids, the unknown words)`
         "A source's numbers"
         unknown = [*dict.fromkeys(w for w in words if w not in self.index)][:self.slots]
         return self.ids(words, unknown), unknown
-
     def ids(self, words, unknown=()) -> list:
         "Numbers of words, some of which a source has numbered"
         here = {w: len(self.known) + i for i, w in enumerate(unknown)}
         return [self.index.get(w, here.get(w, UNKNOWN)) for w in words]
-
     def say(self, ids, unknown=()) -> str:
         "Numbers as words, to the end of the text"
         names, ids = [*self.known, *unknown], [int(i) for i in ids]
         return " ".join(names[i] if i < len(names) else "?" for i in (ids[:ids.index(END)] if END in ids else ids) if i != START)
-
     def batch(self, pairs, reads:int, writes:int) -> tuple: # `(sources, targets)`, padded with PAD and -100
         "Sources and what is to be said of them, as tensors"
         read = [self.read(code[:reads]) for code, _ in pairs]
@@ -120,7 +110,6 @@ class SelfAttention(nn.Module):
         self.heads, self.clip, self.directed = heads, clip, directed
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         if clip: self.tables = nn.Embedding(1 + (2 if directed else 1) * clip, 2 * width // heads)
-
     def forward(self, x, mask=0): # `[B, n, d]`, and what is added to the scores
         q, k, v = (_heads(part, self.heads) for part in self.qkv(x).chunk(3, -1))
         scores = q @ k.mT
@@ -133,7 +122,8 @@ class SelfAttention(nn.Module):
         return self.out(out.transpose(1, 2).flatten(2))
 
 # %% ../../nbs/8_decoding/39b_codesum.ipynb #5f378741
-_SIZES = dict(words=64, slots=8, width=48, heads=4, inner=96, encoder_layers=2, decoder_layers=2, positions="directed", clip=16, copies=True, reads=96, writes=20, dropout=0.)
+_SIZES = dict(words=64, slots=8, width=48, heads=4, inner=96, encoder_layers=2, decoder_layers=2, positions="directed", clip=16, copies=True,
+              reads=96, writes=20)
 
 class SummariserConfig(PretrainedConfig):
     "Sizes of a `Summariser`, those of `_SIZES`"
@@ -146,43 +136,39 @@ class SummariserConfig(PretrainedConfig):
         self.vocab_size, self.hidden_size, self.max_target_positions = self.words + self.slots, self.width + 1, self.writes
         super().__init__(**{**given, "is_encoder_decoder": True})
 
+def _attend(q, k, v, mask):
+    return ((q @ k.mT / q.shape[-1]**.5 + mask).softmax(-1) @ v).transpose(1, 2).flatten(2)
+def _added(seen, like):
+    "Booleans as what is added to scores"
+    return torch.zeros(seen.shape, dtype=like.dtype, device=like.device).masked_fill(~seen, torch.finfo(like.dtype).min)
+def _embedded(embed, ids):
+    return embed(torch.where(ids < embed.num_embeddings, ids, UNKNOWN)) * embed.embedding_dim**.5
+
 class _Block(nn.Module):
     "A Transformer's layer: norm, attention and what a word makes of it; a decoder's looks at the memory in between"
     def __init__(self, c, decodes):
         super().__init__()
-        self.heads, self.drop = c.heads, nn.Dropout(c.dropout)
         self.attention = SelfAttention(c.width, c.heads, 0 if decodes or c.positions == "absolute" else c.clip, c.positions == "directed")
         if decodes: self.ask, self.tell, self.told = nn.Linear(c.width, c.width), nn.Linear(c.width, 2 * c.width), nn.Linear(c.width, c.width)
         self.norms = nn.ModuleList(nn.LayerNorm(c.width) for _ in range(2 + decodes))
         self.think = nn.Sequential(nn.Linear(c.width, c.inner), nn.GELU(), nn.Linear(c.inner, c.width))
-
     def read(self, x, mask):
-        x = x + self.drop(self.attention(self.norms[0](x), mask))
-        return x + self.drop(self.think(self.norms[1](x)))
-
+        x = x + self.attention(self.norms[0](x), mask)
+        return x + self.think(self.norms[1](x))
     def write(self, x, memory, own, cross, past, i):
-        q, k, v = (_heads(part, self.heads) for part in self.attention.qkv(self.norms[0](x)).chunk(3, -1))
+        q, k, v = (_heads(part, self.attention.heads) for part in self.attention.qkv(self.norms[0](x)).chunk(3, -1))
         if past is not None: k, v = past.self_attention_cache.update(k, v, i)
-        x = x + self.drop(self.attention.out(_attend(q, k, v, own)))
-        q = _heads(self.ask(self.norms[1](x)), self.heads)
-        x = x + self.drop(self.told(_attend(q, *self._memory(memory, past, i), cross)))
-        return x + self.drop(self.think(self.norms[2](x)))
-
+        x = x + self.attention.out(_attend(q, k, v, own))
+        q = _heads(self.ask(self.norms[1](x)), self.attention.heads)
+        x = x + self.told(_attend(q, *self._memory(memory, past, i), cross))
+        return x + self.think(self.norms[2](x))
     def _memory(self, memory, past, i):
         "Keys and values of the memory: made once a request"
-        if past is not None and past.is_updated.get(i):
-            return past.cross_attention_cache.layers[i].keys, past.cross_attention_cache.layers[i].values
-        made = [_heads(part, self.heads) for part in self.tell(memory).chunk(2, -1)]
+        if past is not None and past.is_updated.get(i): return (kept := past.cross_attention_cache.layers[i]).keys, kept.values
+        made = [_heads(part, self.attention.heads) for part in self.tell(memory).chunk(2, -1)]
         if past is None: return made
         past.is_updated[i] = True
         return past.cross_attention_cache.update(*made, i)
-
-def _attend(q, k, v, mask):
-    return ((q @ k.mT / q.shape[-1]**.5 + mask).softmax(-1) @ v).transpose(1, 2).flatten(2)
-
-def _added(seen, like):
-    "Booleans as what is added to scores"
-    return torch.zeros(seen.shape, dtype=like.dtype, device=like.device).masked_fill(~seen, torch.finfo(like.dtype).min)
 
 class _Reader(nn.Module):
     "The encoder. Its rows are `[width + 1]`: the state of a word, and its number"
@@ -193,16 +179,12 @@ class _Reader(nn.Module):
         self.places = nn.Embedding(c.reads, c.width) if c.positions == "absolute" else None
         self.blocks = nn.ModuleList(_Block(c, False) for _ in range(c.encoder_layers))
     def get_input_embeddings(self): return self.embed
-
     def forward(self, input_ids, attention_mask=None, return_dict=True, **more):
         x = _embedded(self.embed, input_ids)
         if self.places is not None: x = x + self.places(torch.arange(x.shape[1], device=x.device).clamp(max=self.places.num_embeddings - 1))
         mask = 0 if attention_mask is None else _added(attention_mask[:, None, None].bool(), x)
         for block in self.blocks: x = block.read(x, mask)
         return BaseModelOutput(last_hidden_state=torch.cat([self.norm(x), input_ids[..., None].to(x.dtype)], -1))
-
-def _embedded(embed, ids):
-    return embed(torch.where(ids < embed.num_embeddings, ids, UNKNOWN)) * embed.embedding_dim**.5
 
 class _Writer(nn.Module):
     "The decoder: it numbers the words it writes"
@@ -211,7 +193,6 @@ class _Writer(nn.Module):
         self.embed, self.places, self.norm = embed, nn.Embedding(c.writes + 1, c.width), nn.LayerNorm(c.width)
         self.blocks = nn.ModuleList(_Block(c, True) for _ in range(c.decoder_layers))
     def get_input_embeddings(self): return self.embed
-
     def forward(self, ids, memory, mask=None, cross=0, positions=None, past=None): # -> the states that enter each layer, and that leave the last
         before, n = 0 if past is None else past.get_seq_length(), ids.shape[1]
         if positions is None: positions = torch.arange(before, before + n, device=ids.device)
@@ -223,7 +204,6 @@ class _Writer(nn.Module):
         for i, block in enumerate(self.blocks): states.append(block.write(states[-1], memory, own, cross, past, i))
         return *states[:-1], self.norm(states[-1])
 
-# %% ../../nbs/8_decoding/39b_codesum.ipynb #0bd9e28f
 class Summariser(PreTrainedModel, GenerationMixin):
     "A Transformer that says in words what a program does, and may copy the program's (Ahmad et al. 2020)"
     config_class, base_model_prefix, main_input_name = SummariserConfig, "", "input_ids"
@@ -233,16 +213,12 @@ class Summariser(PreTrainedModel, GenerationMixin):
         self.encoder, self.decoder = _Reader(c, self.embed), _Writer(c, self.embed)
         if c.copies: self.where, self.place, self.gate = nn.Linear(c.width, c.width), nn.Linear(c.width, c.width), nn.Linear(c.width, 1)
         self.post_init()
-
     def _init_weights(self, module):
         if isinstance(module, nn.Linear): nn.init.xavier_uniform_(module.weight), nn.init.zeros_(module.bias)
         if isinstance(module, nn.Embedding): nn.init.normal_(module.weight, std=module.embedding_dim**-.5)
-
     def get_encoder(self, *kind): return self.encoder
-    def get_decoder(self): return self.decoder
+    def get_decoder(self, *kind): return self.decoder
     def get_input_embeddings(self): return self.embed
-    def get_output_embeddings(self): return None
-
     def points(self,
         states, # `[..., n, d]` of the decoder
         memory, # `[..., S, d + 1]`: what the encoder returned
@@ -252,7 +228,6 @@ class Summariser(PreTrainedModel, GenerationMixin):
         if not self.config.copies: raise ValueError("this network has no copy law: it was made with copies=False")
         scores = self.where(states) @ self.place(memory[..., :-1]).mT / states.shape[-1]**.5
         return (scores + cross).softmax(-1)
-
     def law(self, states, memory, cross=0): # `[B, n, V + slots]`
         "The law of the next words: `copy_law`, in tensors"
         c, p = self.config, (states @ self.embed.weight.T).softmax(-1)
@@ -261,23 +236,20 @@ class Summariser(PreTrainedModel, GenerationMixin):
         source, g = memory[..., -1].round().long().clamp(0, c.vocab_size - 1), self.gate(states).sigmoid()
         a = self.points(states, memory, cross)
         return ((1 - g) * p).scatter_add(-1, source[:, None].expand_as(a), g * a)
-
     def forward(self, input_ids=None, attention_mask=None, decoder_input_ids=None, decoder_attention_mask=None, decoder_position_ids=None,
                 encoder_outputs=None, past_key_values=None, labels=None, output_hidden_states=False, use_cache=None, return_dict=True, **more):
         "As transformers' encoder-decoders. The logits are the logarithm of the law"
         memory = (encoder_outputs or self.encoder(input_ids, attention_mask))[0]
         if memory.dtype in (torch.float16, torch.bfloat16): raise ValueError("words are numbered in the memory, which half precision cannot count: use float32")
         if labels is not None: decoder_input_ids = nn.functional.pad(labels[:, :-1], (1, 0), value=START).clamp(min=PAD)
-        cross = 0 if attention_mask is None else _added(attention_mask[:, None].bool(), memory)
-        over = cross if attention_mask is None else cross[:, None]
-        states = self.decoder(decoder_input_ids, memory[..., :-1], decoder_attention_mask, over, decoder_position_ids, past_key_values)
+        cross = _added((torch.ones_like(memory[..., 0]) if attention_mask is None else attention_mask)[:, None].bool(), memory)
+        states = self.decoder(decoder_input_ids, memory[..., :-1], decoder_attention_mask, cross[:, None], decoder_position_ids, past_key_values)
         law = self.law(states[-1], memory, cross)
         logits = law.clamp(min=1e-38).log()                       # what cannot be said has a logarithm, too
         loss = None if labels is None else nn.functional.nll_loss(logits.flatten(0, 1), labels.flatten(), ignore_index=-100)
         return Seq2SeqLMOutput(loss=loss, logits=logits, past_key_values=past_key_values, encoder_last_hidden_state=memory,
                                decoder_hidden_states=states if output_hidden_states else None)
 
-# %% ../../nbs/8_decoding/39b_codesum.ipynb #f64ae2ff
 def load_summariser() -> tuple: # `(Summariser, Vocabulary)`
     "The small one that comes with the book: trained on Python's functions, single precision"
     folder = Path(__file__).resolve().parents[1] / "weights" / "codesum"
@@ -299,21 +271,20 @@ class Pointing(Drafter):
     ):
         if min(k, nodes) < 1 or not 0 <= least < 1: raise ValueError(f"need k, nodes >= 1 and 0 <= least < 1, got k={k}, nodes={nodes}, least={least}")
         self.k, self.nodes, self.least, self.model = k, nodes, least, None
-
     def bind(self, target):
-        if not hasattr(model := getattr(target, "model", None), "points"):
+        model = getattr(target, "model", None)
+        if not (hasattr(model, "points") and model.config.copies):
             raise ValueError(f"pointing asks the target where it points: a Summariser knows, {type(model or target).__name__} does not")
         self.model, self.asks = model, Asks((target.layers,))
-
     def begin(self, ctx, state): return _Pointed(self, state.given)
 
 class _Pointed:
-    "One request: its source, and how much of the attention each place had when the last word was chosen"
-    def __init__(self, drafter, source): self.drafter, self.source, self.weights = drafter, source, None
-
+    "One request: its source, and how much each place was pointed at when the last word was chosen"
+    def __init__(self, drafter, source):
+        self.drafter, self.words, self.weights, memory = drafter, source.tokens, (), source.hidden[0]
+        self.memory = memory if source.mask is None else memory[source.mask[0].bool()]
     def propose(self, ctx, rng):
-        d, words, last = self.drafter, self.source.tokens, ctx.tokens[-1]
-        if self.weights is None: return Draft()
+        d, words, last = self.drafter, self.words, ctx.tokens[-1]
         def expand(path):
             said, after = (last, *path), Counter()
             for j, w in enumerate(self.weights):
@@ -321,8 +292,8 @@ class _Pointed:
             whole = 1. if not path else sum(after.values())
             return [(word, w / whole) for word, w in after.most_common() if w > 0]
         return best_first(expand, min(d.nodes, ctx.budget.nodes), min(d.k, ctx.budget.depth), d.least)[0]
-
     @torch.no_grad()
     def observe(self, step):
-        state = step.scores.hidden[self.drafter.asks.hidden[0]][step.verdict.rows[-1:]]
-        self.weights = self.drafter.model.points(state, self.source.hidden[0])[0].tolist()
+        "Where the row of the last word committed points"
+        state = step.scores.hidden[self.drafter.asks.hidden[0]]
+        self.weights = self.drafter.model.points(state[step.verdict.rows[-1:]], self.memory)[0].tolist()
