@@ -1,6 +1,6 @@
 """Chapter 39b's summarisers, trained on the Python programs of this machine, and what they and their drafters are worth.
 
-    nice python tools/codesum.py --out results/codesum.json [--weights specdec_nb/weights/codesum] [--steps 250] [--long 900]
+    nice python tools/codesum.py --out results/codesum.json [--weights specdec_nb/weights/codesum] [--steps 600] [--long 2400]
 
 Six networks (places absolute, distances, directed distances; with and without copying) of `--steps` each, and one that is trained longer and kept.
 The functions are split by package, and by module of the standard library; nothing of their texts goes to the report. A run that was stopped goes on with --resume.
@@ -50,12 +50,12 @@ def collect(shortest=3, longest=16):
     return found
 
 
-def batches(vocabulary, pairs, size=48, seed=0):
+def batches(vocabulary, pairs, size=16, seed=0):
     "Batches without end, of sources of about one length each"
     gen = np.random.default_rng(seed)
     while True:
         order = gen.permutation(len(pairs))
-        for pool in np.array_split(order, max(1, len(order)//(16 * size))):
+        for pool in np.array_split(order, max(1, len(order)//(32 * size))):
             pool = sorted(pool, key=lambda i: min(len(pairs[i][0]), SIZES["reads"]))
             groups = [pool[i:i + size] for i in range(0, len(pool) - size + 1, size)]
             for g in gen.permutation(len(groups)): yield vocabulary.batch([pairs[i] for i in groups[g]], SIZES["reads"], SIZES["writes"])
@@ -75,7 +75,7 @@ def train(model, batches, steps, rate=3e-3):
         optimizer.step()
         schedule.step()
         losses.append(loss.item())
-        if len(losses) % 100 == 0: print(f"  {len(losses)}: {np.mean(losses[-50:]):.3f}", flush=True)
+        if len(losses) % 200 == 0: print(f"  {len(losses)}: {np.mean(losses[-50:]):.3f}", flush=True)
     model.eval()
     return float(np.mean(losses[-50:]))
 
@@ -146,8 +146,8 @@ def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--out", default="results/codesum.json")
     p.add_argument("--weights", type=Path, default=None, help="where the longest trained network goes")
-    p.add_argument("--steps", type=int, default=250)
-    p.add_argument("--long", type=int, default=900)
+    p.add_argument("--steps", type=int, default=600)
+    p.add_argument("--long", type=int, default=2400)
     p.add_argument("--test", type=int, default=800, help="functions to be judged by")
     p.add_argument("--speculate", type=int, default=60, help="functions to be drafted for")
     for flag in ("--resume", "--force"): p.add_argument(flag, action="store_true")
@@ -190,7 +190,7 @@ def note(data, record):
 An encoder-decoder of {record['weights']} weights with directed relative positions and copying (chapter 39b), in half precision; the encoder's and decoder's embedding is one.
 
 - **Data:** {data['learnt']} functions of the standard library and of {', '.join(p for p in data['packages'] if p not in HELD)}, with the first line of their docstrings, which are taken out of them. Kept apart, by package: {', '.join(data['held_packages'])}
-- **Training:** {record['steps']} steps of 48 functions, {record['seconds']/60:.0f} minutes of one core
+- **Training:** {record['steps']} steps of 16 functions, {record['seconds']/60:.0f} minutes of one core
 - **On {data['tested']} functions kept apart:** {record['loss']:.2f} nats a word, BLEU {record['bleu']:.1f}, ROUGE-L {record['rouge_l']:.1f}
 - **Command:** `python tools/codesum.py --weights specdec_nb/weights/codesum`
 """

@@ -241,6 +241,7 @@ class Summariser(PreTrainedModel, GenerationMixin):
         "As transformers' encoder-decoders. The logits are the logarithm of the law"
         memory = (encoder_outputs or self.encoder(input_ids, attention_mask))[0]
         if memory.dtype in (torch.float16, torch.bfloat16): raise ValueError("words are numbered in the memory, which half precision cannot count: use float32")
+        if labels is not None and not self.config.copies: labels = labels.where(labels < self.config.words, UNKNOWN)
         if labels is not None: decoder_input_ids = nn.functional.pad(labels[:, :-1], (1, 0), value=START).clamp(min=PAD)
         cross = _added((torch.ones_like(memory[..., 0]) if attention_mask is None else attention_mask)[:, None].bool(), memory)
         states = self.decoder(decoder_input_ids, memory[..., :-1], decoder_attention_mask, cross[:, None], decoder_position_ids, past_key_values)
