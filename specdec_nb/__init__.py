@@ -27,6 +27,7 @@ _HOME = {  # name on the face -> (module, name there)
     "VectorFSD": ("decoding.hidden", "VectorFSD"), "DoLa": ("decoding.hidden", "DoLa"),
     "ContrastiveSearch": ("decoding.hidden", "ContrastiveSearch"), "Contrastive": ("decoding.contrastive", "Contrastive"),
     "beam_search": ("decoding.beams", "beam_search"), "samples": ("decoding.beams", "samples"),
+    "best_of": ("decoding.beams", "best_of"), "load_summariser": ("decoding.codesum", "load_summariser"),
     "Engine": ("serving.engine", "Engine"),
     "sed": ("decoding.sed", "sed"), "Constrained": ("decoding.grammars", "Constrained"), "Guidance": ("decoding.grammars", "Guidance"),
     "race": ("bench.race", "race"),

@@ -135,7 +135,7 @@ def test_as_a_target(positions, copies, left):
     assert as_target(model).branches and as_target(model).batches
     rows = [[5, 20, 7, 5, 21, 9], [6, 20, 7], [8, 20, 21, 8]]
     ids = torch.tensor([[PAD]*(6 - len(r)) + r if left else r + [PAD]*(6 - len(r)) for r in rows])
-    call = dict(input_ids=ids, attention_mask=(ids != PAD).long(), max_new_tokens=18, repetition_penalty=3.)
+    call = dict(input_ids=ids, attention_mask=(ids != PAD).long(), min_new_tokens=18, max_new_tokens=18, no_repeat_ngram_size=2)
     plain = model.generate(**call, do_sample=False)
     assert len({*plain.flatten().tolist()}) > 4
     for drafter in ("lookup:shortest=1", "suffix:shortest=1", "recycling", Wild(1, plain[0].tolist()), *["pointing:least=0"]*copies):
@@ -147,7 +147,8 @@ def test_as_a_target(positions, copies, left):
 def test_positions_are_told():
     "The negative control of `branches`: a network that numbers its words by itself gets chains"
     class Deaf(Summariser):
-        def forward(self, *given, decoder_position_ids=None, **more): return super().forward(*given, **more)
+        def forward(self, *given, past_key_values=None, decoder_position_ids=None, **more):
+            return super().forward(*given, past_key_values=past_key_values, **more)
     deaf = Deaf(small().config).double().eval()
     deaf.load_state_dict(small().state_dict())
     assert not as_target(deaf).branches
