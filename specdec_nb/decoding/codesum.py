@@ -21,6 +21,7 @@ from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 from ..sampling import Asks
 from ..roles import Drafter, register
 from ..shape import best_first
+from ..drafters.model import shipped
 
 # %% ../../nbs/8_decoding/39b_codesum.ipynb #fa44da09
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\w\s]", re.ASCII)
@@ -253,7 +254,7 @@ class Summariser(PreTrainedModel, GenerationMixin):
 
 def load_summariser() -> tuple: # `(Summariser, Vocabulary)`
     "The small one that comes with the book: trained on Python's functions, single precision"
-    folder = Path(__file__).resolve().parents[1] / "weights" / "codesum"
+    folder = shipped("codesum") or Path()
     made = json.loads((folder / "config.json").read_text())
     model = Summariser(SummariserConfig(**made["sizes"]))
     weights = {name: w.float() for name, w in load_file(folder / "model.safetensors").items()}
@@ -275,7 +276,7 @@ class Pointing(Drafter):
     def bind(self, target):
         model = getattr(target, "model", None)
         if not (hasattr(model, "points") and model.config.copies):
-            raise ValueError(f"pointing asks the target where it points: a Summariser knows, {type(model or target).__name__} does not")
+            raise ValueError(f"pointing asks the target where it points: a Summariser that copies knows, this {type(model or target).__name__} does not")
         self.model, self.asks = model, Asks((target.layers,))
     def begin(self, ctx, state): return _Pointed(self, state.given)
 
