@@ -257,8 +257,7 @@ def load_summariser() -> tuple: # `(Summariser, Vocabulary)`
     folder = shipped("codesum") or Path()
     made = json.loads((folder / "config.json").read_text())
     model = Summariser(SummariserConfig(**made["sizes"]))
-    weights = {name: w.float() for name, w in load_file(folder / "model.safetensors").items()}
-    missing = model.load_state_dict(weights, strict=False)
+    missing = model.load_state_dict({name: w.float() for name, w in load_file(folder / "model.safetensors").items()}, strict=False)
     assert not missing.unexpected_keys and set(missing.missing_keys) == {"encoder.embed.weight", "decoder.embed.weight"}
     return model.eval(), Vocabulary(tuple(made["words"]), model.config.slots)
 
