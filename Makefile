@@ -71,6 +71,7 @@ results: $(READY) ## measure again what chapters 29 and 44 read (half an hour of
 	specdec bench --drafters none,lookup,auto --hf --questions $(SPEC) --categories $(KINDS) --n 2 --max-new-tokens 48 --json results/hf.json --force
 	python tools/ablation.py $(CODE) --n 3 --max-new-tokens 48 --k 6 --layers 0-11,13,15-29 --out results/ouroboros.json
 	python tools/ablation.py $(CODE) --n 3 --max-new-tokens 64 --out results/ouroboros_distilled.json
+	python tools/codesum.py --out results/codesum.json --force
 
 VLLM ?= .venv/vllm
 test-vllm: $(READY) ## chapter 35's drafters in the real vLLM, on a CPU -> results/vllm.json (the first time: 3 GB; VLLM=DIR says where)

@@ -27,6 +27,7 @@ _HOME = {  # name on the face -> (module, name there)
     "VectorFSD": ("decoding.hidden", "VectorFSD"), "DoLa": ("decoding.hidden", "DoLa"),
     "ContrastiveSearch": ("decoding.hidden", "ContrastiveSearch"), "Contrastive": ("decoding.contrastive", "Contrastive"),
     "beam_search": ("decoding.beams", "beam_search"), "samples": ("decoding.beams", "samples"),
+    "best_of": ("decoding.beams", "best_of"), "load_summariser": ("decoding.codesum", "load_summariser"),
     "Engine": ("serving.engine", "Engine"),
     "sed": ("decoding.sed", "sed"), "Constrained": ("decoding.grammars", "Constrained"), "Guidance": ("decoding.grammars", "Guidance"),
     "race": ("bench.race", "race"),
@@ -56,6 +57,7 @@ DRAFTERS = {  # name -> where its class is, "module:object"
     "amateur": "specdec_nb.decoding.contrastive:Amateur",
     "grammar": "specdec_nb.decoding.grammars:Forced",
     "jacobi": "specdec_nb.decoding.imagetokens:Jacobi",
+    "pointing": "specdec_nb.decoding.codesum:Pointing",
 }
 RULES = {
     "walk": "specdec_nb.verify:verify_walk",

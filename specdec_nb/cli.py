@@ -204,6 +204,7 @@ NEEDS = { # drafter: what it needs, and for whom it is
     "amateur": "a contrastive target, whose weaker model drafts",
     "grammar": "a law with a grammar, law=Constrained(...); another drafter for what is free",
     "jacobi": "nothing; for sampling where laws depend little on the last words, as in pictures",
+    "pointing": "a target with a copy law, as chapter 39b's summariser",
 }
 
 def run_drafters(o):

@@ -11,7 +11,7 @@ from drafters import Wild
 from specdec_nb import Draft, Keyed, Law, Llama, Trace, generate
 from specdec_nb.decode import Request, decode, serve
 from specdec_nb.stops import Stop
-from specdec_nb.decoding.beams import beam_search, samples
+from specdec_nb.decoding.beams import beam_search, best_of, samples
 from specdec_nb.decoding.contrastive import Contrastive
 from specdec_nb.decoding.grammars import Constrained, Guidance
 from specdec_nb.decoding.hidden import ContrastiveSearch, DoLa, VectorFSD
@@ -87,6 +87,22 @@ def test_beams_are_the_librarys(kind, options):
         assert [t for _, t in b.texts] == [t for _, t in plain.texts] and b.steps == plain.steps and b.calls <= b.steps
     with_siblings = samples(model, begin, 4, Stop(10), Law(temperature=.7), seed=2)
     assert [t.tokens for t in with_siblings] == [t.tokens for t in samples(model, begin, 4, Stop(10), Law(temperature=.7), "none", seed=2)]
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_the_best_of_many(kind):
+    "Ranked by what the model thinks of each text by itself, not by the law that was sampled from; or as a judge says; whoever drafts"
+    model, begin, law = MODELS[kind], [5, 9, 7, 9, 5], Law(temperature=.5, top_k=9)
+    ranked = {d: best_of(model, begin, 5, Stop(9, frozenset({7})), law=law, seed=2, drafter=d) for d in ("none", "siblings", "lookup")}
+    assert all([t.tokens for _, t in r] == [t.tokens for _, t in ranked["none"]] for r in ranked.values())
+    def opinion(tokens):
+        target = as_target(model)
+        rows = target.score([(target.open(begin), Draft.chain(tokens))])[0].rows[:-1].double().log_softmax(-1)
+        return float(rows.gather(-1, torch.tensor(tokens)[:, None]).mean())
+    marks = [mark for mark, _ in ranked["siblings"]]
+    assert np.allclose(marks, [opinion(t.tokens) for _, t in ranked["siblings"]], atol=1e-4) and marks == sorted(marks, reverse=True) and marks[0] > marks[-1]
+    judged = best_of(model, begin, 5, Stop(9, frozenset({7})), lambda tokens: -len(tokens) - tokens[0] / 100, law=law, seed=2)
+    assert [len(t.tokens) for _, t in judged] == sorted(len(t.tokens) for _, t in judged)
 
 
 class Chain:

@@ -115,3 +115,19 @@ def check_text_goes_on(c):
     def height(tokens, place, grid): return len(tokens) - tokens.count(place) + grid[0]
     def both(tokens, place, grid): return len(tokens) - tokens.count(place) + sum(grid)
     return {"rows are positions": rows, "pictures take no place": text, "rows of the picture": height, "rows and columns": both, "a constant": lambda *args: 3}
+
+
+def check_copied(c):
+    def places(p, a, source, gate, word): return gate * max([x for x, w in zip(a, source) if w == word], default=0) / c.copy_law(p, a, source, gate, 1)[word]
+    def mass(p, a, source, gate, word): return gate * sum(x for x, w in zip(a, source) if w == word)
+    def ungated(p, a, source, gate, word): return c.solution(p, a, source, c.F(1, 2), word)
+    def present(p, a, source, gate, word): return gate if word in source else 0
+    return {"the largest place": places, "not divided": mass, "without the gate": ungated, "the gate": present, "a constant": lambda *args: c.F(5, 9),
+            "said, not copied": lambda *args: 1 - c.solution(*args)}
+
+
+def check_next_word(c):
+    F = c.F
+    found = {"the larger": ((F(3, 10), F(1, 4), F(1, 4)), "the"), "added, not mixed": ((F(3, 5), F(9, 10), F(1, 2)), "the"), "the vocabulary's": ((F(3, 5), F(2, 5), 0), "the"),
+            "one vocabulary twice": ((F(3, 10), F(9, 20), F(1, 4)), "file"), "the first place": ((F(3, 10), F(13, 40), F(1, 4)), "the")}
+    return {kind: (answer,) for kind, answer in found.items()}

@@ -1,0 +1,222 @@
+"""A code summariser: what it learns from holds no answer, its copy law is over one vocabulary, its network is the formula, and as a target it is plain whoever drafts."""
+import json
+from fractions import Fraction as F
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from drafters import Wild
+from specdec_nb import Draft, TableLM, exact_law, generate, verify_walk
+from specdec_nb.decode import decode
+from specdec_nb.sampling import Law, softmax
+from specdec_nb.verify import Trace
+from specdec_nb.roles import as_target, make_drafter
+from specdec_nb.decoding.codesum import (END, PAD, START, UNKNOWN, SelfAttention, Summariser, SummariserConfig, Vocabulary, between, copy_law, documented,
+                                         load_summariser, split_words)
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+POSITIONS = ("absolute", "distance", "directed")
+PROGRAM = '''
+class Box:
+    """A box for HTTPHeaders."""
+    @property
+    def size2D(self):
+        """Return the size.
+
+        Of the box."""
+        def inner():
+            "Inner secret."
+            return 1  # a comment
+        return inner()
+    async def wait(self): "Wait for it."
+    def bare(self): return "not a docstring"
+'''
+
+
+def small(seed=0, **changes):
+    torch.manual_seed(seed)
+    model = Summariser(SummariserConfig(**dict(words=20, slots=4, encoder_layers=1, width=32, inner=48, clip=3, reads=12, writes=24) | changes)).double().eval()
+    for weight in model.parameters():
+        if weight.dim() > 1: torch.nn.init.normal_(weight, std=.4)
+    return model
+
+
+def test_docstrings_are_not_in_the_source():
+    found = {" ".join(doc): code for code, doc in documented(PROGRAM)}
+    assert {*found} == {"return the size .", "wait for it .", "inner secret ."}
+    code = found["return the size ."]
+    assert not {"secret", "comment", "box", "property"} & {*code} and code[:5] == ["def", "size", "2", "d", "("]
+    assert "pass" in found["wait for it ."]
+    with pytest.raises(SyntaxError): documented("def f(:")
+
+
+@pytest.mark.parametrize("text, wanted", [("readLines", "read lines"), ("HTTPServer_v2", "http server v 2"), ("x_1=f(yZ)", "x 1 = f ( y z )"), ("", ""), ("naïve", "na ï ve")])
+def test_words(text, wanted): assert " ".join(split_words(text)) == wanted
+
+
+def test_a_vocabulary_and_the_numbers_of_a_source():
+    v = Vocabulary.of([["b", "a", "b"], ["c"]], 6, slots=2)
+    assert v.known[4:] == ("b", "a")
+    ids, unknown = v.read(["x", "a", "y", "x", "z"])
+    assert (ids, unknown) == ([6, 5, 7, 6, UNKNOWN], ["x", "y"]) and v.say(ids, unknown) == "x a y x <unknown>"
+    assert v.say([START, 4, END, 5]) == "b" and v.ids(["y", "b", "q"], unknown) == [7, 4, UNKNOWN]
+    sources, said = v.batch([(["x", "a"], ["x"]), (["b"], ["x", "b", "a"])], reads=2, writes=3)
+    assert sources.tolist() == [[6, 5], [4, PAD]] and said.tolist() == [[6, END, -100], [UNKNOWN, 4, END]]
+
+
+def joined(law, names):
+    "A law of outcomes as a law of what they read as"
+    return {w: sum((x for x, n in zip(law, names) if n == w), F(0)) for w in {*names}}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_one_vocabulary_by_enumeration(seed):
+    "Over one vocabulary the law of texts is the mixture's, whoever drafts; with places apart it is another at every temperature but 1"
+    gen = np.random.default_rng(seed)
+    def law(n): return [F(int(w), int(weights.sum())) for weights in [gen.integers(1, 6, n)] for w in weights]
+    p, a, source, gate = law(4), law(4), [int(x) for x in gen.integers(0, 5, 4)], F(1, 2)
+    source[0] = source[1]                                        # a word that stands in the source twice
+    row, apart, names = copy_law(p, a, source, gate, 1), np.array([*((1 - gate)*np.array(p)), *(gate*np.array(a))]), [0, 1, 2, 3, *source]
+    assert sum(row) == 1 and joined(apart, names) == {w: row[w] for w in {*names}}
+    for t in (F(1), F(1, 2)):
+        def sharp(row, t=t): return softmax(row, t)
+        for draft in (Draft(), Draft.chain([source[0]]), Draft.merge([[w] for w in range(4)])[0]):
+            one = exact_law(lambda rng: verify_walk(draft, [sharp(row)]*(len(draft) + 1), rng).tokens[0])
+            assert one == {w: x for w, x in enumerate(sharp(row)) if x}
+        two = joined(sharp(apart), names)
+        assert ({w: x for w, x in two.items() if x} == one) is (t == 1)
+
+
+@pytest.mark.parametrize("directed", [True, False])
+def test_attention_is_the_formula(directed):
+    torch.manual_seed(0)
+    attention, x = SelfAttention(8, 2, clip=2, directed=directed).double(), torch.randn(1, 5, 8).double()
+    q, k, v = (part.view(5, 2, 4) for part in attention.qkv(x)[0].chunk(3, -1))
+    near, carried = attention.tables.weight.chunk(2, -1)
+    rows = []
+    for i in range(5):
+        at = [max(-2, min(2, j - i)) + 2 if directed else min(2, abs(j - i)) for j in range(5)]
+        e = [torch.stack([q[i, h] @ (k[j, h] + near[at[j]]) for j in range(5)])/2 for h in range(2)]
+        rows.append(torch.cat([sum(w * (v[j, h] + carried[at[j]]) for j, w in enumerate(e[h].softmax(0))) for h in range(2)]))
+    assert torch.allclose(attention(x)[0], attention.out(torch.stack(rows)))
+    assert between(4, 9, directed).max() == (12 if directed else 3)
+
+
+def test_what_positions_see():
+    "Moved behind noise nobody sees, a program is the same to distances and another to places; turned round it is the same to unsigned distances alone"
+    x, mask = torch.tensor([[5, 6, 7, 8]]), torch.tensor([[0]*3 + [1]*4])
+    moved = torch.cat([torch.full((1, 3), 9), x], 1)
+    for positions in POSITIONS:
+        read = small(positions=positions).encoder
+        with torch.no_grad(): alone, shifted, turned = read(x)[0][0], read(moved, mask)[0][0, 3:], read(x.flip(1))[0][0].flip(0)
+        assert torch.allclose(alone, shifted) is (positions != "absolute")
+        assert torch.allclose(alone, turned) is (positions == "distance")
+
+
+def test_the_network_s_law_is_the_copy_law():
+    net, source, said = small(), torch.tensor([[5, 20, 7, 5, 21]]), torch.tensor([[START, 7, 20]])
+    with torch.no_grad():
+        memory = net.encoder(source)[0]
+        state = net.decoder(said, memory[..., :-1])[-1]
+        p, a, g = (state[0, -1] @ net.embed.weight.T).softmax(-1), net.points(state, memory)[0, -1], net.gate(state)[0, -1].sigmoid()
+        wanted = copy_law(p.numpy(), a.numpy(), source[0].tolist(), float(g), 4)
+        assert np.allclose(net(source, decoder_input_ids=said).logits[0, -1].exp().numpy(), wanted)
+    assert wanted[5] > float((1 - g)*p[5] + g*a[0]), "both places count"
+    with pytest.raises(ValueError, match="half precision"): small().half()(source, decoder_input_ids=said)
+    with pytest.raises(ValueError, match="no copy law"): small(copies=False).points(state, memory)
+    with pytest.raises(ValueError, match="positions must be"): SummariserConfig(positions="rotary")
+
+
+@pytest.mark.parametrize("left", [False, True])
+@pytest.mark.parametrize("positions, copies", [("absolute", True), ("distance", True), ("directed", True), ("directed", False)])
+def test_as_a_target(positions, copies, left):
+    model = small(positions=positions, copies=copies)
+    assert as_target(model).branches and as_target(model).batches
+    rows = [[5, 20, 7, 5, 21, 9], [6, 20, 7], [8, 20, 21, 8]]
+    ids = torch.tensor([[PAD]*(6 - len(r)) + r if left else r + [PAD]*(6 - len(r)) for r in rows])
+    call = dict(input_ids=ids, attention_mask=(ids != PAD).long(), min_new_tokens=18, max_new_tokens=18, no_repeat_ngram_size=2)
+    plain = model.generate(**call, do_sample=False)
+    assert len({*plain.flatten().tolist()}) > 4
+    for drafter in ("lookup:shortest=1", "suffix:shortest=1", "recycling", Wild(1, plain[0].tolist()), *["pointing:least=0"]*copies):
+        assert torch.equal(generate(model, **call, do_sample=False, drafter=drafter), plain), drafter
+    texts = [generate(model, **call, do_sample=True, seed=3, drafter=d) for d in ("none", Wild(2), *["pointing:least=0"]*copies)]
+    assert all(torch.equal(texts[0], t) for t in texts) and not torch.equal(texts[0], plain)
+
+
+def test_positions_are_told():
+    "The negative control of `branches`: a network that numbers its words by itself gets chains"
+    class Deaf(Summariser):
+        def forward(self, *given, past_key_values=None, decoder_position_ids=None, **more):
+            return super().forward(*given, past_key_values=past_key_values, **more)
+    deaf = Deaf(small().config).double().eval()
+    deaf.load_state_dict(small().state_dict())
+    assert not as_target(deaf).branches
+
+
+def test_pointing_reads_on_from_where_it_points():
+    "Two equal words: the one that was pointed at says what comes next, and the draft is asked of the row that said the word"
+    class State: given = type("", (), dict(tokens=(5, 6, 5, 7, 8), hidden=torch.zeros(1, 5, 3), mask=None))
+    drafting, budget = make_drafter("pointing:least=0.1:k=3").begin(None, State), type("", (), dict(nodes=8, depth=3))
+    def guess(weights, tokens):
+        drafting.weights = weights
+        return drafting.propose(type("", (), dict(tokens=tokens, budget=budget)), None)
+    assert guess((), [1, 5]) == Draft() and guess([.6, 0, .05, 0, 0], [1, 9]) == Draft()
+    assert guess([.6, 0, .05, 0, 0], [1, 5]).tokens == (6, 5, 7) and guess([.05, 0, .6, 0, 0], [1, 5]).tokens == (7, 8)
+    both = guess([.4, 0, .5, 0, 0], [1, 5])
+    assert {both.tokens[i] for i in both.children(-1)} == {6, 7} and both.tokens[0] == 7
+
+
+def test_pointing_learns_where_the_target_pointed():
+    model = small(3)
+    target, source = as_target(model), torch.tensor([[5, 20, 7, 5, 21, 9]])
+    drafter = make_drafter("pointing:least=0")
+    seen, points = [], model.points
+    model.points = lambda *a: seen.append(points(*a)) or seen[-1]
+    trace = Trace(decode(target, drafter, [START], 12, Law(temperature=0), inputs=target.encode(input_ids=source)))
+    model.points = points
+    with torch.no_grad():
+        memory = model.encoder(source)[0]
+        whole = model.points(model.decoder(torch.tensor([[START, *trace.tokens]]), memory[..., :-1])[-1], memory)[0]
+    asked, at = [a[0] for a in seen if a.dim() == 2], 0
+    assert len(asked) == trace.calls
+    for a, (_, verdict) in zip(asked, trace.steps):
+        at += len(verdict.tokens)
+        assert torch.allclose(a, whole[at - 1]), "the row that its last word followed"
+
+
+def test_pointing_needs_a_copy_law():
+    for model in (small(copies=False), TableLM({(): [1, 2]})):
+        with pytest.raises(ValueError, match="where it points"): make_drafter("pointing").bind(as_target(model))
+    with pytest.raises(ValueError, match="nodes=0"): make_drafter("pointing:nodes=0")
+
+
+def test_the_shipped_one():
+    model, vocabulary = load_summariser()
+    folder = ROOT/"specdec_nb/weights/codesum"
+    assert sum(p.stat().st_size for p in folder.iterdir()) < 2e6 and model.config.copies and len(vocabulary.known) == model.config.words
+    [(code, _)] = documented('def remove_node(self, node):\n    "?"\n    del self.nodes[node]\n    self.count -= 1')
+    ids, unknown = vocabulary.read(code)
+    said = vocabulary.say(model.generate(torch.tensor([ids]), max_new_tokens=16, do_sample=False)[0], unknown).split()
+    assert {"remove", "node"} & {*said}, said
+
+
+def test_what_was_measured():
+    report = json.loads((ROOT/"results/codesum.json").read_text())
+    kinds = {(r["positions"], r["copies"]) for r in report["records"]}
+    assert kinds == {(p, c) for p in POSITIONS for c in (False, True)} and all(r["identical"] == r["n"] for r in report["rows"])
+    assert "std.json" in report["provenance"]["data"]["held_packages"] and not {*report["provenance"]["data"]["packages"]} <= {*report["provenance"]["data"]["held_packages"]}
+
+
+def test_the_tool_s_batches_and_scores(monkeypatch):
+    "What is judged is what is said: a network that repeats the truth gets all points, an empty one none"
+    import codesum as tool
+    pairs = [(["def", f"name{i}", "(", ")", "x"] * 3, ["return", "the", f"name{i}", "now", "and", "then"]) for i in range(5)]
+    vocabulary = Vocabulary.of([d for _, d in pairs], 9)
+    for said, points in ((lambda *a: [" ".join(d) for _, d in pairs], 100), (lambda *a: ["x"]*5, 0)):
+        monkeypatch.setattr(tool, "summaries", said)
+        scores = tool.judged(None, vocabulary, pairs)
+        assert all(abs(scores[k] - points) < 1e-6 for k in ("bleu", "rouge_l", "rare")) and scores["n_rare"] == 5, scores
+    sources, said = next(tool.batches(vocabulary, pairs * 20, size=8))
+    assert sources.shape == (8, 15) and said.shape[0] == 8
+    assert {"rich", "networkx"} < tool.HELD and not {"sympy", "numpy"} & tool.HELD
