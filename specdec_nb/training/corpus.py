@@ -9,19 +9,20 @@ __all__ = ['OPENINGS', 'TASKS', 'SHARES', 'Part', 'write_documents', 'passages',
 # %% ../../nbs/4_learning/20_corpus.ipynb #fa829338
 from collections import deque
 from dataclasses import dataclass
+from copy import copy
 from hashlib import blake2b
-from inspect import signature
 from pathlib import Path
 import sysconfig
 import numpy as np
-import torch
-import torch.nn.functional as F
 from filelock import FileLock, Timeout
-from transformers import AttentionInterface
-from transformers.masking_utils import AttentionMaskInterface
 from ..workshop.files import whole
-from ..models.slots import RowCache, layers_of
-from ..models.hf import cache_name
+from ..chance import Keyed
+from ..sampling import Law
+from ..roles import as_target
+from ..stops import Stop
+from ..decode import Request, serve
+from ..models.llama import Llama
+from ..models.slots import Slots
 
 # %% ../../nbs/4_learning/20_corpus.ipynb #861c9e8c
 @dataclass
@@ -33,93 +34,72 @@ class Part:
     ends: frozenset = frozenset() # token ids that end the part; one is kept only at the end of the document
 
 # %% ../../nbs/4_learning/20_corpus.ipynb #09d072ef
-class _Row:
-    "A document under way, in one row of the batch"
-    def __init__(self, number, parts, start):
-        self.number, self.parts, self.start, self.tokens = number, deque(parts), start, []
-        self._open()
+class _Document:
+    "A document under way: its parts one after another, each a request"
+    def __init__(self, target, number, parts, seed):
+        self.target, self.number, self.parts = target, number, deque(parts)
+        self.rng, self.tokens, self.begin = Keyed(seed, number), [], 0
 
-    def _open(self):
-        self.part = self.parts.popleft()
-        self.given, self.left = deque(self.part.given), self.part.limit
-        self.begin = len(self.tokens) + len(self.part.given)
+    def next(self) -> Request | None: # None: the document is complete
+        "The next part that the model goes on from"
+        while self.parts:
+            part = self.part = self.parts.popleft()
+            self.tokens += part.given
+            self.begin = len(self.tokens)
+            if self.target.window and self.begin > self.target.window: self.full()
+            elif part.limit:
+                law = Law(temperature=part.temperature, top_k=64 if part.temperature else 0)
+                return Request(self.target, "none", self.tokens, law, rng=self.rng, stop=Stop(part.limit, part.ends))
+        return None
 
-    def feed(self, drawn):
-        "The next token to feed, or None at the end; `drawn` is what the model would say next"
-        if not self.given:
-            ended = drawn in self.part.ends
-            if (ended or not self.left) and not self.parts:
-                if ended and self.left: self.tokens.append(drawn)
-                return None
-            if ended or not self.left: self._open()
-        if self.given: token = self.given.popleft()
-        else: token, self.left = drawn, self.left - 1
-        self.tokens.append(token)
-        return token
+    def full(self):
+        "What the model cannot read is no part of the document"
+        self.parts.clear()
+        del self.tokens[self.target.window:]
+        self.begin = len(self.tokens)
 
-# %% ../../nbs/4_learning/20_corpus.ipynb #aaff4a1d
-#| code-fold: true
-#| code-summary: "Attention that repeats no key, and write_documents"
-def _grouped(module, query, key, value, attention_mask, scaling=None, dropout=0., **kwargs):
-    "Scaled dot-product attention that never repeats a key: heads of one group are rows of one head"
-    b, heads, n, d = query.shape
-    group = heads // key.shape[1]
-    mask = None if attention_mask is None else attention_mask.repeat(1, 1, group, 1)
-    rows = query.reshape(b, -1, group * n, d)
-    seen = F.scaled_dot_product_attention(rows, key, value, attn_mask=mask, scale=scaling)
-    return seen.reshape(b, heads, n, d).transpose(1, 2), None
+    def take(self, request):
+        "What the model said. Of the token that ends a part, only the last part keeps one"
+        self.tokens = list(request.tokens)
+        if self.parts and self.tokens[-1] in self.part.ends: self.tokens.pop()
 
-def _as_given(*args, attention_mask=None, **kwargs): return attention_mask
+# %% ../../nbs/4_learning/20_corpus.ipynb #f98209b4
+def _writer(model):
+    "Who writes: our own runtime where it can, whose rows are flat. Padded rows are as long as the longest, so that another reads word by word"
+    if model.device.type == "cpu" and Llama.refuses(model.config) is None: return as_target(Llama.from_hf(model))
+    target = copy(as_target(model))
+    target.slots, target.chunk = Slots(), 1
+    return target
 
-AttentionInterface.register("specdec_grouped", _grouped)
-AttentionMaskInterface.register("specdec_grouped", _as_given)
-
-@torch.inference_mode()
 def write_documents(
-    model, # a decoder-only Hugging Face model
+    model, # a decoder-only Hugging Face model, in eval mode
     documents:list, # plans: lists of `Part`
     rows:int=64, # documents in work at a time
     seed:int=0,
     tick=lambda n: None, # called with the number of tokens of each finished document
 ) -> list: # of `(tokens, where the model's last part begins)`, in the order of the plans
-    "Documents written by the model itself, many at a time; as one ends, the next takes its row"
-    dice, device = torch.Generator().manual_seed(seed), model.device
-    waiting, cache, at = deque(enumerate(documents)), RowCache(), 0
+    "Documents written by the model itself, many at a time; what one says depends on its plan, its number and the seed, never on the others"
+    target, under_way = _writer(model), {}
+    waiting = deque(_Document(target, n, parts, seed) for n, parts in enumerate(documents))
+    requests:list = []
     done:list = [None] * len(documents)
-    work:list = [None] * min(rows, len(documents))               # of `_Row`s
-    drawn:list = [None] * rows
-    kind, past = model.config._attn_implementation, {cache_name(signature(model.forward).parameters): cache}
-    model.set_attn_implementation("specdec_grouped")
-    try:
-        while True:
-            feed = []
-            for r, row in enumerate(work):
-                token = row.feed(drawn[r]) if row else None
-                if token is None:
-                    if row:
-                        done[row.number] = row.tokens, row.begin
-                        tick(len(row.tokens))
-                    row = _Row(*waiting.popleft(), at) if waiting else None
-                    work[r] = row
-                    token = row.feed(None) if row else 0
-                feed.append(token)
-            if not any(work): return done
-            first = min(row.start for row in work if row)
-            if first > 256:                                      # nobody sees the oldest slots any more
-                for layer in layers_of(cache): layer.keys, layer.values = (x[..., first:at, :] for x in (layer.keys, layer.values))
-                at -= first
-                for row in work:
-                    if row: row.start -= first
-            start = torch.tensor([row.start if row else at for row in work], device=device)
-            mask = (torch.arange(at + 1, device=device) >= start[:, None])[:, None, None, :]
-            out = model(input_ids=torch.tensor(feed, device=device)[:, None], position_ids=(at - start)[:, None],
-                        attention_mask=mask, use_cache=True, **past)
-            at += 1
-            top, ids = (x.cpu() for x in out.logits[:, -1].float().topk(min(64, out.logits.shape[-1])))
-            heat = torch.tensor([row.part.temperature if row else 0. for row in work])[:, None]
-            noise = -torch.empty_like(top).exponential_(generator=dice).log()
-            drawn = ids.gather(1, (top + heat * noise).argmax(-1, keepdim=True))[:, 0].tolist()
-    finally: model.set_attn_implementation(kind)
+    def begin(document):
+        if request := document.next():
+            under_way[request] = document
+            return requests.append(request)
+        done[document.number] = document.tokens, document.begin
+        tick(len(document.tokens))
+    def fill():
+        while waiting and len(requests) < rows: begin(waiting.popleft())
+    fill()
+    for request, _ in serve(requests):
+        if not request.done: continue
+        requests.remove(request)
+        document = under_way.pop(request)
+        document.take(request)
+        begin(document)
+        fill()
+    return done
 
 # %% ../../nbs/4_learning/20_corpus.ipynb #2d817559
 #| code-fold: true
