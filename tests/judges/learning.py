@@ -165,3 +165,16 @@ def check_run(c):
 
 def check_rows_by_hand(c):
     return {"all alike": (5, 5, 5), "the state left out": (10, 4, 11.5), "a window for each level": (14, 5, 20), "the other way round": (5, 14, 15.5), "whole rows": (14, 5, 17)}
+
+
+def check_slot_mask(c):
+    low, eye = (lambda n: np.tri(n, dtype=bool)), (lambda n: np.eye(n, dtype=bool))
+    def blocks(n, own): return np.block([[low(n) if b == 0 else own(a, b, n) for b in range(3)] for a in range(3)])
+    def none(n): return np.zeros((n, n), bool)
+    return {"all": lambda n: np.ones((3 * n, 3 * n), bool), "a constant": lambda n: np.tri(9, dtype=bool), "the released mask": lambda n: blocks(n, lambda a, b, n: low(n) if b <= a else none(n)),
+            "every kind alike": lambda n: np.tile(low(n), (3, 3)), "not the first slot's row": lambda n: blocks(n, lambda a, b, n: eye(n) if a == b else none(n)),
+            "not itself": lambda n: blocks(n, lambda a, b, n: eye(n) if b < a else none(n)), "the other way round": lambda n: c.solution(n).T}
+
+
+def check_weights_by_hand(c):
+    return {"one head": (262, 34, 201), "heads of d": (524, 67, 201), "the first matrix alone": (1049, 134, 151), "in weights": (1048576000, 134217728, 201326592), "a constant": (1, 1, 1)}
