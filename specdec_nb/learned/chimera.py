@@ -49,7 +49,8 @@ class Chimera(PastNetwork):
         past, # what the text's states offer
     ) -> list: # of each slot `[B, T, d]`: what the target's state there may be
         "Slot by slot, each fed with those before it"
-        tau, made = self.trigrams(words), []
+        tau = self.trigrams(words)
+        made:list[torch.Tensor] = []
         for k in range(tau.shape[2]):
             before = [f.detach() if self.settings["detach"] else f for f in made]
             x = torch.stack([*before, tau[:, :, k]], 2)

@@ -6,6 +6,7 @@
 __all__ = ['PastLayer', 'PastNetwork', 'Prophet', 'PastReader', 'ProphetDrafter', 'train_jointly']
 
 # %% ../../nbs/4_learning/23d_prophet.ipynb #0fba1eb8
+from typing import Any
 import torch
 from torch import nn
 import torch.nn.functional as F
@@ -54,7 +55,7 @@ def _look(q, k, v, past, seen): # `[B, T, n, heads * size]`
 # %% ../../nbs/4_learning/23d_prophet.ipynb #2484f356
 class PastNetwork(Trained):
     "Networks of `PastLayer`s, their `blocks`: runs behind each place of a text, which see the last `m` states, 0 for all"
-    blocks:nn.ModuleList
+    blocks:Any
     def __init__(self, settings, words):
         super().__init__(settings, words)
         self.layers, self.reach = tuple(settings["layers"]), settings["reach"]
