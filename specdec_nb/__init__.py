@@ -49,6 +49,8 @@ DRAFTERS = {  # name -> where its class is, "module:object"
     "mtp": "specdec_nb.learned.mtp:MtpDrafter",
     "eagle": "specdec_nb.learned.eagle1:Eagle1Drafter",
     "block": "specdec_nb.learned.block:BlockDrafter",
+    "prophet": "specdec_nb.learned.prophet:ProphetDrafter",
+    "chimera": "specdec_nb.learned.chimera:ChimeraDrafter",
     "lookahead": "specdec_nb.drafters.lookahead:Lookahead",
     "gsd": "specdec_nb.trees.dag:GraphDrafter",
     "layerskip": "specdec_nb.drafters.layerskip:LayerSkip",
@@ -75,6 +77,8 @@ NETWORKS = {  # kind of a trained drafter -> the class of its network
     "hydra": "specdec_nb.learned.hydra:Hydra",
     "eagle": "specdec_nb.learned.eagle1:Eagle1",
     "block": "specdec_nb.learned.block:BlockLayer",
+    "prophet": "specdec_nb.learned.prophet:Prophet",
+    "chimera": "specdec_nb.learned.chimera:Chimera",
     "eagle3": "specdec_nb.learned.eagle:Eagle3",
 }
 TARGETS = {  # the full name of a model's class, or what a transformers model reads beside text -> who makes its target

@@ -198,6 +198,8 @@ NEEDS = { # drafter: what it needs, and for whom it is
     "mtp": "a Hugging Face model whose checkpoint ships an MTP head (DeepSeek-V3, GLM-4.5, Qwen3-Next)",
     "eagle": "a layer trained for the target, network=FOLDER (specdec train eagle)",
     "block": "a layer trained for the target, network=FOLDER (specdec train block)",
+    "prophet": "a small transformer trained for the target, network=FOLDER (specdec train prophet)",
+    "chimera": "a trigram encoder and a layer trained for the target, network=FOLDER (specdec train chimera)",
     "gsd": "a draft model, as model does",
     "ouroboros": "a draft model, as model does",
     "siblings": "other samples of the same prompt, served together",

@@ -455,3 +455,20 @@ def test_on_the_command_line(on_disk, data, tmp_path, monkeypatch, capsys):
     one, two = (Trained.from_pretrained(tmp_path / name).record for name in ("one", "two"))
     assert (one["steps"], one["batch"], two["batch"]) == (20, 2, 4) and one["command"] == f"specdec train medusa --model {on_disk.name} --data {data.name} --smoke --batch 2 --out one"
     assert (tmp_path / "two" / "log.json").exists() and "device" in one
+
+
+@pytest.mark.parametrize("kind", ["hydra", "eagle", "block", "prophet", "chimera"])
+def test_a_kind_is_trained_by_its_name(kind, model, data, tmp_path):
+    "From a corpus to a folder, its card, and a drafter that leaves the text as it is; a run that is done is not begun again"
+    from specdec_nb.workshop.registry import find
+    options = dict(steps=3, words=16, size=2, apart=8)
+    net = train(kind, data, tmp_path / kind, model, **options)
+    assert type(net) is find("networks", kind) and net.record["steps"] == 3 and "| 3 |" in (tmp_path / kind / "README.md").read_text()
+    weights = (tmp_path / kind / "model.safetensors").read_bytes()
+    train(kind, data, tmp_path / kind, model, resume=True, **options)
+    assert (tmp_path / kind / "model.safetensors").read_bytes() == weights
+    train(kind, data, tmp_path / kind, model, resume=True, **{**options, "steps": 5})
+    assert (tmp_path / kind / "model.safetensors").read_bytes() != weights, "asked for more, it goes on"
+    drafter = find("drafters", kind)(tmp_path / kind, k=3)
+    plain, ours = (Trace(decode(as_target(model), d, [3, 1, 4], limit=16, law=Law(temperature=0))) for d in ("none", drafter))
+    assert ours.tokens == plain.tokens and sum(ours.drafted) > 0

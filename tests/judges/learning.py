@@ -150,3 +150,31 @@ def check_marginal(c):
     def favourite(lm, text, d): return law(lm, text) if not d else favourite(lm, [*text, max(range(lm.vocab_size), key=lambda x: lm.p(text)[x])], d - 1)
     return {"a constant": lambda lm, text, d: [Fraction(1, 2)] * 2, "the next word's": lambda lm, text, d: law(lm, text), "words alike": flat, "after the favourite": favourite,
             "a place too far": lambda lm, text, d: c.solution(lm, text, d + 1)}
+
+
+def check_run(c):
+    def late(T, t, m, reach):
+        states, words, foretold = c.solution(T, t, m, reach)
+        return states, [x - 1 for x in words], foretold
+    def uncut(T, t, m, reach): return list(range(max(0, t + 1 - m) if m else 0, t + 1)), list(range(t + 1, t + 1 + reach)), list(range(t + 2, t + 2 + reach))
+    def wide(T, t, m, reach): return list(range(max(0, t - m) if m else 0, t + 1)), *c.solution(T, t, m, reach)[1:]
+    def none(T, t, m, reach): return list(range(max(0, t + 1 - m), t + 1)), *c.solution(T, t, m, reach)[1:]
+    return {"a constant": lambda T, t, m, reach: ([4], [5, 6, 7], [6, 7, 8]), "words a place early": late, "beyond the end": uncut, "a state too many": wide,
+            "0 is none": none, "below the first": lambda T, t, m, reach: (list(range(t + 1 - m if m else 0, t + 1)), *c.solution(T, t, m, reach)[1:])}
+
+
+def check_rows_by_hand(c):
+    return {"all alike": [5, 5, 5], "the state left out": [10, 4, 11.5], "a window for each level": [14, 5, 20], "the other way round": [5, 14, 15.5], "whole rows": [14, 5, 17]}
+
+
+def check_slot_mask(c):
+    low, eye = (lambda n: np.tri(n, dtype=bool)), (lambda n: np.eye(n, dtype=bool))
+    def blocks(n, own): return np.block([[low(n) if b == 0 else own(a, b, n) for b in range(3)] for a in range(3)])
+    def none(n): return np.zeros((n, n), bool)
+    return {"all": lambda n: np.ones((3 * n, 3 * n), bool), "a constant": lambda n: np.tri(9, dtype=bool), "the released mask": lambda n: blocks(n, lambda a, b, n: low(n) if b <= a else none(n)),
+            "every kind alike": lambda n: np.tile(low(n), (3, 3)), "not the first slot's row": lambda n: blocks(n, lambda a, b, n: eye(n) if a == b else none(n)),
+            "not itself": lambda n: blocks(n, lambda a, b, n: eye(n) if b < a else none(n)), "the other way round": lambda n: c.solution(n).T}
+
+
+def check_weights_by_hand(c):
+    return {"one head": [262, 34, 201], "heads of d": [524, 67, 201], "the first matrix alone": [1049, 134, 151], "in weights": [1048576000, 134217728, 201326592], "a constant": [1, 1, 1]}
