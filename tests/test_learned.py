@@ -280,7 +280,7 @@ def test_the_ends_of_the_family(model, own, m, told):
     batch = batch_of(as_target(model), net, texts(9))
     moved = {**batch, "tokens": (batch["tokens"] + 1) % 16}
     assert [not torch.equal(a, b) for (a, _), (b, _) in zip(net.guessed(batch), net.guessed(moved))] == [told] * 3
-    changes_nothing(model, own, lambda: [ProphetDrafter(net, k=3, tree=6)], requests=4)
+    changes_nothing(model, own, lambda: [ProphetDrafter(net, k=3, tree=6)], requests=2)
 
 
 def test_a_windows_states(model):
@@ -400,7 +400,7 @@ def test_a_chimera_draws_after_an_accepted_path(model):
     "The token behind a wholly accepted draft is a draw; the original's is the favourite, and of these some differ"
     from specdec_nb import Draft
     target, drafter, others = as_target(model), ChimeraDrafter(network("chimera", model, shake=False), k=1, tree=0), 0
-    for i in range(12):
+    for i in range(7):
         rng, text = Keyed(7, i), [3, 1, 4]
         plain = Trace(decode(target, "none", text, limit=16, law=Law(temperature=1.2), rng=rng)).tokens
         tokens = list(text)
@@ -410,4 +410,4 @@ def test_a_chimera_draws_after_an_accepted_path(model):
             [scores] = target.score([(target.open(tokens[:-1]), Draft())])
             others += scores.best(0) != step.verdict.token
         assert tokens[3:] == plain
-    assert others > 3
+    assert others > 1
