@@ -156,6 +156,14 @@ class Native(Llama):
         if why := cls.refuses(model.config): raise ValueError(f"{why}: use it through HFTarget, which takes any decoder")
         return cls(model.config, Packed.of(FromHF(model), model.config), threads, model.generation_config, model.model.rotary_emb)
 
+    def twin(self, packed:Packed) -> "Native":
+        "The same model with other numbers in the same places; threads and tables are shared"
+        from specdec_nb.models.machine import PANEL
+        other = copy.copy(self)
+        other.packed, other.weights = packed, _weights(self.config, packed, sizes(self.config, PANEL))
+        for name in {"embed", "unembed"} & vars(other).keys(): delattr(other, name)
+        return other
+
     @property
     def stored(self) -> str:
         "Which kinds of matrices, and by whose clock: what decides what a row costs"
@@ -339,21 +347,33 @@ def load_default(dtype=torch.float32, runtime:str="auto", threads:int=None) -> t
 
 # %% ../../nbs/2_models/14g_native.ipynb #36f96f6a
 class NativeMap:
-    "A matrix in the shortest format that holds it, as a function of rows"
-    def __init__(self, weight:torch.Tensor): # `[N, K]`
-        from specdec_nb.models.linear import SIGNATURE, address_of, panels
+    "A matrix in the shortest format that holds it, or as it is told, as a function of rows"
+    def __init__(self,
+        weight:torch.Tensor, # `[N, K]`
+        stored=lambda w: (None, shortest(w)), # how: numbers -> what `panels` takes
+    ):
+        from specdec_nb.models.linear import Q4, SIGNATURE, address_of, panels
         from specdec_nb.models.machine import PANEL
-        kind, packed = panels(None, shortest(weight.detach().float().numpy()))
-        (self.n, self.k), self.blob = weight.shape, room(packed.nbytes)
+        kind, packed = panels(*stored(weight.detach().float().numpy()))
+        (self.n, self.k), self.blob, self.nibbles = weight.shape, room(packed.nbytes), kind == Q4
         self.blob[:packed.nbytes] = packed.reshape(-1).view(np.uint8)
         self.code = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * len(SIGNATURE.args))(address_of(kind))
         self.panels, self.width = len(packed), len(packed) * PANEL
 
     def __call__(self, x:torch.Tensor) -> torch.Tensor: # `[..., K]` -> `[..., N]`
-        rows = x.reshape(-1, self.k).float().contiguous()
-        out = torch.empty(len(rows), self.width)
-        self.code(rows.data_ptr(), self.k, 0, len(rows), self.k, self.blob.ctypes.data, 0, self.panels, out.data_ptr(), self.width)
+        rows = x.detach().reshape(-1, self.k).float().contiguous()
+        out, sums = torch.empty(len(rows), self.width), torch.empty(len(rows), self.k // 32)
+        if self.nibbles: rows = self._prepared(rows, sums)
+        self.code(rows.data_ptr(), self.k, sums.data_ptr(), len(rows), self.k, self.blob.ctypes.data, 0, self.panels, out.data_ptr(), self.width)
         return out[:, :self.n].reshape(*x.shape[:-1], self.n)
+
+    def _prepared(self, rows, sums):
+        "What a kernel for four bits takes instead of rows"
+        from specdec_nb.models.linear import prepare
+        out, k = torch.empty_like(rows), self.k
+        x, xp, xs = (a.reshape(-1).numpy() for a in (rows, out, sums))
+        for i in range(len(rows)): prepare(x, k * i, k, xp, xs, k // 32 * i)
+        return out
 
 def swift(
     weight, # `[m, n]`

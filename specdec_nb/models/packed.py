@@ -143,10 +143,16 @@ class Packed:
     @classmethod
     def of(cls, source, config) -> "Packed":
         "Lay out all that a `FromHF` or `FromGGUF` has"
+        from specdec_nb.models.machine import PANEL
+        return cls.laid(_parts(source, config, sizes(config, PANEL) | {"panel": PANEL}))
+
+    @classmethod
+    def laid(cls, parts) -> "Packed": # `(name, how stored, rows)` each: a GGUF format's name, None for numbers, "vector"
+        "Lay out parts, one behind the other"
         from specdec_nb.models.linear import DEEP, SIZE, panels
         from specdec_nb.models.machine import PANEL
         index, pieces, at = {}, [], 0
-        for name, stored, rows in _parts(source, config, sizes(config, PANEL) | {"panel": PANEL}):
+        for name, stored, rows in parts:
             kind, packed = (-1, rows) if stored == "vector" else panels(stored, rows)
             deep = 0 if kind < 0 else packed.shape[-1] * packed.shape[1] // SIZE[kind] * DEEP[kind]
             index[name] = [kind, at, len(packed) * (PANEL if kind >= 0 else 1), deep]
