@@ -87,7 +87,7 @@ class HFTarget(RowTarget):
                           "file, torchao's Int8WeightOnlyConfig, bitsandbytes in four bits")
         if not self.tried(rows_look_back):
             raise ValueError(f"{type(model).__name__} lets a token see what comes after it: it is no causal decoder "
-                             "(of a BERT, load it with is_decoder=True)")
+                             "(of a BERT, load it with is_decoder=True), or rounds activations with one scale a call (quantise weights alone)")
         if (forgets := min(_windows(self.config).values(), default=0)) and not self.tried(windows_are_masked):
             self.window = min(forgets, self.window or forgets)
 

@@ -31,8 +31,9 @@ def nearest(
     b, top = w.reshape(*w.shape[:-1], -1, GROUP).astype(np.float32), 2**(bits - 1)
     most, least = b.max(-1, keepdims=True), b.min(-1, keepdims=True)
     d = (np.where(most > -least, most, least) / -top).astype(np.float16)
-    q = np.rint(b / np.where(d == 0, 1, d).astype(np.float32)).clip(-top, top - 1)
-    return d, np.where(d == 0, 0, q).astype(np.int8)
+    once = np.divide(1, d, out=np.zeros(d.shape, np.float32), where=d != 0, dtype=np.float32)
+    q = b * once
+    return d, np.clip(np.rint(q, out=q), -top, top - 1, out=q).astype(np.int8)
 
 # %% ../../nbs/7_serving/34_quant.ipynb #3384b3d6
 def blocks(
@@ -57,15 +58,14 @@ def few_bits(
     "A twin with linear maps rounded to few bits, made once a model. ValueError for what cannot be rounded"
     if bits not in (4, 8): raise ValueError(f"weights are rounded to 4 or 8 bits, which the kernels read; got bits={bits}")
     if why := why_not_native(): raise ValueError(f"blocks of few bits are read by the native kernels, which cannot serve here: {why}")
+    if not isinstance(model, (Native, PreTrainedModel)):
+        why = "has packed its weights away: load it with runtime='native'" if isinstance(model, Llama) else "does not hand out its weights"
+        raise ValueError(f"{type(model).__name__} {why}")
     known = _TWINS.setdefault(model, {})
-    if bits not in known: known[bits] = _twin_of(model, bits)
+    if bits not in known: known[bits] = (_native_twin if isinstance(model, Native) else _hf_twin)(model, bits)
     return known[bits]
 
-def _twin_of(model, bits):
-    if isinstance(model, Native): return model.twin(Packed.laid(_rounded(model.packed, bits)))
-    if isinstance(model, PreTrainedModel): return _hf_twin(model, bits)
-    why = "has packed its weights away: load it with runtime='native'" if isinstance(model, Llama) else "does not hand out its weights"
-    raise ValueError(f"{type(model).__name__} {why}")
+def _native_twin(model, bits): return model.twin(Packed.laid(_rounded(model.packed, bits)))
 
 def _rounded(packed, bits):
     "The parts of a packed model, its matrices in blocks of few bits"
@@ -94,8 +94,7 @@ class QuantSelf(ModelDrafter):
     def resolve(self, model): return None                   # known once the target is
 
     def bind(self, target):
-        model = getattr(target, "model", None)
-        if model is None: raise ValueError(f"quantself rounds the target's own weights, and {type(target).__name__} does not hand them out")
+        model = getattr(target, "model", target)
         if model is not self.full:
             self.full, self.target = model, as_target(few_bits(model, self.bits))
             self.layers = range(self.target.layers)
@@ -127,7 +126,7 @@ def _hf_twin(model, bits):
     "Of a Llama a `Native`; of others a copy that shares all tensors but those of its linear maps"
     if model.device.type != "cpu": raise ValueError(f"blocks of few bits are read on the CPU, and the model is on {model.device}: give a quantised copy of it, drafter=ModelDrafter(copy)")
     if getattr(model.config, "quantization_config", None) is not None: raise ValueError(f"the weights of this {type(model).__name__} are quantised already: nothing is left to round")
-    if not Llama.refuses(model.config): return _twin_of(Native.from_hf(model), bits)
+    if not Llama.refuses(model.config): return _native_twin(Native.from_hf(model), bits)
     twin = copy.deepcopy(model, {id(t): t for t in (*model.parameters(), *model.buffers())})
     maps = [(name, m) for name, m in twin.named_modules() if type(m) in (torch.nn.Linear, Conv1D)]
     if not maps: raise ValueError(f"{type(model).__name__} has no linear maps that could be rounded")
