@@ -81,6 +81,7 @@ class HFTarget(RowTarget):
         self.past, self.slots = cache_name(signature(model.forward).parameters, type(model).__name__), Slots()
         self.takes, self.layers, self.window = self.form()
         self.mingles = quantised(model)
+        self.steps = any(getattr(p, "act_quant_kwargs", None) is not None for p in model.parameters())      # torchao's, row by row
         if self.mingles:
             warnings.warn(f"{type(model).__name__} rounds activations to int8 with one scale a call: rows scored together "
                           "change each other, and the text may differ from plain decoding's. Quantise weights alone: a GGUF "
@@ -98,7 +99,8 @@ class HFTarget(RowTarget):
     @property
     def promise(self):
         "What holds of the same row in other company"
-        return "none: rows of a call change each other" if self.mingles else super().promise
+        if self.mingles: return "none: rows of a call change each other"
+        return "equal up to steps of rounded activations, which may be whole logits" if self.steps else super().promise
 
     @property
     def embed(self): return _matrix(self.model.get_input_embeddings())
