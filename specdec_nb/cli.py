@@ -192,6 +192,7 @@ NEEDS = { # drafter: what it needs, and for whom it is
     "auto": "nothing; measures the machine once, a few seconds; if in doubt, this one",
     "model": "a smaller model of the same vocabulary, model=FOLDER; for the default model one comes along",
     "layerskip": "our own runtime",
+    "quantself": "nothing; for targets of sixteen bits or more, on a machine that waits for memory",
     "medusa": "heads trained for the target, network=FOLDER (specdec train medusa); for the default model they come along",
     "eagle3": "a layer trained for the target, network=FOLDER (specdec train eagle3); for the default model it comes along",
     "hydra": "heads trained for the target, network=FOLDER (specdec train hydra)",

@@ -78,18 +78,27 @@ class HFTarget(RowTarget):
         self.vocab_size = getattr(model.get_output_embeddings(), "out_features", None) or self.config.vocab_size
         self.past, self.slots = cache_name(signature(model.forward).parameters, type(model).__name__), Slots()
         self.takes, self.layers, self.window = self.form()
-        if quantised(model):
+        self.mingles = quantised(model)
+        self.steps = any(getattr(p, "act_quant_kwargs", None) is not None for p in model.parameters())      # torchao's, row by row
+        if self.mingles:
             warnings.warn(f"{type(model).__name__} rounds activations to int8 with one scale a call: rows scored together "
-                          "change each other, and the text may differ from plain decoding's")
+                          "change each other, and the text may differ from plain decoding's. Quantise weights alone: a GGUF "
+                          "file, torchao's Int8WeightOnlyConfig, bitsandbytes in four bits")
         if not self.tried(rows_look_back):
             raise ValueError(f"{type(model).__name__} lets a token see what comes after it: it is no causal decoder "
-                             "(of a BERT, load it with is_decoder=True)")
+                             "(of a BERT, load it with is_decoder=True), or rounds activations with one scale a call (quantise weights alone)")
         if (forgets := min(_windows(self.config).values(), default=0)) and not self.tried(windows_are_masked):
             self.window = min(forgets, self.window or forgets)
 
     def form(self):
         "What a call takes, how many layers there are, and how long a text may be"
         return set(signature(self.model.forward).parameters), self.config.num_hidden_layers, window_of(self.config)
+
+    @property
+    def promise(self):
+        "What holds of the same row in other company"
+        if self.mingles: return "none: rows of a call change each other"
+        return "equal up to steps of rounded activations, which may be whole logits" if self.steps else super().promise
 
     @property
     def embed(self): return _matrix(self.model.get_input_embeddings())

@@ -103,6 +103,14 @@ class Native(Llama):
         if why := cls.refuses(model.config): raise ValueError(f"{why}: use it through HFTarget, which takes any decoder")
         return cls(model.config, Packed.of(FromHF(model), model.config), threads, model.generation_config, model.model.rotary_emb)
 
+    def twin(self, packed:Packed) -> "Native":
+        "The same model with other numbers in the same places; threads and tables are shared"
+        from specdec_nb.models.machine import PANEL
+        other = copy.copy(self)
+        other.packed, other.weights = packed, weights_of(self.config, packed, sizes(self.config, PANEL))
+        for name in {"embed", "unembed"} & vars(other).keys(): delattr(other, name)
+        return other
+
     @property
     def stored(self) -> str:
         "Which kinds of matrices, and by whose clock: what decides what a row costs"

@@ -146,10 +146,16 @@ class Packed:
     @classmethod
     def of(cls, source, config) -> "Packed":
         "Lay out all that a `FromHF` or `FromGGUF` has"
+        from specdec_nb.models.machine import PANEL
+        return cls.laid(_parts(source, config, sizes(config, PANEL) | {"panel": PANEL}))
+
+    @classmethod
+    def laid(cls, parts) -> "Packed": # `(name, how stored, rows)` each: a GGUF format's name, None for numbers, "vector"
+        "Lay out parts, one behind the other"
         from specdec_nb.models.linear import DEEP, SIZE, panels
         from specdec_nb.models.machine import PANEL
         index, pieces, at = {}, [], 0
-        for name, stored, rows in _parts(source, config, sizes(config, PANEL) | {"panel": PANEL}):
+        for name, stored, rows in parts:
             kind, packed = (-1, rows) if stored == "vector" else panels(stored, rows)
             deep = 0 if kind < 0 else packed.shape[-1] * packed.shape[1] // SIZE[kind] * DEEP[kind]
             index[name] = [kind, at, len(packed) * (PANEL if kind >= 0 else 1), deep]
@@ -206,21 +212,33 @@ def weights_of(
 
 # %% ../../nbs/2_models/14f_packed.ipynb #975502ce
 class NativeMap:
-    "A matrix in the shortest format that holds it, as a function of rows"
-    def __init__(self, weight:torch.Tensor): # `[N, K]`
-        from specdec_nb.models.linear import SIGNATURE, address_of, panels
+    "A matrix in the shortest format that holds it, or as it is told, as a function of rows"
+    def __init__(self,
+        weight:torch.Tensor, # `[N, K]`
+        stored=lambda w: (None, shortest(w)), # how: numbers -> what `panels` takes
+    ):
+        from specdec_nb.models.linear import Q4, SIGNATURE, address_of, panels
         from specdec_nb.models.machine import PANEL
-        kind, packed = panels(None, shortest(weight.detach().float().numpy()))
-        (self.n, self.k), self.blob = weight.shape, room(packed.nbytes)
+        kind, packed = panels(*stored(weight.detach().float().numpy()))
+        (self.n, self.k), self.blob, self.nibbles = weight.shape, room(packed.nbytes), kind == Q4
         self.blob[:packed.nbytes] = packed.reshape(-1).view(np.uint8)
         self.code = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * len(SIGNATURE.args))(address_of(kind))
         self.panels, self.width = len(packed), len(packed) * PANEL
 
     def __call__(self, x:torch.Tensor) -> torch.Tensor: # `[..., K]` -> `[..., N]`
-        rows = x.reshape(-1, self.k).float().contiguous()
-        out = torch.empty(len(rows), self.width)
-        self.code(rows.data_ptr(), self.k, 0, len(rows), self.k, self.blob.ctypes.data, 0, self.panels, out.data_ptr(), self.width)
+        rows = x.detach().reshape(-1, self.k).float().contiguous()
+        out, sums = torch.empty(len(rows), self.width), torch.empty(len(rows), self.k // 32)
+        if self.nibbles: rows = self._prepared(rows, sums)
+        self.code(rows.data_ptr(), self.k, sums.data_ptr(), len(rows), self.k, self.blob.ctypes.data, 0, self.panels, out.data_ptr(), self.width)
         return out[:, :self.n].reshape(*x.shape[:-1], self.n)
+
+    def _prepared(self, rows, sums):
+        "What a kernel for four bits takes instead of rows"
+        from specdec_nb.models.linear import prepare
+        out, k = torch.empty_like(rows), self.k
+        x, xp, xs = (a.reshape(-1).numpy() for a in (rows, out, sums))
+        for i in range(len(rows)): prepare(x, k * i, k, xp, xs, k // 32 * i)
+        return out
 
 # %% ../../nbs/2_models/14f_packed.ipynb #4a03aab9
 def packed_file(gguf, config) -> Packed:

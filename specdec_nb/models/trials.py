@@ -16,8 +16,9 @@ from .slots import RowCache
 
 # %% ../../nbs/2_models/12c_trials.ipynb #eaa6cb75
 def quantised(model) -> bool:
-    "Whether a model rounds its activations, with one scale for all rows of a call"
-    return isinstance(model, torch.nn.Module) and any(".quantized.dynamic" in type(m).__module__ for m in model.modules())
+    "Whether a model rounds its activations by what all rows of a call hold: one scale (torch's dynamic quantisation), one set of outliers (LLM.int8())"
+    def shared(m): return ".quantized.dynamic" in type(m).__module__ or getattr(getattr(m, "state", None), "threshold", 0) > 0
+    return isinstance(model, torch.nn.Module) and any(shared(m) for m in model.modules())
 
 def _tolerance(model):
     "Relative, for sums in another order. Norms are often single in a double model"

@@ -72,3 +72,23 @@ def check_waits(c):
     return {"always the same": lambda retries, first, u: [first] * retries, "all of it": lambda retries, first, u: [min(first * 2**i, 30) for i in range(retries)],
             "from nothing": lambda retries, first, u: [min(first * 2**i, 30) * u[i] for i in range(retries)], "without an end": lambda retries, first, u: [first * 2**i * (1 + u[i]) / 2 for i in range(retries)],
             "longer by one": lambda retries, first, u: [min(first * (i + 1), 30) * (1 + u[i]) / 2 for i in range(retries)]}
+
+
+def check_between(c):
+    np, right = c.np, c.solution
+    def symmetric(b, bits):
+        d = abs(b).max() / (2**(bits - 1) - 1)
+        return d, 0., np.rint(b / d)
+    def shifted(b, bits):
+        "One step too many: both ends are missed by a little"
+        d, m = (b.max() - b.min()) / 2**bits, b.min()
+        return d, m, np.rint((b - m) / (d or 1)).clip(0, 2**bits - 1)
+    def floored(b, bits):
+        d, m, _ = right(b, bits)
+        return d, m, np.floor((b - m) / (d or 1) + 1e-9)
+    return {"a constant": lambda b, bits: (1., 0., np.zeros(32)), "no minimum": symmetric, "one step too many": shifted, "rounded down": floored,
+            "not whole": lambda b, bits: (right(b, bits)[0], b.min(), (b - b.min()) / (right(b, bits)[0] or 1)), "the mean alone": lambda b, bits: (0., b.mean(), np.zeros(32))}
+
+
+def check_lengths(c):
+    return {"a constant": ((0, 0),), "a quarter of all": ((28000, 1 / 4),), "thousands": ((28, 5 / 8),), "the wrong half": ((7000, 5 / 8),), "the other ratio": ((28000, 8 / 5),)}
