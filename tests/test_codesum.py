@@ -161,10 +161,13 @@ def test_pointing_reads_on_from_where_it_points():
     def guess(weights, tokens):
         drafting.weights = weights
         return drafting.propose(type("", (), dict(tokens=tokens, budget=budget)), None)
-    assert guess((), [1, 5]) == Draft() and guess([.6, 0, .05, 0, 0], [1, 9]) == Draft()
-    assert guess([.6, 0, .05, 0, 0], [1, 5]).tokens == (6, 5, 7) and guess([.05, 0, .6, 0, 0], [1, 5]).tokens == (7, 8)
+    assert guess((), [1, 5]) == Draft()
+    assert guess([.6, 0, .05, 0, 0], [1, 5]).tokens[:1] == (6,) and guess([.05, 0, .6, 0, 0], [1, 5]).tokens[:1] == (7,)
     both = guess([.4, 0, .5, 0, 0], [1, 5])
     assert {both.tokens[i] for i in both.children(-1)} == {6, 7} and both.tokens[0] == 7
+    said = guess([.3, .2, .3, .05, 0], [1, 9])                   # it said a word of the list: what it pointed at may come next, and what follows
+    assert [said.tokens[i] for i in said.children(-1)] == [5, 6] and {said.tokens[i] for i in said.children(0)} == {6, 7}
+    assert 5 not in {both.tokens[i] for i in guess([.9, .1, 0, 0, 0], [1, 5]).children(-1)}, "the word just said is not said again"
 
 
 def test_pointing_learns_where_the_target_pointed():

@@ -14,7 +14,8 @@ import torch
 from safetensors.torch import save_file
 from specdec_nb.models.generate import generate
 from specdec_nb.roles import make_drafter
-from specdec_nb.decoding.codesum import PAD, Summariser, SummariserConfig, Vocabulary, documented
+from specdec_nb.decoding.codesum import PAD, Summariser, SummariserConfig, Vocabulary, documented, load_summariser
+from specdec_nb.workshop.files import read_json, write_json
 from specdec_nb.workshop.ledger import Ledger, command_line, load_average, provenance
 
 PACKAGES = dict(sympy="sympy", sklearn="scikit-learn", numba="numba", matplotlib="matplotlib", numpy="numpy",
@@ -33,10 +34,10 @@ def roots():
     return own | {name: site/name for name in PACKAGES if (site/name).is_dir()}
 
 
-def collect(shortest=3, longest=16):
+def collect(where=None, shortest=3, longest=16):
     "Functions and first lines by package, each once: `{package: [(code, doc), ...]}`"
     seen, found = set(), {}
-    for name, root in roots().items():
+    for name, root in (roots() if where is None else where).items():
         found[name] = []
         for path in [root] if root.is_file() else sorted(root.rglob("*.py")):
             if {"tests", "test", "_vendor", "_vendored", "externals", "extern"} & {*path.parts}: continue
@@ -150,10 +151,12 @@ def main():
     p.add_argument("--long", type=int, default=2400)
     p.add_argument("--test", type=int, default=800, help="functions to be judged by")
     p.add_argument("--speculate", type=int, default=60, help="functions to be drafted for")
+    p.add_argument("--drafts", action="store_true", help="measure the drafters of an earlier report again, on the network that the package has")
     for flag in ("--resume", "--force"): p.add_argument(flag, action="store_true")
     a = p.parse_args()
     warnings.simplefilter("ignore")
     began, clock = time.time(), time.process_time()
+    if a.drafts: return again(a)
     ledger = Ledger(a.out, resume=a.resume, force=a.force)
     found = collect()
     learnt = [pair for name, pairs in found.items() if name not in HELD for pair in pairs]
@@ -179,9 +182,22 @@ def main():
     std = [pair for name in sorted(HELD) if name.startswith("std") for pair in found.get(name, [])]
     rows = speculated(model, vocabulary, even(std, a.speculate))
     header = dict(provenance(), device="cpu", dtype="float32", sizes=SIZES, data=data, command=command_line("python tools/codesum.py"), load=load_average(),
-                  date=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), seconds=time.time() - began, cpu_seconds=time.process_time() - clock)
+                  date=now(), seconds=time.time() - began, cpu_seconds=time.process_time() - clock)
     ledger.close(dict(provenance=header, records=ledger.records, rows=rows))
     Path(f"{a.out}.pt").unlink()
+
+
+def again(a):
+    "The drafters' part of a report, measured anew"
+    report = read_json(a.out, "report of tools/codesum.py", {"provenance": dict, "rows": [dict]})
+    model, vocabulary = load_summariser()
+    found = collect({name: root for name, root in roots().items() if name in HELD and name.startswith("std")})
+    report["rows"] = speculated(model, vocabulary, even([pair for name in sorted(found) for pair in found[name]], a.speculate))
+    report["provenance"]["drafts"] = dict(commit=provenance()["commit"], command=command_line("python tools/codesum.py"), load=load_average(), date=now())
+    write_json(a.out, report)
+
+
+def now(): return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 def note(data, record):

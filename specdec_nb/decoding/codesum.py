@@ -264,11 +264,11 @@ def load_summariser() -> tuple: # `(Summariser, Vocabulary)`
 # %% ../../nbs/8_decoding/39b_codesum.ipynb #8a88ef6e
 @register("pointing")
 class Pointing(Drafter):
-    "Guesses that the words at which the target's copy law has just pointed are read on from there"
+    "Guesses that the target says next what its copy law has just pointed at, or what stands behind it"
     def __init__(self,
         k:int=6, # levels of a draft at most
         nodes:int=8, # nodes at most
-        least:float=.05, # leave out what is worth less
+        least:float=.03, # leave out what is worth less
     ):
         if min(k, nodes) < 1 or not 0 <= least < 1: raise ValueError(f"need k, nodes >= 1 and 0 <= least < 1, got k={k}, nodes={nodes}, least={least}")
         self.k, self.nodes, self.least, self.model = k, nodes, least, None
@@ -287,14 +287,14 @@ class _Pointed:
     def propose(self, ctx, rng):
         d, words, last = self.drafter, self.words, ctx.tokens[-1]
         def expand(path):
-            said, after = (last, *path), Counter()
-            for j, w in enumerate(self.weights):
-                if words[j:j + len(said)] == said and j + len(said) < len(words): after[words[j + len(said)]] += float(w)
-            whole = 1. if not path else sum(after.values())
-            return [(word, w / whole) for word, w in after.most_common() if w > 0]
+            after = Counter()
+            for run in (path, (last, *path)):                    # the places pointed at, and those behind the word just said
+                for j, w in enumerate(self.weights):
+                    if words[j:j + len(run)] == run and j + len(run) < len(words): after[words[j + len(run)]] += w
+            whole = 2 * sum(after.values()) if path else 1.       # what is pointed at is one word, more often than not
+            return [(word, w / whole) for word, w in after.most_common() if w > 0 and (path or word != last)]
         return best_first(expand, min(d.nodes, ctx.budget.nodes), min(d.k, ctx.budget.depth), d.least)[0]
     @torch.no_grad()
     def observe(self, step):
         "Where the row of the last word committed points"
-        state = step.scores.hidden[self.drafter.asks.hidden[0]]
-        self.weights = self.drafter.model.points(state[step.verdict.rows[-1:]], self.memory)[0].tolist()
+        [self.weights] = self.drafter.model.points(step.scores.hidden[self.drafter.asks.hidden[0]][step.verdict.rows[-1:]], self.memory).tolist()
