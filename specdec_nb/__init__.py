@@ -29,6 +29,7 @@ _HOME = {  # name on the face -> (module, name there)
     "beam_search": ("decoding.beams", "beam_search"), "samples": ("decoding.beams", "samples"),
     "Engine": ("serving.engine", "Engine"),
     "sed": ("decoding.sed", "sed"), "Constrained": ("decoding.grammars", "Constrained"), "Guidance": ("decoding.grammars", "Guidance"),
+    "diagnose": ("training.diagnose", "diagnose"),
     "race": ("bench.race", "race"),
 }
 DRAFTERS = {  # name -> where its class is, "module:object"

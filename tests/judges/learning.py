@@ -150,3 +150,16 @@ def check_marginal(c):
     def favourite(lm, text, d): return law(lm, text) if not d else favourite(lm, [*text, max(range(lm.vocab_size), key=lambda x: lm.p(text)[x])], d - 1)
     return {"a constant": lambda lm, text, d: [Fraction(1, 2)] * 2, "the next word's": lambda lm, text, d: law(lm, text), "words alike": flat, "after the favourite": favourite,
             "a place too far": lambda lm, text, d: c.solution(lm, text, d + 1)}
+
+
+def check_comparable(c):
+    def right(n, draft, text): return sum(a == b for a, b in zip(draft, text[n:]))
+    return {"a constant": lambda n, draft, text: 1, "all": lambda n, draft, text: len(draft), "as far as there is text": lambda n, draft, text: len(draft[:max(0, len(text) - n)]),
+            "the accepted ones": lambda n, draft, text: max(0, c.solution(n, draft, text) - 1), "the right ones": right,
+            "one more than accepted": lambda n, draft, text: next((i for i, (a, b) in enumerate(zip(draft, text[n:])) if a != b), len(draft)) + 1}
+
+
+def check_caught(c):
+    last, first, count = "-1", "0", "len(rows) - 1"
+    return {"nothing": {}, "a constant": dict.fromkeys((last, first, count), "served"), "told, since it hears": {last: "told", first: "told", count: None},
+            "the first is fine": {last: "served", first: None, count: None}, "the last is fine": {last: None, first: "served", count: None}}
