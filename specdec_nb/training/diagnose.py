@@ -111,7 +111,7 @@ WAYS = ("alone", "again", "told", "served")
 
 def _serving(target, drafter, network, prompts, **given) -> tuple: # cases, `{way: [(case, Guess), ...]}`
     "Come to places of the target's own texts in four ways, and draft there"
-    cases, found = [], {way: [] for way in WAYS}
+    cases, found = [], dict[str, list]({way: [] for way in WAYS})
     for prompt in prompts:
         drafts, text = drafted(target, copy(drafter), prompt, **given)
         cases.append(case := _Case(target, network, prompt, text))
@@ -130,12 +130,12 @@ def _serving(target, drafter, network, prompts, **given) -> tuple: # cases, `{wa
 # %% ../../nbs/4_learning/24a_diagnose.ipynb #f36488a7
 def _remapped(pairs) -> float: # of `(foretold, said)`
     "How often the other pairs with the same first word have, by majority, the same second; 0 where little comes twice"
-    where, right, n = defaultdict(Counter), 0, 0
+    where, right, n = defaultdict[int, Counter](Counter), 0, 0
     for a, b in pairs: where[a][b] += 1
     for a, b in pairs:
         others = where[a] - Counter([b])
         if others:
-            n, right = n + 1, right + (max(others, key=others.get) == b)
+            n, right = n + 1, right + (others.most_common(1)[0][0] == b)
     return right / n if n >= 8 else 0.
 
 def _explained(guesses) -> dict: # of `(case, Guess)`
@@ -261,7 +261,7 @@ def _bound(target, drafter): # `(the drafter in chains, its network, how far fro
 
 def diagnose(
     target, # a target, or a model that `as_target` knows
-    drafter, # a trained one
+    drafter, # a trained one, or what `trained_drafter` takes
     prompts, # lists of token ids; a handful
     limit:int=40, # words of the target's own for each
     k:int=4, # depth of the drafts
@@ -272,7 +272,7 @@ def diagnose(
 ) -> Diagnosis:
     "Why acceptance is low: what a trained drafter guesses in four ways of serving, beside what its network foretells"
     target = as_target(target)
-    chain, network, far = _bound(target, drafter)
+    chain, network, far = _bound(target, trained_drafter(drafter) if isinstance(drafter, (str, Path)) else drafter)
     cases, found = _serving(target, chain, network, prompts, limit=limit, k=k, ends=ends)
     if not any(found.values()): raise ValueError("no guess was made: give longer prompts, or allow more words and depth")
     said = [t for c in cases for t in c.text[len(c.prompt):]]

@@ -182,7 +182,8 @@ def opening(
     share:float=.5,
 ) -> list: # token ids; empty if they have nothing in common
     "The longest beginning that at least such a share of the documents has"
-    begin, alive = [], [list(d) for d in documents]
+    begin:list[int] = []
+    alive = [list(d) for d in documents]
     while counts := Counter(d[len(begin)] for d in alive if len(d) > len(begin)):
         token, n = counts.most_common(1)[0]
         if n < share * len(documents): break
