@@ -31,6 +31,7 @@ _HOME = {  # name on the face -> (module, name there)
     "best_of": ("decoding.beams", "best_of"), "load_summariser": ("decoding.codesum", "load_summariser"),
     "Engine": ("serving.engine", "Engine"),
     "sed": ("decoding.sed", "sed"), "Constrained": ("decoding.grammars", "Constrained"), "Guidance": ("decoding.grammars", "Guidance"),
+    "diagnose": ("training.diagnose", "diagnose"),
     "race": ("bench.race", "race"),
 }
 DRAFTERS = {  # name -> where its class is, "module:object"

@@ -42,6 +42,7 @@ from .decoding.sed import sed as sed
 from .decoding.grammars import Constrained as Constrained, Guidance as Guidance
 from .decoding.contrastive import Contrastive as Contrastive
 from .serving.engine import Engine as Engine
+from .training.diagnose import diagnose as diagnose
 from .bench.race import race as race
 
 __version__: str

@@ -118,7 +118,7 @@ def test_a_shell_sees_exit_codes():
 
 
 def test_bare_version_and_drafters(capsys):
-    assert main([]) == 0 and "race|bench|report|train|export|check|serve|drafters" in capsys.readouterr().out
+    assert main([]) == 0 and "race|bench|report|train|diagnose|export|check|serve|drafters" in capsys.readouterr().out
     with pytest.raises(SystemExit) as e: main(["--version"])
     assert e.value.code == 0 and capsys.readouterr().out == f"specdec {specdec_nb.__version__}\n"
     assert main(["drafters"]) == 0
@@ -138,6 +138,8 @@ def test_bare_version_and_drafters(capsys):
     ["race", "--drafter", "lookup:k=abc"], ["race", "--drafter", "lookup:k"], ["race", "--drafter", "layerskip:options=3"], ["bench", "--drafters", "recycling:table=x"],
     ["race", "--drafter", f"rest:store={ROOT/'README.md'}"], ["race", "--file", "/dev/null"], ["race", "--file", "a\0b"], ["bench", "--json", "x" * 300],
     ["train", "data", "--out", "/dev/null/x"], ["train", "data", "--out", "x", "--by", "nowhere"], ["train", "draft", "--out", "x", "--data", str(ROOT/"README.md")],
+    ["diagnose"], ["diagnose", "telepathy"], ["diagnose", "lookup"], ["diagnose", "medusa", "--n", "0"], ["diagnose", "medusa", "--questions", "nowhere.jsonl"],
+    ["diagnose", "medusa", "--data", str(ROOT/"nbs")], ["diagnose", "medusa", "--max-new-tokens", "1"], ["diagnose", str(ROOT/"nbs")],
     ["train", "draft", "--out", "x", "--data", "y", "--lr", "nan"], ["train", "draft", "--out", str(ROOT/"README.md"), "--data", "y"], ["dance"], ["--dance"]])
 def test_arguments_are_checked_before_a_model_is_loaded(capsys, monkeypatch, argv):
     from specdec_nb.models import hub, native
@@ -145,6 +147,17 @@ def test_arguments_are_checked_before_a_model_is_loaded(capsys, monkeypatch, arg
     monkeypatch.setattr(native, "load", loaded)
     monkeypatch.setattr(hub, "load_hf", loaded)
     told(capsys, *argv)
+
+
+def test_a_drafter_that_is_not_well_is_an_error(capsys):
+    argv = ["diagnose", "eagle3", "--n", "1", "--max-new-tokens", "12", "--json"]
+    assert main(argv) == 0
+    out, err = capsys.readouterr()
+    found = json.loads(out)
+    assert out.count("\n") == 1 and not err and found["healthy"] and found["figures"]["ways"]["served"][1] > 4
+    assert main([*argv, "--raw"]) == 2                               # the question without its template
+    out, err = capsys.readouterr()
+    assert [f["name"] for f in json.loads(out)["faults"]] == ["other frame"] and err == "specdec diagnose: eagle3 is not well: other frame\n"
 
 
 def test_a_report_is_claimed_before_a_model_is_loaded(capsys, monkeypatch, tmp_path):
@@ -247,12 +260,12 @@ def printed():
         lines = [line for block in re.findall(r"```sh\n(.*?)```", text, re.S) for line in block.replace("\\\n", " ").splitlines()]
         lines += re.findall(r"`(specdec [^`\n]* --[\w-]+ [^`\n]+)`", text)          # what has no option is a mention
         for line in lines:
-            if m := re.search(r"(?:^|\s)(specdec (?:race|bench|report|train|export|check|drafters|--).*)", line.split(" #")[0]): found[m[1].rstrip(" &")] = path.name
+            if m := re.search(r"(?:^|\s)(specdec (?:race|bench|report|train|diagnose|export|check|drafters|--).*)", line.split(" #")[0]): found[m[1].rstrip(" &")] = path.name
     return found
 
 
 BOOK = printed()
-SMALL = {"race": ["--max-new-tokens", "4"], "bench": ["--max-new-tokens", "4", "--n", "1", "--no-hf"], "train": ["--smoke"], "export": [],
+SMALL = {"race": ["--max-new-tokens", "4"], "bench": ["--max-new-tokens", "4", "--n", "1", "--no-hf"], "train": ["--smoke"], "export": [], "diagnose": ["--max-new-tokens", "8", "--n", "1"],
          "check": ["--tokens", "2"], "drafters": [], "--version": []}
 
 
@@ -298,7 +311,8 @@ def test_the_book_prints_command_lines():
 def test_command_lines_of_the_book_run(line, scene, monkeypatch, capsys):
     "Each as it is printed, but small: at most four tokens, one question a category"
     monkeypatch.chdir(scene)
-    assert main(small(line)) == 0, (line, capsys.readouterr().err)
+    code, err = main(small(line)), capsys.readouterr().err
+    assert code == 0 or "diagnose" in line and err.startswith("specdec diagnose: eagle3 is not well: "), (line, err)  # eight words of nonsense
 
 
 def test_training_lines_of_the_book_run(scene, monkeypatch, capsys):

@@ -120,11 +120,24 @@ def _check_options(c):
     c.add_argument("--rule", help="a rule of the book to check a drafter under (default: walk and rejection)")
     c.add_argument("--tokens", type=number(least=1), default=3, help="how many tokens' laws are enumerated (default: 3)")
 
+def _diagnose_options(d):
+    add = d.add_argument
+    add("drafter", help="the folder of a trained drafter; or draft, medusa or eagle3: the one that comes along")
+    add("--model", help=_MODEL)
+    add("--dtype", default="float32", choices=_DTYPES)
+    add("--runtime", default="auto", choices=["auto", "native", "own", "hf"])
+    add("--questions", type=Path, nargs="+", help="JSON lines, as for bench (default: three of our own)")
+    add("--n", type=number(least=1), default=4, help="questions at most (default: 4)")
+    add("--raw", action="store_true", help="ask as they stand, without the chat template")
+    add("--data", type=Path, help="the corpus that it was trained on, to judge its texts and how they begin")
+    add("--max-new-tokens", type=number(least=2), default=40, help="of an answer (default: 40)")
+    add("--json", action="store_true", help="print one JSON object and nothing else")
+
 def parser() -> argparse.ArgumentParser:
     "What `specdec` understands"
     top = Parser("specdec", description="Speculative decoding: the same text, in fewer passes through the model.")
     top.add_argument("--version", action="version", version=f"specdec {specdec_nb.__version__}")
-    verbs = top.add_subparsers(dest="verb", metavar="race|bench|report|train|export|check|serve|drafters")
+    verbs = top.add_subparsers(dest="verb", metavar="race|bench|report|train|diagnose|export|check|serve|drafters")
     add, shared = verbs.add_parser, [_shared()]
     _race_options(add("race", parents=shared, help="plain against speculative decoding of one prompt, in colours",
                       description="Decode a prompt plainly, then speculatively, and compare."))
@@ -136,6 +149,8 @@ def parser() -> argparse.ArgumentParser:
     r.add_argument("--part", default="decoding", choices=["decoding", "all", "prompt"], help="of the answers (default: decoding)")
     _train_options(add("train", help="write training data with a model, or train a drafter for it",
                        description="Let a model write its own training data (data), then train a drafter on it."))
+    _diagnose_options(add("diagnose", help="why is a trained drafter's acceptance low?",
+                          description="Compare what a trained drafter guesses in use with what its network foretells in training, and name the fault."))
     _export_options(add("export", help="write a trained drafter as vLLM loads it",
                         description="Write a trained drafter in the format that vLLM loads, and say what to tell it."))
     _check_options(add("check", help="is a drafter or a rule of one's own exact?",

@@ -178,3 +178,16 @@ def check_slot_mask(c):
 
 def check_weights_by_hand(c):
     return {"one head": [262, 34, 201], "heads of d": [524, 67, 201], "the first matrix alone": [1049, 134, 151], "in weights": [1048576000, 134217728, 201326592], "a constant": [1, 1, 1]}
+
+
+def check_comparable(c):
+    def right(n, draft, text): return sum(a == b for a, b in zip(draft, text[n:]))
+    return {"a constant": lambda n, draft, text: 1, "all": lambda n, draft, text: len(draft), "as far as there is text": lambda n, draft, text: len(draft[:max(0, len(text) - n)]),
+            "the accepted ones": lambda n, draft, text: max(0, c.solution(n, draft, text) - 1), "the right ones": right,
+            "one more than accepted": lambda n, draft, text: next((i for i, (a, b) in enumerate(zip(draft, text[n:])) if a != b), len(draft)) + 1}
+
+
+def check_caught(c):
+    last, first, count = "-1", "0", "len(rows) - 1"
+    return {"nothing": {}, "a constant": dict.fromkeys((last, first, count), "served"), "told, since it hears": {last: "told", first: "told", count: None},
+            "the first is fine": {last: "served", first: None, count: None}, "the last is fine": {last: None, first: "served", count: None}}
