@@ -168,6 +168,7 @@ def run_check(o):
 def run_diagnose(o):
     "specdec diagnose"
     from dataclasses import replace
+    from specdec_nb.bench.measured import model_of
     from specdec_nb.bench.questions import SAMPLE, encode, read_questions
     from specdec_nb.models.hub import chat
     from specdec_nb.training.corpus import Corpus
@@ -175,7 +176,7 @@ def run_diagnose(o):
     from specdec_nb.training.features import opening
     drafter, data = trained_drafter(o.drafter), Corpus(o.data) if o.data else None
     asked = [replace(q, chat=q.chat and not o.raw) for q in (read_questions(o.questions) if o.questions else SAMPLE)[:o.n]]
-    model, tokenizer = _model(o)
+    model, tokenizer = model_of(o)
     prompts = [encode(tokenizer, q, [dict(role="user", content=q.turns[0])]) for q in asked]
     if data: told = dict(documents=data.train[:24], begins=data.begins["train"][:24], begin=opening(data.train))
     else: told = dict(begin=opening([chat(tokenizer, w)[0].tolist() for w in ("Why?", "Once")], 1))  # the template's own
