@@ -130,7 +130,7 @@ class Request:
     def _close(self):
         "What the target and the drafter held for this request is free again"
         self.drafting = self.asking = None
-        getattr(self.state, "close", lambda: None)()
+        self.state.close()
 
     def _commit(self, verdict, rows): # `(how many tokens were taken, why the text ends there or None)`
         "Take the verdict's tokens one by one, until one of them ends the text"

@@ -35,6 +35,7 @@ class State(Protocol):
     def follow(self, tokens:Sequence[int]) -> None: "The text is `tokens` now; what still holds is kept"
     def rewind(self, length:int) -> None: "Back to the first `length` tokens, the last of them pending"
     def fork(self) -> "State": "An independent copy"
+    def close(self) -> None: "The request is over: what the model holds for it may go"
     def retain(self, nodes:Sequence[int]) -> "list[State]": "A state for each of some nodes scored last: its text ends there"
 
 class Target(Protocol):
@@ -78,6 +79,7 @@ class TableState:
     def follow(self, tokens): self.tokens = list(tokens)
     def rewind(self, length:int): del self.tokens[length:]
     def fork(self) -> "TableState": return TableState(self.target, self.tokens)
+    def close(self): "A table holds nothing"
     def retain(self, nodes) -> list:
         "A state for each of some nodes scored last: its text ends there"
         words = self.scored.tokens
@@ -93,9 +95,7 @@ class TableTarget:
     @property
     def vocab_size(self): return self.lm.vocab_size
     def open(self, prompt, asks=Asks()) -> TableState: return TableState(self, prompt)
-    def score(self,
-        pairs, # `[(state, draft), ...]`
-    ) -> list: # a `Scores` for each pair
+    def score(self, pairs) -> list: # `[(state, draft), ...]` -> a `Scores` for each
         "The rows of the pending token and of every node"
         return [self._rows(state, draft) for state, draft in pairs]
 

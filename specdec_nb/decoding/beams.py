@@ -151,7 +151,7 @@ class Beams:
             self.groups, self.steps = self.search.step(self.groups, rows, self.stop), self.steps + 1
             self.done = all(g.done for g in self.groups)
         self._tell(scores)
-        if self.done: getattr(self.state, "close", lambda: None)()
+        if self.done: self.state.close()
         text = self.texts[0][1] if self.done else ()
         self.tokens += text
         return Step(self.draft, Verdict((), None, text), scores, stopped="beams" if self.done else None)

@@ -78,7 +78,7 @@ class _Both:
     def retain(self, nodes): return [_Both(*both) for both in zip(self.expert.retain(nodes), self.amateur.retain(nodes))]
     def finished(self): self.close()
     def close(self):
-        for state in (self.expert, self.amateur): getattr(state, "close", lambda: None)()
+        for state in (self.expert, self.amateur): state.close()
 
 class _Contrasted(Scores):
     "Rows of a difference, each computed when it is asked for"

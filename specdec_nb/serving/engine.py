@@ -48,7 +48,7 @@ class Served(Request):
     def leave(self):
         "Give everything back"
         self._close()
-        getattr(self.state, "close", lambda: None)()
+        self.state.close()
         self.state = None
     def _close(self): self.drafting = self.asking = None                 # the cache is the engine's to give back
 
