@@ -40,7 +40,8 @@ class Request:
         self.stop = stop.within(window and window + 1 - self.prompt)
         introduce(self.drafter, self.target)
         self.seconds:dict[str, float] = {}
-        self.state = self._timed("prefill", lambda: opened(self.target, self.tokens, self.drafter.asks | law.asks, inputs))
+        self.inputs = inputs
+        self.state = self._timed("prefill", self._opened)
         self.law_state, open_law = law.start(self.tokens), law.on_drafts()
         self.ctx = Context(Tokens(self.tokens), self.budget(), open_law, open_law.start(self.tokens), self.target.vocab_size,
                            getattr(self.state, "source", ()))
@@ -48,6 +49,8 @@ class Request:
         self.asking:Any = None # its generator, while it waits for scores
         self.draft:Draft | None = None
         self.done = False
+
+    def _opened(self): return opened(self.target, self.tokens, self.drafter.asks | self.law.asks, self.inputs)
 
     def budget(self) -> Budget:
         left = self.stop.limit - (len(self.tokens) - self.prompt) - 1
@@ -95,8 +98,9 @@ class Request:
 
     def resume(self, text):
         "Go on from another text, with what still holds of the state. The drafting goes on, too: it must not mind that words are taken back"
-        self.tokens[:], self.done = text, False
-        self.state.follow(text)
+        self.tokens[:] = text
+        if self.done: self.state, self.done = self._opened(), False              # what was held for it is gone
+        else: self.state.follow(text)
         self.law_state, self.ctx.law_state = self.law.start(text), self.ctx.law.start(text)
 
     def _timed(self, what, f):

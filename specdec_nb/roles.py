@@ -57,7 +57,7 @@ class Target(Protocol):
 def opened(target, prompt, asks=Asks(), inputs=None):
     "A request's state in a target, which is also asked to score it, whoever it hands the work to"
     state = target.open(prompt, asks) if inputs is None else target.open(prompt, asks, inputs)
-    state.target = target
+    state.target, state.close = target, getattr(state, "close", lambda: None)        # a state that holds nothing need not say so
     return state
 
 def read(state):

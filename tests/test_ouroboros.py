@@ -12,7 +12,7 @@ from specdec_nb.draft import Budget
 from specdec_nb.sampling import Scores
 from specdec_nb.verify import Step
 from specdec_nb.roles import Context, NoDrafter, Tokens, as_target, make_drafter
-from specdec_nb.decode import Request, answered, decode
+from specdec_nb.decode import Request, answered, decode, serve
 from specdec_nb.drafters.lookahead import Lookahead, node_at
 from specdec_nb.drafters.layerskip import some_layers
 from specdec_nb.drafters.pool import PhrasePool
@@ -274,3 +274,16 @@ def test_clear_errors(monkeypatch):
     with pytest.raises(ValueError, match="vocabulary of 5 tokens, the target of 6"): list(decode(cycle(6), Ouroboros(small), [0], limit=3))
     monkeypatch.setattr("specdec_nb.drafters.model.shipped", lambda: None)
     with pytest.raises(ValueError, match="no draft model"): make_drafter("ouroboros")
+
+
+def test_a_draft_model_at_the_end_of_its_window_goes_on_after_a_rejection():
+    "The request within the request has ended there, and its place among others was free"
+    target, small = HFTarget(llama(2, max_position_embeddings=128)), HFTarget(llama(2, noise=.3, max_position_embeddings=40))
+    prompts = [[1 + i % 7 for i in range(33)], [2 + i % 5 for i in range(34)]]
+    plain = [Trace(decode(target, "none", p, 24, law=GREEDY)).tokens for p in prompts]
+    requests = [Request(target, Ouroboros(small, k=4, lengthen=2, phrases=True), p, law=GREEDY, stop=Stop(24)) for p in prompts]
+    texts, ended = {r: [] for r in requests}, 0
+    for r, step in serve(requests):
+        texts[r] += step.verdict.tokens
+        if not r.done: ended += r.drafting.request.done and len(step.verdict.path) < len(step.draft)
+    assert [*texts.values()] == plain and ended

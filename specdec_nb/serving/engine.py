@@ -16,7 +16,7 @@ import time
 import numpy as np
 from ..sampling import Asks, Law
 from ..draft import Draft
-from ..roles import NoDrafter, as_target, introduce, make_drafter, opened
+from ..roles import NoDrafter, as_target, introduce, make_drafter
 from ..decode import Request, serve
 from ..speedup import CostCurve
 from ..phrases.tuning import cost_of
@@ -44,7 +44,7 @@ class Served(Request):
     def put_off(self):
         "Give the cache back: what was written will be read again"
         self.leave()
-        self.state, self.draft = opened(self.target, self.tokens, self.drafter.asks | self.law.asks), None
+        self.state, self.draft = self._opened(), None
     def leave(self):
         "Give everything back"
         self._close()
