@@ -35,7 +35,7 @@ class State(Protocol):
     def follow(self, tokens:Sequence[int]) -> None: "The text is `tokens` now; what still holds is kept"
     def rewind(self, length:int) -> None: "Back to the first `length` tokens, the last of them pending"
     def fork(self) -> "State": "An independent copy"
-    def close(self) -> None: "The request is over: what the model holds for it may go"
+    def close(self) -> None: "The request is over: what the model holds for it may go. A state that holds nothing needs none"
     def retain(self, nodes:Sequence[int]) -> "list[State]": "A state for each of some nodes scored last: its text ends there"
 
 class Target(Protocol):
@@ -57,7 +57,7 @@ class Target(Protocol):
 def opened(target, prompt, asks=Asks(), inputs=None):
     "A request's state in a target, which is also asked to score it, whoever it hands the work to"
     state = target.open(prompt, asks) if inputs is None else target.open(prompt, asks, inputs)
-    state.target, state.close = target, getattr(state, "close", lambda: None)        # a state that holds nothing need not say so
+    state.target = target
     return state
 
 def read(state):

@@ -16,7 +16,7 @@ from ..draft import Budget, Draft, trim
 from ..verify import Step, Trace, Verdict
 from ..roles import Context, Drafter, Tokens, as_target, introduce, make_drafter, opened, register
 from ..stops import Stop
-from ..decode import Request, serve
+from ..decode import Request, release, serve
 from ..shape import best_first
 
 # %% ../../nbs/8_decoding/36b_beams.ipynb #04aa16f2
@@ -151,7 +151,7 @@ class Beams:
             self.groups, self.steps = self.search.step(self.groups, rows, self.stop), self.steps + 1
             self.done = all(g.done for g in self.groups)
         self._tell(scores)
-        if self.done: self.state.close()
+        if self.done: release(self.state)
         text = self.texts[0][1] if self.done else ()
         self.tokens += text
         return Step(self.draft, Verdict((), None, text), scores, stopped="beams" if self.done else None)

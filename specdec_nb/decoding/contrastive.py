@@ -9,6 +9,7 @@ __all__ = ['contrasted', 'Contrastive', 'Amateur']
 import numpy as np
 from ..sampling import Asks, Scores
 from ..roles import as_target, opened, register
+from ..decode import release
 from ..drafters.model import ModelDrafter, SameTokens, TreeDrafting
 
 # %% ../../nbs/8_decoding/37_contrastive.ipynb #66592ef9
@@ -78,7 +79,7 @@ class _Both:
     def retain(self, nodes): return [_Both(*both) for both in zip(self.expert.retain(nodes), self.amateur.retain(nodes))]
     def finished(self): self.close()
     def close(self):
-        for state in (self.expert, self.amateur): state.close()
+        for state in (self.expert, self.amateur): release(state)
 
 class _Contrasted(Scores):
     "Rows of a difference, each computed when it is asked for"

@@ -17,7 +17,7 @@ import numpy as np
 from ..sampling import Asks, Law
 from ..draft import Draft
 from ..roles import NoDrafter, as_target, introduce, make_drafter
-from ..decode import Request, serve
+from ..decode import Request, release, serve
 from ..speedup import CostCurve
 from ..phrases.tuning import cost_of
 from .ration import Ration
@@ -48,7 +48,7 @@ class Served(Request):
     def leave(self):
         "Give everything back"
         self._close()
-        self.state.close()
+        release(self.state)
         self.state = None
     def _close(self): self.drafting = self.asking = None                 # the cache is the engine's to give back
 
