@@ -1,8 +1,9 @@
 """Sphinx's settings: the site is built from nbs/, with the outputs stored there. See tools/sitebuild.py."""
-import os, sys
+import gc, os, sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+gc.set_threshold(500_000, 20, 100)                   # millions of nodes that stay: looking through them at every turn took most of the time
 sys.path[:0] = [str(ROOT), str(ROOT/"docs/_ext"), str(ROOT/"tools")]
 from nbsync import settings
 
