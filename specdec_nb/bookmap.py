@@ -13,22 +13,36 @@ import sys
 
 # %% ../nbs/1_exactness/00_bookmap.ipynb #0864dae6
 PLACES = { # place: (its question, what happens there, the chapters that answer)
-    "promise": ("What is the same text?", "exact laws of tokens and programs", "01 02 03 36 36a 39"),
-    "who": ("Who drafts?", "propose", "06a 15 16 16a 16b 17 17b 18 19 20 21 21a 21b 21c 21d 22 22a 22b 23 23a 23b 23c 23d 23e 24 24a 29 34"),
+    "promise": ("What is the same text?", "exact laws of tokens and programs",
+                "01 02 03 36 36a 39"),
+    "who": ("Who drafts?", "propose",
+            "06a 15 16 16a 16b 17 17b 18 19 20 21 21a 21b 21c 21d 22 22a 22b "
+            "23 23a 23b 23c 23d 23e 24 24a 29 34"),
     "shape": ("What shape?", "a tree of guesses", "05 09 27 30 36b"),
-    "target": ("What does the model say?", "score, one pass", "06a 10 11 12 12a 12b 12c 13 25 28 36a 37 39a 39b 39c"),
+    "target": ("What does the model say?", "score, one pass",
+               "06a 10 11 12 12a 12b 12c 13 25 28 36a 37 39a 39b 39c"),
     "rule": ("Which rule?", "verify", "04 06 26 28a 39d"),
     "loop": ("One loop", "commit, and again", "06b 07 13a 13b 14 31 32 32b 33 35 38"),
     "memory": ("What is remembered?", "keep, observe", "12 12a 12b 13b 15 17a 18 19 29"),
-    "gain": ("What is gained?", "time, measured on a machine", "08 09 14a 14b 14c 14d 14e 14f 14g 14h 30 31 31a 32a 40 41 41a 41b 42 42a 44 44a 44b 45 46 47"),
+    "gain": ("What is gained?", "time, measured on a machine",
+             "08 09 14a 14b 14c 14d 14e 14f 14g 14h 30 31 31a 32a "
+             "40 41 41a 41b 42 42a 44 44a 44b 45 46 47"),
 }
 
 # %% ../nbs/1_exactness/00_bookmap.ipynb #1ce117c0
 #| code-fold: true
-_SPOTS = { # place: x, y, width
-    "promise": (5, 5, 530), "who": (5, 63, 160), "shape": (190, 63, 160), "target": (375, 63, 160),
-    "memory": (5, 133, 160), "loop": (190, 133, 160), "rule": (375, 133, 160), "gain": (5, 191, 530)}
-_ARROWS = ["M165 85H187", "M350 85H372", "M455 107V130", "M375 155H353", "M190 155H168", "M85 133V110"]
+_SPOTS = {  # place: x, y, width
+    "promise": (5, 5, 530),
+    "who": (5, 63, 160),
+    "shape": (190, 63, 160),
+    "target": (375, 63, 160),
+    "memory": (5, 133, 160),
+    "loop": (190, 133, 160),
+    "rule": (375, 133, 160),
+    "gain": (5, 191, 530),
+}
+_ARROWS = ["M165 85H187", "M350 85H372", "M455 107V130", "M375 155H353", "M190 155H168",
+           "M85 133V110"]
 
 _STYLE = Path(__file__).parent / "book.mplstyle" if "__file__" in globals() else None
 
@@ -41,13 +55,17 @@ class _Map:
     "The loop and its surroundings as an inline SVG"
     def __init__(self, here, lit): self.here, self.lit = here, lit
     def __repr__(self):
-        return f"chapter {self.here}: {PLACES[self.lit[0]][0]}" if self.lit else "the map of the book"
+        return (f"chapter {self.here}: {PLACES[self.lit[0]][0]}" if self.lit
+                else "the map of the book")
     def _repr_svg_(self):
         line = '<path d="{}" fill="none" stroke="currentColor" marker-end="url(#tip)"/>'
-        return ('<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 540 240" width="540" height="240" '
-                f'role="img" aria-label="{html.escape(repr(self))}" font-family="sans-serif" text-anchor="middle" '
+        return ('<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 540 240" '
+                'width="540" height="240" '
+                f'role="img" aria-label="{html.escape(repr(self))}" '
+                'font-family="sans-serif" text-anchor="middle" '
                 'style="background:#fff;color:#222">'
-                '<defs><marker id="tip" markerWidth="7" markerHeight="7" refX="5" refY="3.5" orient="auto">'
+                '<defs><marker id="tip" markerWidth="7" markerHeight="7" refX="5" refY="3.5" '
+                'orient="auto">'
                 '<path d="M0 0L7 3.5L0 7z" fill="currentColor"/></marker></defs>'
                 f'{"".join(map(line.format, _ARROWS))}{"".join(map(self._box, _SPOTS))}</svg>')
 
@@ -61,11 +79,14 @@ class _Map:
                 f'<text x="{mid:g}" y="{y + 35}" font-size="11">{second}</text></g>')
 
 def book_map(
-    here=None, # a chapter's number, as "06"; None: no place is lit, and every place lists its chapters
+    # a chapter's number, as "06"; None: no place is lit, and every place lists its chapters
+    here=None,
 ): # draws itself
-    "The loop of speculative decoding, a chapter's place lit. Raises ValueError for a chapter without one"
+    """The loop of speculative decoding, a chapter's place lit. Raises ValueError for a chapter
+    without one"""
     lit = [place for place, (_, _, chapters) in PLACES.items() if here in chapters.split()]
     if here is not None and not lit:
-        raise ValueError(f"chapter {here!r} has no place on the map: give it one in PLACES, chapter 00")
+        raise ValueError(f"chapter {here!r} has no place on the map: give it one in PLACES, "
+                         "chapter 00")
     _dress()
     return _Map(here, lit)

@@ -29,7 +29,8 @@ def pick(
     "Inverse-transform sampling; raises ValueError if `p` is not a distribution"
     mass = np.cumsum(np.asarray(p, dtype=np.float64))
     if not abs(mass[-1] - 1) < 1e-3:
-        raise ValueError(f"cannot draw: the probabilities add up to {mass[-1]}, not 1 (NaN or infinite logits?)")
+        raise ValueError(f"cannot draw: the probabilities add up to {mass[-1]}, not 1 (NaN or "
+                         "infinite logits?)")
     return int(np.searchsorted(mass, u * mass[-1], side="right"))
 
 class Dice:
@@ -38,18 +39,23 @@ class Dice:
     def since(self, position): return self
     def at(self, position, purpose): return self
     def bernoulli(self, p) -> bool: return bool(self.gen.random() < p)
-    def categorical(self, p) -> int: return p.token if isinstance(p, Point) else pick(p, self.gen.random())
+    def categorical(self, p) -> int:
+        return p.token if isinstance(p, Point) else pick(p, self.gen.random())
 
 # %% ../nbs/1_exactness/02_chance.ipynb #28559470
 class Replay:
-    "Dice that follow a script: `trail` holds `[outcomes, chosen index]` for each fork; new forks take their first branch"
+    """Dice that follow a script: `trail` holds `[outcomes, chosen index]` for each fork; new forks
+    take their first branch"""
     def __init__(self, trail:list): self.trail, self.depth, self.weight = trail, 0, Fraction(1)
     def since(self, position): return self
     def at(self, position, purpose): return self
-    def bernoulli(self, p) -> bool: return self._choose([(True, Fraction(p)), (False, 1 - Fraction(p))])
+    def bernoulli(self, p) -> bool:
+        return self._choose([(True, Fraction(p)), (False, 1 - Fraction(p))])
     def categorical(self, p) -> int:
         if isinstance(p, Point): return p.token
-        if sum(p) != 1: raise ValueError(f"not a distribution: {[str(x) for x in p]} add up to {sum(p)}, not to 1")
+        if sum(p) != 1:
+            raise ValueError(f"not a distribution: {[str(x) for x in p]} add up to {sum(p)}, not "
+                             "to 1")
         return self._choose([(x, p_x) for x, p_x in enumerate(p)])
 
     def _choose(self, outcomes):
@@ -76,10 +82,13 @@ def exact_law(
 
 # %% ../nbs/1_exactness/02_chance.ipynb #9a71a1ed
 class Keyed:
-    """Noise addressed by seed, request, absolute position and purpose: the same address, the same noise.
+    """Noise addressed by seed, request, absolute position and purpose: the same address, the
+    same noise.
 
-    Drafts and coins have new noise in each round, which is known by the position it began at. Under `verify_walk`
-    (chapter 6), speculative sampling with `Keyed` noise equals plain sampling with it, token for token.
+    Drafts and coins have new noise in each round, which is known by the position it began at.
+    Under `verify_walk`
+    (chapter 6), speculative sampling with `Keyed` noise equals plain sampling with it, token
+    for token.
     """
     PURPOSES = {"target": 0, "draft": 1, "coin": 2}
     def __init__(self,
@@ -97,7 +106,9 @@ class Keyed:
         "The noise of one address; draws from it one after another are independent"
         round_ = 0 if purpose == "target" else 1 + self.base
         counter = [0, self.base + position, self.PURPOSES[purpose], round_]
-        return _Address(np.random.Generator(np.random.Philox(key=[self.seed, self.request], counter=counter)))
+        return _Address(
+            np.random.Generator(np.random.Philox(key=[self.seed, self.request], counter=counter))
+        )
 
 class _Address:
     "Draws at one address"
@@ -109,5 +120,6 @@ class _Address:
         p = np.asarray(p, dtype=np.float64)
         x = np.flatnonzero(p > 0)
         if not abs(p.sum() - 1) < 1e-3:
-            raise ValueError(f"cannot draw: the probabilities add up to {p.sum()}, not 1 (NaN or infinite logits?)")
+            raise ValueError(f"cannot draw: the probabilities add up to {p.sum()}, not 1 (NaN or "
+                             "infinite logits?)")
         return int(x[np.argmin(clocks[x] / p[x])])

@@ -19,23 +19,27 @@ from .stops import DraftRows, Stop, distribution_over
 
 # %% ../nbs/1_exactness/07_decode.ipynb #c535a8d0
 class Request:
-    "One request under way: a draft is proposed, scored by the target, and judged, until it is `done`"
+    """One request under way: a draft is proposed, scored by the target, and judged, until it is
+    `done`"""
     def __init__(self,
         target, # a target, or a model that `as_target` knows
         drafter, # a drafter, or a registered name
         prompt, # token ids, at least one
         law=Law(), # the distribution wanted
-        rule=None, # a `verify_*` function or its name; None: walk under `Keyed` noise, else rejection
+        # a `verify_*` function or its name; None: walk under `Keyed` noise, else rejection
+        rule=None,
         rng=None, # a source of randomness; None: `Dice()`
         stop:Stop=None, # when to stop
         k:int=None, # draft at most this deep
         inputs=None, # what the target takes beside the prompt, if it does
     ):
         if stop is None: raise TypeError("say when to stop: stop=Stop(limit)")
-        self.target, self.drafter, self.law, self.rng = as_target(target), make_drafter(drafter), law, rng or Dice()
+        self.target, self.drafter = as_target(target), make_drafter(drafter)
+        self.law, self.rng = law, rng or Dice()
         self.rule, self.k, self.tokens = make_rule(rule, self.rng), k, _checked(prompt, self.target)
         if not law.pure and getattr(self.rule, "looks_ahead", False):
-            raise ValueError(f"{self.rule.__name__} looks at rows that may never be accepted, which a processor with a memory cannot bear: take walk or rejection")
+            raise ValueError(f"{self.rule.__name__} looks at rows that may never be accepted, "
+                             "which a processor with a memory cannot bear: take walk or rejection")
         self.prompt, window = len(self.tokens), self.target.window
         self.stop = stop.within(window and window + 1 - self.prompt)
         introduce(self.drafter, self.target)
@@ -43,26 +47,33 @@ class Request:
         self.inputs = inputs
         self.state = self._timed("prefill", self._opened)
         self.law_state, open_law = law.start(self.tokens), law.on_drafts()
-        self.ctx = Context(Tokens(self.tokens), self.budget(), open_law, open_law.start(self.tokens), self.target.vocab_size,
+        self.ctx = Context(Tokens(self.tokens), self.budget(), open_law,
+                           open_law.start(self.tokens), self.target.vocab_size,
                            getattr(self.state, "source", ()))
         self.drafting:Any = None # of this request, once it has begun
         self.asking:Any = None # its generator, while it waits for scores
         self.draft:Draft | None = None
         self.done = False
 
-    def _opened(self): return opened(self.target, self.tokens, self.drafter.asks | self.law.asks, self.inputs)
+    def _opened(self):
+        return opened(self.target, self.tokens, self.drafter.asks | self.law.asks, self.inputs)
 
     def budget(self) -> Budget:
         left = self.stop.limit - (len(self.tokens) - self.prompt) - 1
-        return Budget(self.target.max_nodes, left if self.k is None else min(left, self.k), self.target, self.stop.eos)
+        return Budget(self.target.max_nodes, left if self.k is None else min(left, self.k),
+                      self.target, self.stop.eos)
 
     def propose(self):
-        "Begin a draft. Returns what the drafter wants scored first, `(state, draft)`; or None, and the request's `draft` is there"
+        """Begin a draft. Returns what the drafter wants scored first, `(state, draft)`; or None,
+        and the request's `draft` is there"""
         self.draft = None
         if self.drafting is None:
-            if self.state.unread: return None                  # no draft: the target reads the prompt first
+            # no draft: the target reads the prompt first
+            if self.state.unread: return None
             self.law_state = self.law.read(self.law_state, self.state)
-            self.drafting = self._timed("begin", lambda: self.drafter.begin(self.ctx, self.state) or self.drafter)
+            self.drafting = self._timed("begin",
+                                        lambda: self.drafter.begin(self.ctx, self.state)
+                                        or self.drafter)
         self.ctx.budget = self.budget()
         return self._timed("propose", self._draft)
 
@@ -79,16 +90,19 @@ class Request:
     def _drafted(self, draft):
         who = type(self.drafting).__name__
         if not isinstance(draft, Draft):
-            raise TypeError(f"{who}.propose returned {draft!r:.80}; it must return a Draft: Draft.chain(tokens), or Draft() for no guess")
+            raise TypeError(f"{who}.propose returned {draft!r:.80}; it must return a Draft: "
+                            "Draft.chain(tokens), or Draft() for no guess")
         self.draft = _sane(trim(draft, self.ctx.budget), self.target.vocab_size, who)
 
     def answer(self, scores:Scores):
         "Go on with a draft that was waiting for scores; returns as `propose` does"
-        for what, s in (("propose", scores.elapsed), ("drafting", scores.seconds)): self._add(what, s)
+        for what, s in (("propose", scores.elapsed), ("drafting", scores.seconds)):
+            self._add(what, s)
         return self._timed("propose", lambda: self._ask(scores))
 
     def round(self):
-        "A round as a generator of wishes, for a drafter that itself decodes, on a model of its own. What it returns is the `Step`"
+        """A round as a generator of wishes, for a drafter that itself decodes, on a model of its
+        own. What it returns is the `Step`"""
         step = None
         while step is None:
             wish = self.propose()
@@ -97,9 +111,11 @@ class Request:
         return step
 
     def resume(self, text):
-        "Go on from another text, with what still holds of the state. The drafting goes on, too: it must not mind that words are taken back"
+        """Go on from another text, with what still holds of the state. The drafting goes on, too:
+        it must not mind that words are taken back"""
         self.tokens[:] = text
-        if self.done: self.state, self.done = self._opened(), False              # what was held for it is gone
+        # what was held for it is gone
+        if self.done: self.state, self.done = self._opened(), False
         else: self.state.follow(text)
         self.law_state, self.ctx.law_state = self.law.start(text), self.ctx.law.start(text)
 
@@ -123,7 +139,8 @@ class Request:
     def _judged(self, draft, scores) -> Step:
         made, stop = len(self.tokens) - self.prompt, self.stop
         if getattr(self.rule, "looks_ahead", False): stop = stop.plain
-        rows = DraftRows(draft, scores, self.tokens, made, stop, self.law, self.law_state, self.target.vocab_size)
+        rows = DraftRows(draft, scores, self.tokens, made, stop, self.law, self.law_state,
+                         self.target.vocab_size)
         verdict = self.rule(draft, rows, self.rng.since(rows.before))
         taken, stopped = self._commit(verdict, rows)
         verdict, self.done = verdict.cut(draft, taken), stopped is not None
@@ -136,14 +153,16 @@ class Request:
         self.drafting = self.asking = None
         release(self.state)
 
-    def _commit(self, verdict, rows): # `(how many tokens were taken, why the text ends there or None)`
+    # `(how many tokens were taken, why the text ends there or None)`
+    def _commit(self, verdict, rows):
         "Take the verdict's tokens one by one, until one of them ends the text"
         for n, (row, token) in enumerate(zip(verdict.rows, verdict.tokens), 1):
             self.tokens.append(token)
             self.law_state = self.law.step(rows.state(row), token, rows.scores, row)
             self._tell(token, rows.scores, row)
             made = len(self.tokens) - self.prompt
-            if n <= len(verdict.path) and rows.stop is self.stop: stopped = rows.ended(verdict.path[n - 1] + 1)
+            if n <= len(verdict.path) and rows.stop is self.stop:
+                stopped = rows.ended(verdict.path[n - 1] + 1)
             else: stopped = self.stop.why(token, made, lambda: self.tokens)
             if stopped: break
         return n, stopped
@@ -156,23 +175,30 @@ class Request:
 def _overlaps(draft, verdict, rows):
     "Sum of min(p, q) at every judged node whose first child was drawn"
     if draft.probs is None: return ()
-    judged = [(i + 1, draft.children(i)[0]) for i in (-1, *verdict.path) if draft.children(i) and i + 1 in rows.seen]
+    judged = [(i + 1, draft.children(i)[0]) for i in (-1, *verdict.path)
+              if draft.children(i) and i + 1 in rows.seen]
     return tuple(float(overlap(rows[r], draft.q(c))) for r, c in judged if draft.q(c) is not None)
 
 def _checked(prompt, target) -> list:
-    "The prompt as a list of ints. Raises ValueError if it is empty, too long, or not of this vocabulary"
+    """The prompt as a list of ints. Raises ValueError if it is empty, too long, or not of this
+    vocabulary"""
     tokens = [int(t) for t in prompt]
-    if not tokens: raise ValueError("the prompt is empty: give at least one token (the model's BOS token, for instance)")
+    if not tokens:
+        raise ValueError("the prompt is empty: give at least one token (the model's BOS token, for "
+                         "instance)")
     if bad := [t for t in tokens if not 0 <= t < target.vocab_size]:
-        raise ValueError(f"token ids must be from 0 to {target.vocab_size - 1}; the prompt holds {bad[:5]}")
+        raise ValueError(f"token ids must be from 0 to {target.vocab_size - 1}; the prompt holds "
+                         f"{bad[:5]}")
     if target.window and len(tokens) > target.window:
-        raise ValueError(f"the prompt has {len(tokens)} tokens, the model's context window {target.window}: shorten the prompt")
+        raise ValueError(f"the prompt has {len(tokens)} tokens, the model's context window "
+                         f"{target.window}: shorten the prompt")
     return tokens
 
 def _sane(draft, vocab_size, who):
     "The draft, if its tokens and distributions are over the target's vocabulary"
     if draft.tokens and not (0 <= min(draft.tokens) and max(draft.tokens) < vocab_size):
-        raise ValueError(f"{who} drafted a token outside the target's vocabulary of {vocab_size}: {draft.tokens}")
+        raise ValueError(f"{who} drafted a token outside the target's vocabulary of {vocab_size}: "
+                         f"{draft.tokens}")
     for q in {id(q): q for q in draft.probs or () if q is not None}.values():
         distribution_over(vocab_size, q, f"{who} drafted from")
     return draft
@@ -183,11 +209,13 @@ def release(state):
     getattr(state, "close", lambda: None)()
 
 def answers(wishes):
-    "Grant wishes `{request: (state, draft)}` in one call a model; yields `(request, scores)`. Who has long texts to read first has to wait"
+    """Grant wishes `{request: (state, draft)}` in one call a model; yields `(request, scores)`. Who
+    has long texts to read first has to wait"""
     models = {id(state.target): state.target for state, _ in wishes.values()}
     for target in models.values():
         group = [r for r, (state, _) in wishes.items() if state.target is target]
-        pairs = [(s, None if s.unread and len(s.unread) > target.chunk else draft) for s, draft in map(wishes.get, group)]
+        pairs = [(s, None if s.unread and len(s.unread) > target.chunk else draft)
+                 for s, draft in map(wishes.get, group)]
         began = time.perf_counter()
         scored = target.score(pairs)
         elapsed = (time.perf_counter() - began) / len(group)
@@ -196,9 +224,11 @@ def answers(wishes):
             if draft is not None or wishes[r][1] is None: yield r, scores
 
 def serve(
-    requests, # a list of `Request`s; it may grow while they are served, and who is done may be taken out
+    # a list of `Request`s; it may grow while they are served, and who is done may be taken out
+    requests,
 ):
-    "Run requests together: what all of them want of one model is scored in one call. Yields `(request, step)`"
+    """Run requests together: what all of them want of one model is scored in one call. Yields
+    `(request, step)`"""
     while live := [r for r in requests if not r.done]:
         wishes = {r: wish for r in live if (wish := r.propose())}
         while wishes:
@@ -209,7 +239,8 @@ def serve(
             if step := r.advance(scores): yield r, step
 
 def answered(asking):
-    "What a drafter's `propose` comes to: a draft, or a generator whose wishes are granted one by one. For looking at one drafter alone"
+    """What a drafter's `propose` comes to: a draft, or a generator whose wishes are granted one by
+    one. For looking at one drafter alone"""
     scores = None
     while isgenerator(asking):
         try: state, draft = asking.send(scores)
@@ -230,5 +261,6 @@ def decode(
     inputs=None, # what the target takes beside the prompt, if it does
 ):
     "Speculative decoding of one request: yields one `Step` a target call"
-    request = Request(target, make_drafter(drafter, k=k), prompt, law, rule, rng, stop or Stop(limit), k, inputs)
+    request = Request(target, make_drafter(drafter, k=k), prompt, law, rule, rng,
+                      stop or Stop(limit), k, inputs)
     for _, step in serve([request]): yield step

@@ -18,7 +18,8 @@ def distribution(
     w = [Fraction(x) for x in weights]
     total = sum(w)
     if total <= 0 or min(w) < 0:
-        raise ValueError(f"weights must be non-negative and not all zero, got {[str(x) for x in w]}")
+        raise ValueError("weights must be non-negative and not all zero, got "
+                         f"{[str(x) for x in w]}")
     return np.array([x / total for x in w], dtype=object)
 
 # %% ../nbs/1_exactness/01_lm.ipynb #ec84e8cc
@@ -28,11 +29,14 @@ class TableLM:
         rows:dict, # `{suffix (a tuple of token ids): weights}`; must have a row for `()`
         words=None, # what to call the tokens, for people
     ):
-        if () not in rows: raise ValueError("a TableLM needs a row for the empty suffix (): the model's answer to any prefix")
+        if () not in rows:
+            raise ValueError("a TableLM needs a row for the empty suffix (): the model's answer "
+                             "to any prefix")
         self.rows = {tuple(suffix): distribution(weights) for suffix, weights in rows.items()}
         self.vocab_size = len(self.rows[()])
         if bad := [s for s, row in self.rows.items() if len(row) != self.vocab_size]:
-            raise ValueError(f"every row needs {self.vocab_size} weights, as () has; these differ: {bad}")
+            raise ValueError(f"every row needs {self.vocab_size} weights, as () has; these "
+                             f"differ: {bad}")
         self.order = max(map(len, self.rows))
         self.words = list(words or map(str, range(self.vocab_size)))
 
@@ -48,7 +52,8 @@ class TableLM:
         prefix, # token ids so far
         n:int, # how many tokens to continue with
     ) -> dict: # `{continuation (a tuple): probability}`; those of probability zero are left out
-        "The exact distribution of the next `n` tokens: the product formula, for each of the `V**n` texts"
+        """The exact distribution of the next `n` tokens: the product formula, for each of the
+        `V**n` texts"""
         texts:dict[tuple[int, ...], Fraction] = {(): Fraction(1)}
         for _ in range(n):
             texts = {t + (x,): w * p_x for t, w in texts.items()
@@ -66,12 +71,14 @@ class TableLM:
         seed:int=0, # which one
         largest:int=6, # weights are whole numbers from 0 to this
     ) -> "TableLM":
-        "A table of random small weights, some of them zero: for tests that should not depend on a nice example"
+        """A table of random small weights, some of them zero: for tests that should not depend on a
+        nice example"""
         rng = np.random.default_rng(seed)
         def row():
             w = rng.integers(0, largest + 1, vocab_size)
             return [int(x) for x in w] if w.any() else [1] * vocab_size
-        return cls({s: row() for n in range(order + 1) for s in product(range(vocab_size), repeat=n)})
+        return cls({s: row() for n in range(order + 1)
+                    for s in product(range(vocab_size), repeat=n)})
 
 # %% ../nbs/1_exactness/01_lm.ipynb #6ed31142
 def weather() -> tuple: # `(target, drafter)`, both `TableLM`s over the words sun, rain, snow

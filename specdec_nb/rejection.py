@@ -25,7 +25,8 @@ def total_variation(p, q):
 
 # %% ../nbs/1_exactness/04_rejection.ipynb #0d5c58c3
 def accept_probability(p, q, x:int):
-    "The probability of keeping `x`, which was drawn from `q`: min(1, p(x)/q(x)) (Leviathan et al. 2023, section 2.3)"
+    """The probability of keeping `x`, which was drawn from `q`: min(1, p(x)/q(x)) (Leviathan et al.
+    2023, section 2.3)"""
     if not q[x] > 0: raise ValueError(f"token {x} cannot have been drawn from q: q({x}) = {q[x]}")
     return 1 if p[x] >= q[x] else p[x] / q[x]
 
@@ -35,7 +36,8 @@ def residual(
 ): # `[V]` probabilities
     """What the target still owes after a rejection: the normalised positive part of p - q.
 
-    If p equals q nothing is ever rejected, and the residual is 0/0; should rounding bring us here all the same, it is `p`.
+    If p equals q nothing is ever rejected, and the residual is 0/0; should rounding bring us
+    here all the same, it is `p`.
     """
     if isinstance(p, Point): return p
     if isinstance(q, Point):

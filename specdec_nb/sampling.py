@@ -22,17 +22,21 @@ def softmax(
     row:np.ndarray, # `[V]` logits (floats), or exact probabilities (Fractions)
     temperature=1, # T > 0; on Fractions 1/T must be whole, or the result would not be a fraction
 ) -> np.ndarray: # `[V]` probabilities, float64 or Fractions
-    "The distribution a row stands for, at a temperature. Raises ValueError where the row holds NaN or no finite entry"
+    """The distribution a row stands for, at a temperature. Raises ValueError where the row holds
+    NaN or no finite entry"""
     if row.dtype == object:
         power = 1 / Fraction(temperature)
-        if power.denominator != 1: raise ValueError(f"exact rows need 1/temperature whole, got temperature {temperature}")
+        if power.denominator != 1:
+            raise ValueError(f"exact rows need 1/temperature whole, got temperature {temperature}")
         weights = row ** int(power)
         if not weights.sum(): raise NoMass("every word is masked: no token is left to draw")
         return weights / weights.sum()
     z = np.asarray(row, dtype=np.float64) / temperature
     peak = z.max()
     if peak == -np.inf: raise NoMass("every word is masked: no token is left to draw")
-    if not np.isfinite(peak): raise ValueError(f"the largest logit is {peak}: the model's output is broken (NaN or overflow)")
+    if not np.isfinite(peak):
+        raise ValueError(f"the largest logit is {peak}: the model's output is broken (NaN or "
+                         "overflow)")
     weights = np.exp(z - peak)
     return weights / weights.sum()
 
@@ -43,26 +47,30 @@ class Picture:
     def __repr__(self): return self.text
     def _repr_html_(self): return self.html
 
-_GREEN, _BROWN, _BLUE, _GREY = "#3a7d44", "#a65a12", "#2f6f9f", "#888" # legible on white and on black
+# legible on white and on black
+_GREEN, _BROWN, _BLUE, _GREY = "#3a7d44", "#a65a12", "#2f6f9f", "#888"
 _INKS = dict(accepted=f"background:{_GREEN};color:#fff", own=f"background:{_BROWN};color:#fff",
              rest=f"border:1px dashed {_GREY}", sees=f"border:1px solid {_BLUE}",
              self=f"background:{_BLUE};color:#fff")
 
 def chip(
     word:str,
-    kind:str="rest", # "accepted", the target's "own", the "rest" of the guesses; in masks "sees" and "self"
+    # "accepted", the target's "own", the "rest" of the guesses; in masks "sees" and "self"
+    kind:str="rest",
 ) -> str: # HTML
     "A word in a box, coloured by what became of it; a line break is drawn as ↵"
     word = str(word).replace("\n", "↵").replace("\t", "⇥") or "∅"
     word = escape(word if len(word) < 16 else word[:14] + "…")
-    return f'<span style="{_INKS[kind]};border-radius:4px;padding:0 5px;white-space:pre">{word}</span>'
+    return (f'<span style="{_INKS[kind]};border-radius:4px;padding:0 '
+            f'5px;white-space:pre">{word}</span>')
 
 def bar(share, width:int, color:str=_BLUE, track:bool=False) -> str: # HTML
     "A bar of `share` (0 to 1) of `width` pixels; with `track`, the rest of them in grey"
     def piece(s, ink):
         style = f"display:inline-block;height:10px;width:{width * s:.0f}px;background:{ink}"
         return f'<span style="{style}"></span>'
-    return piece(float(share), color) + (piece(1 - float(share), "rgba(128,128,128,.3)") if track else "")
+    return piece(float(share),
+                 color) + (piece(1 - float(share), "rgba(128,128,128,.3)") if track else "")
 
 def text_of(words=None): # a function or a table from token ids to text, or None: the ids themselves
     "The function that says a token"
@@ -78,13 +86,15 @@ def bars(
     tables = [law if isinstance(law, dict) else dict(enumerate(np.asarray(law))) for law in laws]
     top, say = sorted(tables[0], key=lambda x: -tables[0][x])[:k], text_of(words)
     label = {x: " ".join(map(say, x)) if isinstance(x, tuple) else say(x) for x in top}
-    def value(w): return str(w) if isinstance(w, Fraction) and len(str(w)) < 9 else f"{float(w):.3g}"
+    def value(w):
+        return str(w) if isinstance(w, Fraction) and len(str(w)) < 9 else f"{float(w):.3g}"
     def cell(inside, tag="td"):
         return f'<{tag} style="text-align:left;white-space:pre;padding:0 8px 0 0">{inside}</{tag}>'
     def line(what, weights):
         drawn = (cell(f"{bar(w, min(120, 160 // len(laws)))} {value(w)}") for w in weights)
         return f"<tr>{cell(escape(what))}{''.join(drawn)}</tr>"
-    lines = [f"<tr>{''.join(cell(escape(name), 'th') for name in ('', *names))}</tr>"] if names else []
+    lines = ([f"<tr>{''.join(cell(escape(name), 'th') for name in ('', *names))}</tr>"] if names
+             else [])
     lines += [line(label[x], [t.get(x, 0) for t in tables]) for x in top]
     if len(top) < len(tables[0]):
         rest = [sum(w for x, w in t.items() if x not in label) for t in tables]
@@ -104,18 +114,23 @@ def keep_top_k(p:np.ndarray, k:int) -> np.ndarray:
     return p if k >= len(p) else keep_only(p, p >= np.partition(p, len(p) - k)[len(p) - k])
 
 def keep_top_p(p:np.ndarray, mass) -> np.ndarray:
-    """Only the shortest list of most probable tokens of `p` whose probabilities reach `mass` (Holtzman et al. 2020).
+    """Only the shortest list of most probable tokens of `p` whose probabilities reach `mass`
+    (Holtzman et al. 2020).
 
-    As long a list as transformers keeps, where sums are rounded to single precision; of equals at its edge the higher ids.
+    As long a list as transformers keeps, where sums are rounded to single precision; of equals
+    at its edge the higher ids.
     """
-    n = min(1024, len(p))                                    # a nucleus is short: sort a few, all only if they fall short
+    # a nucleus is short: sort a few, all only if they fall short
+    n = min(1024, len(p))
     top = np.flatnonzero(p >= np.partition(p, len(p) - n)[len(p) - n])
     if p[top].sum() < mass: top = np.arange(len(p))
     top = top[np.argsort(p[top], kind="stable")]             # rising, of equals the lower id first
-    upto, rest = p.sum() - p[top].sum() + np.cumsum(p[top]), 1 - mass        # a token and all below it
+    # a token and all below it
+    upto, rest = p.sum() - p[top].sum() + np.cumsum(p[top]), 1 - mass
     if p.dtype != object: upto, rest = upto.astype(np.float32), np.float32(rest)
     kept = np.zeros(len(p), bool)
-    kept[top[-1:]] = kept[top[(upto > rest).astype(bool)]] = True            # at mass 0 the first is still kept
+    # at mass 0 the first is still kept
+    kept[top[-1:]] = kept[top[(upto > rest).astype(bool)]] = True
     return keep_only(p, kept)
 
 def keep_min_p(p:np.ndarray, ratio) -> np.ndarray:
@@ -125,17 +140,21 @@ def keep_min_p(p:np.ndarray, ratio) -> np.ndarray:
 # %% ../nbs/1_exactness/03_sampling.ipynb #5e93e61c
 @dataclass(frozen=True)
 class RepetitionPenalty:
-    "Logits of tokens that occurred are divided by `theta` if positive, multiplied if negative (Keskar et al. 2019)"
+    """Logits of tokens that occurred are divided by `theta` if positive, multiplied if negative
+    (Keskar et al. 2019)"""
     theta: float
     def __call__(self, prefix, row):
-        if row.dtype == object: raise TypeError("RepetitionPenalty needs logits: exact probabilities have no sign to act on")
+        if row.dtype == object:
+            raise TypeError("RepetitionPenalty needs logits: exact probabilities have no sign to "
+                            "act on")
         row, seen = row.copy(), np.unique(prefix)
         row[seen] = np.where(row[seen] > 0, row[seen] / self.theta, row[seen] * self.theta)
         return row
 
 @dataclass(frozen=True)
 class FrequencyPenalty:
-    "Each earlier occurrence multiplies a token's weight by `factor` (in logits: adds its logarithm)"
+    """Each earlier occurrence multiplies a token's weight by `factor` (in logits: adds its
+    logarithm)"""
     factor: Fraction
     def __call__(self, prefix, row):
         times = np.bincount(np.asarray(prefix, dtype=int), minlength=len(row))
@@ -150,7 +169,8 @@ class NoRepeatNgram:
     def __call__(self, prefix, row):
         prefix, n = tuple(prefix), self.n
         start = prefix[len(prefix) - n + 1:]
-        banned = [prefix[i + n - 1] for i in range(len(prefix) - n + 1) if prefix[i:i + n - 1] == start]
+        banned = [prefix[i + n - 1] for i in range(len(prefix) - n + 1)
+                  if prefix[i:i + n - 1] == start]
         row = row.copy()
         row[banned] = Fraction(0) if row.dtype == object else -np.inf
         return row / row.sum() if row.dtype == object else row
@@ -159,12 +179,17 @@ class NoRepeatNgram:
 @dataclass(frozen=True)
 class Asks:
     "What a drafter or a law wants from the target beside the logits; `a | b` asks for both"
-    hidden: tuple = () # hidden states entering these layers; the number of layers: leaving the final norm
-    topk: int = 0 # the most probable tokens after every word of the prompt, this many; those of scored rows are there anyway
-    def __or__(self, other): return Asks(tuple(sorted({*self.hidden, *other.hidden})), max(self.topk, other.topk))
+    # hidden states entering these layers; the number of layers: leaving the final norm
+    hidden: tuple = ()
+    # the most probable tokens after every word of the prompt, this many; those of scored rows are
+    # there anyway
+    topk: int = 0
+    def __or__(self, other):
+        return Asks(tuple(sorted({*self.hidden, *other.hidden})), max(self.topk, other.topk))
 
 class Scores:
-    "What a target says of a draft: row 0 follows the pending token, row 1 + i follows the draft's node i"
+    """What a target says of a draft: row 0 follows the pending token, row 1 + i follows the draft's
+    node i"""
     elapsed = 0. # seconds that the whole call took, a request's share of them
     def __init__(self,
         rows:Any, # `[1+n, V]` logits (floats) or exact probabilities (Fractions)
@@ -173,9 +198,12 @@ class Scores:
     ): self.rows, self.seconds, self.hidden = rows, seconds, hidden or {}
     def row(self, i:int) -> np.ndarray: return self.rows[i]
     def top(self, k:int) -> np.ndarray:
-        "The `k` most probable tokens of every row, `[1+n, k]`, best first, the lowest id first among equals"
+        """The `k` most probable tokens of every row, `[1+n, k]`, best first, the lowest id first
+        among equals"""
         return np.argsort(-self.rows, axis=-1, kind="stable")[:, :k]
-    def likely(self, i:int, k:int) -> list: # of `(token, probability)`, best first; empty if every word is masked
+    def likely(
+        self, i:int, k:int,
+    ) -> list: # of `(token, probability)`, best first; empty if every word is masked
         "The `k` most probable tokens of row `i`"
         try: p = softmax(self.row(i))
         except NoMass: return []
@@ -183,27 +211,32 @@ class Scores:
     def best(self, i:int) -> int:
         "The most probable token of row `i`, the lowest id among equals; raises ValueError on NaN"
         x = int(np.argmax(self.rows[i]))
-        if self.rows[i][x] != self.rows[i][x]: raise ValueError(f"row {i} of the model's output holds NaN")
+        if self.rows[i][x] != self.rows[i][x]:
+            raise ValueError(f"row {i} of the model's output holds NaN")
         return x
 
 @dataclass(frozen=True)
 class Law:
     """The distribution a user asked for, as a pure function of the prefix and the target's row.
 
-    Order: processors, temperature, top-k, top-p, min-p. Temperature 0 is greedy: a `Point` on the most probable token, of equals the lowest id.
+    Order: processors, temperature, top-k, top-p, min-p. Temperature 0 is greedy: a `Point` on
+        the most probable token, of equals the lowest id.
     """
     temperature: float = 1 # T >= 0
     top_k: int = 0 # 0: all
     top_p: float = 1 # 1: all
     min_p: float = 0 # 0: all
-    processors: tuple = () # functions (prefix, row) -> row; one with a memory has an attribute `pure` that is False
+    # functions (prefix, row) -> row; one with a memory has an attribute `pure` that is False
+    processors: tuple = ()
     asks = Asks() # what it wants of the target beside the logits
 
     def __post_init__(self):
-        bounds = dict(temperature=(0, float("inf")), top_k=(0, float("inf")), top_p=(0, 1), min_p=(0, 1))
+        bounds = dict(temperature=(0, float("inf")), top_k=(0, float("inf")), top_p=(0, 1),
+                      min_p=(0, 1))
         for name, (low, high) in bounds.items():
             if not low <= getattr(self, name) <= high:
-                raise ValueError(f"{name} must be between {low} and {high}, got {getattr(self, name)}")
+                raise ValueError(f"{name} must be between {low} and {high}, got "
+                                 f"{getattr(self, name)}")
 
     @property
     def pure(self) -> bool:
@@ -216,7 +249,9 @@ class Law:
 
     def read(self,
         s, # the state after the prompt, as `start` gave it
-        state, # of the request in the target, which has read the prompt: `state.prefilled` holds the hidden states asked for
+        # of the request in the target, which has read the prompt: `state.prefilled` holds the
+        # hidden states asked for
+        state,
     ):
         "The same, for laws that go by what the target thought of the prompt"
         return s
@@ -231,7 +266,8 @@ class Law:
         return None if s is None else s + (token,)
 
     def on_drafts(self) -> "Law":
-        "What a drafter may ask about its own guesses: this law, but for what only the target can tell and for processors with a memory"
+        """What a drafter may ask about its own guesses: this law, but for what only the target can
+        tell and for processors with a memory"""
         if self.asks != Asks(): return Law()
         pure = tuple(process for process in self.processors if getattr(process, "pure", True))
         return self if pure == self.processors else replace(self, processors=pure)
@@ -242,7 +278,8 @@ class Law:
         i:int, # which row
     ): # `[V]` probabilities: float64, Fractions, or a `Point`
         "The distribution of the next token"
-        if self.temperature == 0 and not self.processors: return Point(scores.best(i), len(scores.row(i)))
+        if self.temperature == 0 and not self.processors:
+            return Point(scores.best(i), len(scores.row(i)))
         z = scores.row(i)
         for process in self.processors: z = process(s, z)
         if self.temperature == 0: return Point(Scores(z[None]).best(0), len(z))

@@ -21,7 +21,8 @@ def node_values(
     if len(accept) != len(draft):
         raise ValueError(f"one acceptance a node: the draft has {len(draft)}, got {len(accept)}")
     values:list = []
-    for parent, a in zip(draft.parents, accept): values.append(a * (values[parent] if parent >= 0 else 1))
+    for parent, a in zip(draft.parents, accept):
+        values.append(a * (values[parent] if parent >= 0 else 1))
     return tuple(values)
 
 def expected_accepted(draft, accept):
@@ -32,7 +33,8 @@ def expected_accepted(draft, accept):
 def _probability(a, token, path):
     "`a`, if it is a probability; rounding above 1 is forgiven"
     if not 0 <= a <= 1 + 1e-6:
-        raise ValueError(f"token {token} after path {path} has the probability {a}; it must be from 0 to 1")
+        raise ValueError(f"token {token} after path {path} has the probability {a}; it must "
+                         "be from 0 to 1")
     return min(a, 1)
 
 def best_first(
@@ -40,8 +42,11 @@ def best_first(
     n:int, # nodes at most
     depth=math.inf, # levels at most
     least=0, # only nodes worth more than this
-) -> tuple: # `(draft, values)`: chosen nodes, most valuable first; every prefix is the best tree of its size
-    "Greedy growth, asking `expand` at most `n` times (the objective is that of OPT-Tree, Wang et al. 2024)"
+    # `(draft, values)`: chosen nodes, most valuable first; every prefix is the best tree of its
+    # size
+) -> tuple:
+    """Greedy growth, asking `expand` at most `n` times (the objective is that of OPT-Tree, Wang et
+    al. 2024)"""
     tokens:list[int] = []
     parents:list[int] = []
     values:list = []
@@ -49,10 +54,12 @@ def best_first(
     def offer(node, path, value):
         for order, (token, a) in enumerate(expand(path)):
             a = _probability(a, token, path)
-            if value * a > least: heappush(frontier, (-value * a, len(path), node, order, token, path))
+            if value * a > least:
+                heappush(frontier, (-value * a, len(path), node, order, token, path))
     if n > 0 and depth > 0: offer(-1, (), 1)
     while frontier and len(tokens) < n:
-        value, above, parent, _, token, path = heappop(frontier)    # of equals the shallow, then the elder
+        # of equals the shallow, then the elder
+        value, above, parent, _, token, path = heappop(frontier)
         tokens.append(token)
         parents.append(parent)
         values.append(-value)
@@ -61,13 +68,16 @@ def best_first(
 
 # %% ../nbs/1_exactness/09_shape.ipynb #d2ae9be5
 def static_tree(
-    acc, # `acc[depth][rank]`: how often that guess is accepted once its parent is; a row adds up to at most 1
+    # `acc[depth][rank]`: how often that guess is accepted once its parent is; a row adds up to at
+    # most 1
+    acc,
     n:int, # nodes at most
-) -> tuple: # `(draft, values)`: the draft's tokens are ranks; every prefix is the best tree of its size
+    # `(draft, values)`: the draft's tokens are ranks; every prefix is the best tree of its size
+) -> tuple:
     "The best fixed tree for given rank accuracies (Chen et al. 2024, Sequoia, by greedy growth)"
     if bad := [d for d, row in enumerate(acc) if not 0 <= min(row) <= sum(row) <= 1 + 1e-6]:
-        raise ValueError("siblings exclude each other, so each row of accuracies must be non-negative "
-                         f"and add up to at most 1; not so at depth {bad}")
+        raise ValueError("siblings exclude each other, so each row of accuracies must be "
+                         f"non-negative and add up to at most 1; not so at depth {bad}")
     return best_first(lambda path: enumerate(acc[len(path)]), n, depth=len(acc))
 
 # %% ../nbs/1_exactness/09_shape.ipynb #a70970ad
@@ -76,14 +86,17 @@ def accuracy_by_rank(
     depth:int, # levels to count
     width:int, # ranks to count
 ) -> list: # `acc[depth][rank]`, as `static_tree` takes it
-    "How often the guess of each rank was accepted once its parent was. Guesses that were not made count as wrong: draft widely"
+    """How often the guess of each rank was accepted once its parent was. Guesses that were not made
+    count as wrong: draft widely"""
     hits, judged = np.zeros((depth, width)), np.zeros(depth)
     for draft, verdict in steps:
         for d, node in enumerate((-1, *verdict.path)[:depth]):
             below = draft.children(node)
-            if not below or d == len(verdict.path) and verdict.token is None: break   # a leaf; or a stop came before the target
+            # a leaf; or a stop came before the target
+            if not below or d == len(verdict.path) and verdict.token is None: break
             judged[d] += 1
-            if d < len(verdict.path) and (rank := below.index(verdict.path[d])) < width: hits[d, rank] += 1
+            if d < len(verdict.path) and (rank := below.index(verdict.path[d])) < width:
+                hits[d, rank] += 1
     return (hits / np.maximum(judged, 1)[:, None]).tolist()
 
 # %% ../nbs/1_exactness/09_shape.ipynb #fa0ae057
@@ -91,7 +104,8 @@ def growing(
     depth:int, # levels
     width:int, # nodes expanded on each level, and children of each
 ): # a generator; what it returns is `(draft, values)`: all candidates, level by level
-    """The candidates of a dynamic tree (Li et al. 2024, EAGLE-2). Yields `(draft, nodes)`, the draft so far and the nodes to expand,
+    """The candidates of a dynamic tree (Li et al. 2024, EAGLE-2). Yields `(draft, nodes)`, the
+    draft so far and the nodes to expand,
     and is sent for each of these what `best_first`'s expand would say of it."""
     tokens:list[int] = []
     parents:list[int] = []
@@ -111,7 +125,8 @@ def growing(
     return Draft(tokens, parents), tuple(values)
 
 def level_by_level(
-    expand_all, # a function: list of paths -> what `best_first`'s expand says of each; one drafter forward
+    # a function: list of paths -> what `best_first`'s expand says of each; one drafter forward
+    expand_all,
     depth:int, # levels
     width:int, # nodes expanded on each level, and children of each
 ) -> tuple: # `(draft, values)`: all candidates, level by level
@@ -126,16 +141,23 @@ def rerank(
     draft, # a `Draft` of chosen nodes
     values, # of each node, none larger than its parent's
     n:int, # nodes to keep
-) -> tuple: # `(draft, values)`: the `n` best, most valuable first; every prefix is the best tree of its size
-    "The best part of a draft (EAGLE-2). ValueError for drawn nodes: not to be chosen by what was drawn"
+    # `(draft, values)`: the `n` best, most valuable first; every prefix is the best tree of its
+    # size
+) -> tuple:
+    """The best part of a draft (EAGLE-2). ValueError for drawn nodes: not to be chosen by what was
+    drawn"""
     if any(draft.q(i) is not None for i in range(len(draft))):
-        raise ValueError("rerank chooses among tokens after seeing them, so drawn nodes would no longer "
-                         "follow their q: pass chosen nodes, or drop the probs and verify by verify_walk")
+        raise ValueError("rerank chooses among tokens after seeing them, so drawn nodes would "
+                         "no longer follow their q: pass chosen nodes, or drop the probs and "
+                         "verify by verify_walk")
     if len(values) != len(draft):
         raise ValueError(f"one value a node: the draft has {len(draft)}, got {len(values)}")
-    if bad := [i for i, parent in enumerate(draft.parents) if parent >= 0 and values[i] > values[parent]]:
-        raise ValueError(f"nodes {bad[:5]} are worth more than their parents: the best would not be a tree")
-    best = sorted(range(len(draft)), key=lambda i: -values[i])[:n]    # stable: a parent before an equal child
+    if bad := [i for i, parent in enumerate(draft.parents)
+               if parent >= 0 and values[i] > values[parent]]:
+        raise ValueError(f"nodes {bad[:5]} are worth more than their parents: the best would "
+                         "not be a tree")
+    # stable: a parent before an equal child
+    best = sorted(range(len(draft)), key=lambda i: -values[i])[:n]
     place = {-1: -1, **{node: i for i, node in enumerate(best)}}
     kept = Draft([draft.tokens[i] for i in best], [place[draft.parents[i]] for i in best])
     return kept, tuple(values[i] for i in best)
@@ -148,10 +170,12 @@ def tree_speedups(
 ) -> np.ndarray: # `[1+n]` entry i: how many times as fast as plain decoding with the best i nodes
     "Speed-up by tree size"
     values = np.asarray(values, dtype=float)
-    if (np.diff(values) > 0).any(): raise ValueError("values must fall: take them from best_first or rerank")
+    if (np.diff(values) > 0).any():
+        raise ValueError("values must fall: take them from best_first or rerank")
     if drafting < 0: raise ValueError(f"drafting takes a time of at least 0, got {drafting}")
     n = np.arange(len(values) + 1)
-    return np.concatenate([[1], 1 + np.cumsum(values)]) / (curve.relative(1 + n) + drafting * (n > 0))
+    return np.concatenate([[1],
+                           1 + np.cumsum(values)]) / (curve.relative(1 + n) + drafting * (n > 0))
 
 def best_size(
     values, # of the nodes, in falling order
@@ -173,14 +197,18 @@ def best_tree(
     for depth in range(1, len(acc) + 1):
         draft, values = static_tree(acc[:depth], most)
         S = tree_speedups(values, curve, level * depth)
-        if S.max() > found: found, best = S.max(), (float(S.max()), draft.take(range(int(S.argmax()))))
+        if S.max() > found:
+            found, best = S.max(), (float(S.max()), draft.take(range(int(S.argmax()))))
     return best[1], best[0]
 
 # %% ../nbs/1_exactness/09_shape.ipynb #ef25ce13
 def tokens_by_size(
-    steps, # `[(draft, verdict), ...]`: a trace's, of drafts whose every prefix is a draft in its own right (best-first, or reranked)
+    # `[(draft, verdict), ...]`: a trace's, of drafts whose every prefix is a draft in its own right
+    # (best-first, or reranked)
+    steps,
     most:int, # nodes
-) -> np.ndarray: # `[1+most]` entry n: mean tokens of a call, had its draft been cut to the first n nodes
+    # `[1+most]` entry n: mean tokens of a call, had its draft been cut to the first n nodes
+) -> np.ndarray:
     "What smaller trees would have kept, from one run with large ones"
     hits = np.zeros(most)
     for draft, verdict in steps:

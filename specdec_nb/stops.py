@@ -18,12 +18,15 @@ class Stop:
     "When to stop: checked for each committed token, which is itself kept"
     limit: int # new tokens at most, at least 1
     eos: frozenset = frozenset() # token ids that end the text
-    criteria: tuple = () # functions of the text so far (token ids, the prompt included) -> bool; `pure = False`: never of a guess
+    # functions of the text so far (token ids, the prompt included) -> bool; `pure = False`: never
+    # of a guess
+    criteria: tuple = ()
     full: str = "limit" # what reaching the limit is called
 
     def __post_init__(self):
         if not isinstance(self.limit, int) or self.limit < 1:
-            raise ValueError(f"the number of new tokens must be a whole number of at least 1, got {self.limit}")
+            raise ValueError("the number of new tokens must be a whole number of at least 1, got "
+                             f"{self.limit}")
         object.__setattr__(self, "eos", frozenset(self.eos))
 
     def take(self,
@@ -43,9 +46,12 @@ class Stop:
         pure = tuple(c for c in self.criteria if getattr(c, "pure", True))
         return self if pure == self.criteria else replace(self, criteria=pure)
 
-    def within(self, room) -> "Stop": # new tokens that fit into the target's window; None: any number
+    def within(
+        self, room,
+    ) -> "Stop": # new tokens that fit into the target's window; None: any number
         "The same, but no later than where the window ends"
-        return self if room is None or room >= self.limit else replace(self, limit=room, full="window")
+        return (self if room is None or room >= self.limit
+                else replace(self, limit=room, full="window"))
 
     def why(self,
         token:int, # the latest one
@@ -67,14 +73,17 @@ def distribution_over(
 ): # `p`
     "A distribution over the vocabulary, or ValueError"
     if isinstance(p, Point) and p.size == vocab_size: return p
-    if len(p) != vocab_size: raise ValueError(f"{who} a distribution over {len(p)} tokens; the target has {vocab_size}")
+    if len(p) != vocab_size:
+        raise ValueError(f"{who} a distribution over {len(p)} tokens; the target has {vocab_size}")
     total = p.sum()
     if not (total == 1 if isinstance(total, Fraction) else abs(total - 1) < 1e-3) or p.min() < 0:
-        raise ValueError(f"{who} no distribution: it adds up to {total}, and its smallest entry is {p.min()}")
+        raise ValueError(f"{who} no distribution: it adds up to {total}, and its smallest entry is "
+                         f"{p.min()}")
     return p
 
 class DraftRows:
-    "The law's distributions below a text and the nodes of a draft, each computed when first looked at; behind a stop a formality"
+    """The law's distributions below a text and the nodes of a draft, each computed when first
+    looked at; behind a stop a formality"""
     def __init__(self,
         draft:Draft,
         scores:Scores, # the target's, of the draft
@@ -85,7 +94,9 @@ class DraftRows:
         law_state, # after `text`
         vocab_size:int,
     ):
-        self.draft, self.scores, self.text, self.before, self.made = draft, scores, text, len(text), made
+        self.draft, self.scores = draft, scores
+        self.text, self.before = text, len(text)
+        self.made = made
         self.stop, self.law, self.vocab_size = stop, law, vocab_size
         self.states:dict = {0: law_state} # by row
         self.seen:dict = {}
@@ -95,16 +106,20 @@ class DraftRows:
         "The law's state before a row"
         if row not in self.states:
             above = self.draft.parents[row - 1] + 1
-            self.states[row] = self.law.step(self.state(above), self.draft.tokens[row - 1], self.scores, above)
+            self.states[row] = self.law.step(self.state(above), self.draft.tokens[row - 1],
+                                             self.scores, above)
         return self.states[row]
 
     def ended(self, row:int) -> str | None:
         "Why the text ends at the node of a row, or above it; None: it doesn't"
         if row not in self.ends:
             node = row - 1
-            def text(): return self.text[:self.before] + [self.draft.tokens[j] for j in self.draft.path(node)]
+            def text():
+                return self.text[:self.before] + [self.draft.tokens[j]
+                                                  for j in self.draft.path(node)]
             why = self.ended(self.draft.parents[node] + 1)
-            self.ends[row] = why or self.stop.why(self.draft.tokens[node], self.made + self.draft.depth[node], text)
+            self.ends[row] = why or self.stop.why(self.draft.tokens[node],
+                                                  self.made + self.draft.depth[node], text)
         return self.ends[row]
 
     def __getitem__(self, row:int): # `[V]`; row 0 follows the text, row 1 + i node i
@@ -113,4 +128,5 @@ class DraftRows:
 
     def _row(self, row):
         if self.ended(row): return Point(self.draft.tokens[row - 1], self.vocab_size)
-        return distribution_over(self.vocab_size, self.law.row(self.state(row), self.scores, row), "the law gives")
+        return distribution_over(self.vocab_size, self.law.row(self.state(row), self.scores, row),
+                                 "the law gives")

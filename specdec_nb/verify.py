@@ -21,17 +21,20 @@ from .draft import Draft
 class Verdict:
     "What a rule decided: the accepted path and the target's own token"
     path: tuple # accepted nodes, from the top down
-    token: int # the target's own token: recovered or bonus; None if a stop cut the text inside the path
+    # the target's own token: recovered or bonus; None if a stop cut the text inside the path
+    token: int
     tokens: tuple # what is committed: the path's tokens, then `token`
 
     @classmethod
     def of(cls, draft, path, token) -> "Verdict":
         path = tuple(path)
-        return cls(path, token, tuple(draft.tokens[i] for i in path) + (() if token is None else (token,)))
+        return cls(path, token,
+                   tuple(draft.tokens[i] for i in path) + (() if token is None else (token,)))
 
     @property
     def rows(self) -> list:
-        "The rows that the committed tokens followed, one each: row 0, then those of the accepted nodes"
+        """The rows that the committed tokens followed, one each: row 0, then those of the accepted
+        nodes"""
         return [0, *(i + 1 for i in self.path)][:len(self.tokens)]
 
     def cut(self, draft, n:int) -> "Verdict":
@@ -48,7 +51,8 @@ def verify_walk(
     p, # `p[0]` follows the pending token, `p[1+i]` node i: the target's, each computed when indexed
     rng, # a source of randomness; positions count from the first token to be committed
 ) -> Verdict:
-    "Draw the target's token at each node; go on while it was drafted. Exact for any draft, and needs no q"
+    """Draw the target's token at each node; go on while it was drafted. Exact for any draft, and
+    needs no q"""
     path:list[int] = []
     while True:
         node = path[-1] if path else -1
@@ -65,7 +69,8 @@ def verify_rejection(
 ) -> Verdict:
     """Accept each guess with min(1, p/q), else go on to its sibling with the residual.
 
-    Exact for siblings drawn with or without replacement. Leviathan et al. 2023 for chains; for trees Miao et al. 2023
+    Exact for siblings drawn with or without replacement. Leviathan et al. 2023 for chains; for
+    trees Miao et al. 2023
     (SpecInfer) and Jeon et al. 2024 (without replacement).
     """
     node = -1
@@ -82,17 +87,20 @@ def verify_rejection(
         else: return Verdict.of(draft, path, rng.at(len(path), "target").categorical(owed))
 
 def flagged(**flags): # lossy, looks_ahead
-    "Decorator: what a caller should know of a rule. `lossy`: it changes the law; `looks_ahead`: it reads rows that may never be accepted"
+    """Decorator: what a caller should know of a rule. `lossy`: it changes the law; `looks_ahead`:
+    it reads rows that may never be accepted"""
     def flag(rule):
         for name, value in flags.items(): setattr(rule, name, value)
         return rule
     return flag
 
 def make_rule(rule, rng):
-    "A rule by name, or the default: walk under `Keyed` noise (reproducible), else rejection (it usually accepts most)"
+    """A rule by name, or the default: walk under `Keyed` noise (reproducible), else rejection (it
+    usually accepts most)"""
     if rule is None: return verify_walk if isinstance(rng, Keyed) else verify_rejection
     if isinstance(rule, str): rule = find("rules", rule)
-    if not callable(rule): raise TypeError(f"a rule is a name or a function (draft, p, rng) -> Verdict, got {rule!r}")
+    if not callable(rule):
+        raise TypeError(f"a rule is a name or a function (draft, p, rng) -> Verdict, got {rule!r}")
     return rule
 
 # %% ../nbs/1_exactness/06_verify.ipynb #c6da2a44
@@ -137,9 +145,12 @@ class Step:
     draft: Draft # as it was scored
     verdict: Verdict # after cutting at a stop
     scores: Scores # the target's rows; not kept by traces
-    seconds: dict = field(default_factory=dict) # propose (of it drafting: its own forwards), score (of it forward), verify, observe; once prefill and begin
+    # propose (of it drafting: its own forwards), score (of it forward), verify, observe; once
+    # prefill and begin
+    seconds: dict = field(default_factory=dict)
     overlaps: tuple = () # sum of min(p, q) at the nodes where a drawn guess was judged
-    stopped: str | None = None # why the text ends here: "eos", "criterion", "limit", "window", or None
+    # why the text ends here: "eos", "criterion", "limit", "window", or None
+    stopped: str | None = None
     lossy: bool = False # whether the rule is
     def show(self, words=None) -> Picture:
         "What became of the draft; `words` as for `Draft.show`"
@@ -154,7 +165,8 @@ class Trace:
         words=None, # a function or a table from token ids to text, for people
     ):
         self.tokens, self.drafted, self.steps, self.overlaps, self.words = [], [], [], [], words
-        self.seconds, self.stopped, self.lossy, self.promise = {}, None, False, "" # promise: what the target says of its rows (chapter 14g)
+        # promise: what the target says of its rows (chapter 14g)
+        self.seconds, self.stopped, self.lossy, self.promise = {}, None, False, ""
         for step in steps: self.add(step)
 
     def add(self, step:Step):
@@ -164,7 +176,8 @@ class Trace:
         self.steps.append((step.draft.bare(), step.verdict))
         self.overlaps += step.overlaps
         for what, s in step.seconds.items(): self.seconds[what] = self.seconds.get(what, 0.) + s
-        self.stopped, self.lossy, self.promise = step.stopped, self.lossy or step.lossy, getattr(step.scores, "promise", "")
+        self.stopped, self.lossy, self.promise = (step.stopped, self.lossy or step.lossy,
+                                                  getattr(step.scores, "promise", ""))
         return self
 
     @property
@@ -176,12 +189,15 @@ class Trace:
         return len(self.tokens) / max(self.calls, 1)
 
     @property
-    def judged(self) -> list: # of `(calls that judged a guess at this depth, calls that accepted one)`
+    def judged(
+        self,
+    ) -> list: # of `(calls that judged a guess at this depth, calls that accepted one)`
         "By depth, the counts behind `acceptance`; unlike shares they can be added up over traces"
         counts:list[tuple[int, int]] = []
         for draft, verdict in self.steps:
             for d, node in enumerate((-1, *verdict.path)):
-                if not draft.children(node) or d == len(verdict.path) and verdict.token is None: continue
+                if not draft.children(node) or d == len(verdict.path) and verdict.token is None:
+                    continue
                 if d == len(counts): counts.append((0, 0))
                 counts[d] = counts[d][0] + 1, counts[d][1] + (d < len(verdict.path))
         return counts
@@ -194,7 +210,8 @@ class Trace:
     @property
     def decoding(self) -> float:
         "Seconds of decoding, prefill apart"
-        return sum(self.seconds.get(what, 0.) for what in ("begin", "propose", "score", "verify", "observe"))
+        return sum(self.seconds.get(what, 0.)
+                   for what in ("begin", "propose", "score", "verify", "observe"))
 
     @property
     def overhead(self) -> float:
@@ -207,13 +224,15 @@ class Trace:
         nodes = sum(len(draft) for draft, _ in self.steps)
         overlap = round(float(np.mean(self.overlaps)), 4) if self.overlaps else None
         return dict(tokens=len(self.tokens), calls=self.calls, tau=round(self.tokens_per_call, 4),
-                    drafted_nodes=nodes, accepted=sum(self.drafted), acceptance=[round(a, 4) for a in self.acceptance],
-                    overlap=overlap, overhead=round(self.overhead, 4), stopped=self.stopped, lossy=self.lossy,
+                    drafted_nodes=nodes, accepted=sum(self.drafted),
+                    acceptance=[round(a, 4) for a in self.acceptance], overlap=overlap,
+                    overhead=round(self.overhead, 4), stopped=self.stopped, lossy=self.lossy,
                     seconds={what: round(s, 6) for what, s in self.seconds.items()})
 
     def __repr__(self):
-        return (f"Trace({len(self.tokens)} tokens in {self.calls} target calls: τ = {self.tokens_per_call:.2f}, "
-                f"{sum(self.drafted)} drafted and accepted{', LOSSY' if self.lossy else ''})")
+        return (f"Trace({len(self.tokens)} tokens in {self.calls} target calls: τ = "
+                f"{self.tokens_per_call:.2f}, {sum(self.drafted)} drafted and "
+                f"accepted{', LOSSY' if self.lossy else ''})")
 
     def show(self,
         words=None, # a function or a table from token ids to text; None: those given to the trace
@@ -226,14 +245,17 @@ class Trace:
                      for name, (drawn, n) in values.items())
             return f"<div>{what} {', '.join(items)}</div>" if values else ""
         def share(s, width): return bar(s, width, track=True), f"{s:.{width // 60}%}"
-        html = (f"<div><b>{len(self.tokens)}</b> tokens in <b>{self.calls}</b> target calls, "
-                f"τ = <b>{self.tokens_per_call:.2f}</b>{', <b>LOSSY</b>' if self.lossy else ''}</div>")
-        html += line("accepted at depth", {d: share(a, 32) for d, a in enumerate(self.acceptance[:8], 1)})
+        html = (f"<div><b>{len(self.tokens)}</b> tokens in <b>{self.calls}</b> target calls, τ "
+                "= "
+                f"<b>{self.tokens_per_call:.2f}</b>{', <b>LOSSY</b>' if self.lossy else ''}</div>")
+        html += line("accepted at depth",
+                     {d: share(a, 32) for d, a in enumerate(self.acceptance[:8], 1)})
         total = self.decoding
         if times and total:
             parts = {what: self.seconds.get(what, 0.) for what in ("propose", "forward")}
             parts["other"] = total - sum(parts.values())
-            html += line(f"{total:.3g} s:", {what: share(s / total, 60) for what, s in parts.items()})
+            html += line(f"{total:.3g} s:",
+                         {what: share(s / total, 60) for what, s in parts.items()})
         if most: html += rounds(self.steps, words or self.words, most).html
         return Picture(html, repr(self))
 

@@ -18,6 +18,7 @@ BOX = re.compile(r"""^>\ \*\*(?P<kind>%s)\.?\*\*               # > **Theorem**
 COUNTED = dict.fromkeys("theorem lemma corollary proposition definition".split(), "theorem") | {"algorithm": "algorithm"}
 TITLE = re.compile(r"\A# (?:w?\d+[a-z]?\. )?(.*)")
 DIRECTIVE = re.compile(r"^\s*#\s*\|\s*([\w-]+)\s*:?\s*(.*?)\s*$")
+FURTHER = re.compile(r"^#\|\s{2,}(\S.*?)\s*$")                # as in YAML: what is set in goes on with the line before
 LABELLED = re.compile(r"\{prf:ref\}`(?:([^`<]*?) ?<)?([\w-]+)>?`"
                       r"|\[(?:%s) w?\d+[a-z]?\.\d+\]\([\w./-]*#([\w-]+)\)" % KINDS.replace(" ", "|"), re.I)
 CITED = re.compile(r"(\(?)\{cite:[pt]\}`([\w, ]+)`")
@@ -26,13 +27,14 @@ WAY = re.compile(r"\A(?:\[← .*|\[Contents\]\(\.\./index\.ipynb\).*)\Z")
 
 
 def directives(source):
-    "The `#|` lines at the top of a cell: `{name: value}`"
-    found = {}
+    "The `#|` lines at the top of a cell: `{name: value}`; a value may go on in lines that are set in"
+    found, last = {}, None
     for line in source.splitlines():
         if not line.strip(): continue
-        if not (m := DIRECTIVE.match(line)): break
-        found[m[1]] = m[2].strip("\"'")
-    return found
+        if last and (m := FURTHER.match(line)): found[last] += " " + m[1]
+        elif m := DIRECTIVE.match(line): found[last := m[1]] = m[2]
+        else: break
+    return {name: value.strip("\"'") for name, value in found.items()}
 
 
 def entries(bib):

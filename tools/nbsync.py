@@ -19,7 +19,7 @@ from nbdev.clean import clean_nb
 from nbformat.sign import NotebookNotary
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from dress import WAY, Book, undressed
+from dress import WAY, Book, directives, undressed
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -62,8 +62,12 @@ def program(cell):
     "What a cell does, however its lines are broken: with the same program and directives it shows the same"
     source = cell.source.rstrip()
     if cell.cell_type != "code": return source
-    try: return ast.dump(ast.parse(source)), tuple(line for line in source.splitlines() if line.startswith("#|"))
+    try: tree = ast.parse(source)
     except (SyntaxError, ValueError): return source                # magics
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and (said := ast.get_docstring(node)):
+            node.body[0].value.value = " ".join(said.split())
+    return ast.dump(tree), tuple(directives(source).items())
 
 
 def merge(new, old):

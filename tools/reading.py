@@ -20,7 +20,7 @@ from nbsync import ROOT, notebooks
 
 READING, NOTARY = ROOT/"reading", ROOT/".venv/share/jupyter"
 PLACES = re.compile(r"^(?=\*\*\d+\.\*\* |## )", re.M)        # where an exercise, or a section, begins
-MACHINES = re.compile(r"^#\s*\|(?!\s*(?:export|slow|gpu)\b).*\n", re.M)
+MACHINES = re.compile(r"^#\s*\|(?!\s?(?:export|slow|gpu)\b).*\n", re.M)
 ASK = re.compile(r"^# (check_\w+\(.*\))\s*\Z", re.M)       # a stub's last line
 JUDGE = "from specdec_nb.bench.exercises import assess\nassess(lambda: {})"
 SOLUTION = """<details><summary>Solution</summary>

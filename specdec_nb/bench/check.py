@@ -31,12 +31,19 @@ def adapters(
     except Exception as e: raise ValueError(f"{path} cannot be run: {type(e).__name__}: {e}") from e
     own = {name: x for name, x in found.items() if getattr(x, "__module__", None) == "handed_in"}
     def only(kind, some): # the one of its kind, if nothing has the name itself
-        if len(some) > 1: raise ValueError(f"{path} has {len(some)} {kind}s, {', '.join(some)}: say which one, {kind} = …")
+        if len(some) > 1:
+            raise ValueError(f"{path} has {len(some)} {kind}s, {', '.join(some)}: say which one, "
+                             f"{kind} = …")
         return next(iter(some.values()), None)
-    drafter = found.get("drafter") or only("drafter", {n: x for n, x in own.items() if inspect.isclass(x) and hasattr(x, "propose")})
-    rule = found.get("rule") or only("rule", {n: x for n, x in own.items() if callable(x) and n.startswith("verify_")})
+    drafter = found.get("drafter") or only("drafter",
+                                           {n: x for n, x in own.items()
+                                            if inspect.isclass(x) and hasattr(x, "propose")})
+    rule = found.get("rule") or only("rule",
+                                     {n: x for n, x in own.items()
+                                      if callable(x) and n.startswith("verify_")})
     if drafter is None and rule is None:
-        raise ValueError(f"{path} hands in nothing: expected drafter = a class with propose(ctx, rng), or rule = a function of (draft, p, rng)")
+        raise ValueError(f"{path} hands in nothing: expected drafter = a class with "
+                         "propose(ctx, rng), or rule = a function of (draft, p, rng)")
     return (drafter if drafter is None or callable(drafter) else lambda: drafter), rule
 
 # %% ../../nbs/9_measuring/42a_check.ipynb #062b9766
@@ -56,7 +63,8 @@ def _law_of(model, make, rule, n, prompt=(0,), most=8000, **settings):
     def run(rng):
         seen[0] += 1
         if seen[0] > most: raise _TooMany(f"more than {most} outcomes")
-        return tuple(Trace(decode(model, make(), list(prompt), rng=rng, rule=rule, **{"limit": n, **settings})).tokens)
+        return tuple(Trace(decode(model, make(), list(prompt), rng=rng, rule=rule,
+                                  **{"limit": n, **settings})).tokens)
     return exact_law(run)
 
 def _models():
@@ -66,8 +74,12 @@ def _models():
 def _equal(question, cases): # cases: pairs of laws, wanted and as it came, computed one by one
     n = 0
     for wanted, came in cases:
-        exact = all(isinstance(w, (int, Fraction)) for w in came.values())       # rules that look ahead read floats behind an end
-        if wanted != came and (exact or _distance(wanted, came) > 1e-12): return Finding(question, False, f"another law, at a distance of {_distance(wanted, came):.3g}", (wanted, came))
+        # rules that look ahead read floats behind an end
+        exact = all(isinstance(w, (int, Fraction)) for w in came.values())
+        if wanted != came and (exact or _distance(wanted, came) > 1e-12):
+            return Finding(question, False,
+                           f"another law, at a distance of {_distance(wanted, came):.3g}",
+                           (wanted, came))
         n += 1
     return Finding(question, True, f"{n} laws, equal as fractions")
 
@@ -93,7 +105,8 @@ def _honest():
                 level = below
             return Draft(tokens, parents, probs)
     class Chosen(Drafter):
-        def propose(self, ctx, rng): return Draft.merge([[0, 1], [1]])[0] if ctx.budget.depth > 1 else Draft()
+        def propose(self, ctx, rng):
+            return Draft.merge([[0, 1], [1]])[0] if ctx.budget.depth > 1 else Draft()
     return [lambda: Drawn((1, 1)), lambda: Drawn((2,)), lambda: Chosen()]
 
 def _questions(makes, rules, n): # yields `(question, whether it enumerates, question -> Finding)`
@@ -103,18 +116,28 @@ def _questions(makes, rules, n): # yields `(question, whether it enumerates, que
             for make, rule in pairs: yield wanted(model), _law_of(model, make, rule, n, **settings)
     def plain(**settings): return lambda model: _law_of(model, lambda: "none", None, n, **settings)
     stop = dict(stop=Stop(n, eos={1}), limit=None)
-    warped = [Law(top_k=2), Law(temperature=Fraction(1, 2)), Law(temperature=0), Law(processors=(FrequencyPenalty(Fraction(1, 3)),))]
-    yield "the target's law", True, lambda q: _equal(q, laws(_models(), lambda model: model.law([0], n)))
-    yield "other laws: top-k, temperature, greedy, a penalty", True, lambda q: _equal(q, (c for w in warped for c in laws(_models()[:1], plain(law=w), law=w)))
-    yield "stops inside a draft", True, lambda q: _equal(q, laws(_models()[:2], plain(**stop), **stop))
-    yield "greedy: the very text", False, lambda q: _same(q, pairs, lambda seed: dict(law=Law(temperature=0), prompt=[seed % 3, 1]))
+    warped = [Law(top_k=2), Law(temperature=Fraction(1, 2)), Law(temperature=0),
+              Law(processors=(FrequencyPenalty(Fraction(1, 3)),))]
+    yield "the target's law", True, lambda q: _equal(q,
+                                                     laws(_models(),
+                                                          lambda model: model.law([0], n)))
+    yield ("other laws: top-k, temperature, greedy, a penalty", True,
+           lambda q: _equal(q,
+                            (c for w in warped for c in laws(_models()[:1], plain(law=w), law=w))))
+    yield "stops inside a draft", True, lambda q: _equal(q,
+                                                         laws(_models()[:2], plain(**stop), **stop))
+    yield ("greedy: the very text", False,
+           lambda q: _same(q, pairs,
+                           lambda seed: dict(law=Law(temperature=0), prompt=[seed % 3, 1])))
     yield "two requests at a time, and the same drafter again", False, lambda q: _together(q, pairs)
     yield "nothing beyond the budget", False, lambda q: _bounded(q, makes)
-    yield "seed-exact: the text that plain decoding draws", False, lambda q: _same(q, pairs, lambda seed: dict(rng=lambda: Keyed(seed)))
+    yield ("seed-exact: the text that plain decoding draws", False,
+           lambda q: _same(q, pairs, lambda seed: dict(rng=lambda: Keyed(seed))))
 
 # %% ../../nbs/9_measuring/42a_check.ipynb #0df425b2
 def _text(model, drafter, rule=None, prompt=(0, 1), rng=lambda: Keyed(0), law=Law(), limit=40):
-    return Trace(decode(model, drafter, list(prompt), limit=limit, law=law, rng=rng(), rule=rule)).tokens
+    return Trace(decode(model, drafter, list(prompt), limit=limit, law=law, rng=rng(),
+                        rule=rule)).tokens
 
 def _same(question, pairs, settings):
     for seed in range(6):
@@ -122,22 +145,33 @@ def _same(question, pairs, settings):
         plain = _text(model, "none", **given)
         for make, rule in pairs:
             if (came := _text(model, make(), rule, **given)) != plain:
-                at = next(i for i, (a, b) in enumerate(zip([*plain, None], [*came, None])) if a != b)
-                return Finding(question, False, f"on random model {seed} the texts part at token {at}: {plain[:at + 1][-4:]} was due, {came[:at + 1][-4:]} came")
+                at = next(i for i, (a, b) in enumerate(zip([*plain, None], [*came, None]))
+                          if a != b)
+                return Finding(question, False,
+                               f"on random model {seed} the texts part at token {at}: "
+                               f"{plain[:at + 1][-4:]} was due, {came[:at + 1][-4:]} came")
     return Finding(question, True, f"{6 * len(pairs)} texts of 40 tokens")
 
 def _together(question, pairs):
     model, prompts = TableLM.random(3, 2, 9), [[0, 1], [2, 0, 2, 0], [1]]
     for make, rule in pairs:
         one = make()
-        def request(i): return Request(model, one, prompts[i], law=Law(temperature=0), rule=rule, stop=Stop(20))
+        def request(i):
+            return Request(model, one, prompts[i], law=Law(temperature=0), rule=rule, stop=Stop(20))
         for i, p in enumerate(prompts):
-            if (came := _text(model, one, rule, p, law=Law(temperature=0), limit=20)) != _text(model, "none", None, p, law=Law(temperature=0), limit=20):
-                return Finding(question, False, f"request {i + 1} of one drafter came out as {came[:6]} …: it remembers something of the one before")
+            if (came := _text(model, one, rule, p, law=Law(temperature=0),
+                              limit=20)) != _text(model, "none", None, p, law=Law(temperature=0),
+                                                  limit=20):
+                return Finding(question, False, f"request {i + 1} of one drafter came out as "
+                               f"{came[:6]} …: it remembers something of the one " "before")
         served = {}
-        for r, step in serve(some := [request(i) for i in range(3)]): served.setdefault(r, []).extend(step.verdict.tokens)
-        if [served[r] for r in some] != [_text(model, "none", None, p, law=Law(temperature=0), limit=20) for p in prompts]:
-            return Finding(question, False, "three requests served together are other texts than alone: what belongs to a request is made in begin(ctx, state)")
+        for r, step in serve(some := [request(i) for i in range(3)]):
+            served.setdefault(r, []).extend(step.verdict.tokens)
+        if [served[r]
+            for r in some] != [_text(model, "none", None, p, law=Law(temperature=0), limit=20)
+                               for p in prompts]:
+            return Finding(question, False, "three requests served together are other texts than "
+                           "alone: what belongs to a request is made in " "begin(ctx, state)")
     return Finding(question, True, f"{len(pairs)} drafters and rules, three requests each")
 
 def _bounded(question, makes):
@@ -146,10 +180,14 @@ def _bounded(question, makes):
         def propose(self, ctx, rng):
             draft = self.inner.propose(ctx, rng)
             if inspect.isgenerator(draft): draft = yield from draft
-            if max(draft.depth, default=0) > ctx.budget.depth: self.said.append((max(draft.depth), ctx.budget.depth))
+            if max(draft.depth, default=0) > ctx.budget.depth:
+                self.said.append((max(draft.depth), ctx.budget.depth))
             return draft
-    deep = [watching.said[0] for make in makes for watching in [Watching(make())] if _text(TableLM.random(3, 1, 0), watching, limit=5) and watching.said]
-    if deep: return Finding(question, None, f"drafts {deep[0][0]} levels where {deep[0][1]} are of use; what is too deep is cut, and was made for nothing")
+    deep = [watching.said[0] for make in makes for watching in [Watching(make())]
+            if _text(TableLM.random(3, 1, 0), watching, limit=5) and watching.said]
+    if deep:
+        return Finding(question, None, f"drafts {deep[0][0]} levels where {deep[0][1]} are of "
+                       "use; what is too deep is cut, and was made for " "nothing")
     return Finding(question, True, "no level is drafted for nothing")
 
 # %% ../../nbs/9_measuring/42a_check.ipynb #12fd652c
@@ -161,25 +199,35 @@ class Check:
 
     @property
     def exact(self) -> bool:
-        "Nothing was found wrong that must be right: for the seed nobody must be, and rejection is not"
+        """Nothing was found wrong that must be right: for the seed nobody must be, and rejection is
+        not"""
         return all(f.right is not False for f in self.findings if not f.question.startswith("seed"))
 
     @property
-    def said(self) -> str: return "NOT exact" if not self.exact else "exact" + ", as far as it could be asked" * any("dice" in f.question or f.right is None and "outcomes" in f.said for f in self.findings)
+    def said(self) -> str:
+        return ("NOT exact" if not self.exact
+                else "exact" + ", as far as it could be asked"
+                * any("dice" in f.question or f.right is None and "outcomes" in f.said
+                      for f in self.findings))
 
-    def _marks(self): return [({True: "✓", False: "✗", None: "–"}[f.right], f) for f in self.findings]
+    def _marks(self):
+        return [({True: "✓", False: "✗", None: "–"}[f.right], f) for f in self.findings]
 
     def __repr__(self):
         lines = [f"{self.who}: {self.said}"]
         for mark, f in self._marks():
             lines.append(f"{mark} {f.question}: {f.said}")
-            if f.laws: lines += [f"    {''.join(f' {t}' for t in text):12} due {'█' * round(24 * float(a)):24} {a!s:>8}\n{'':16} came {'█' * round(24 * float(b)):24} {b!s:>8}"
-                                 for text, a, b in _worst(*f.laws, 2)]
+            for text, *laws in _worst(*f.laws, 2) if f.laws else ():
+                words = "".join(f" {t}" for t in text)
+                lines += [f"    {said:>16} {'█' * round(24 * float(x)):24} {x!s:>8}"
+                          for said, x in zip((f"{words:12} due", "came"), laws)]
         return "\n".join(lines)
 
     def _repr_html_(self):
-        rows = "".join(f'<div><b>{mark}</b> <b>{html.escape(f.question)}</b>: {html.escape(f.said)}</div>'
-                       + (bars(*({t: law.get(t, 0) for t, _, _ in _worst(*f.laws, 5)} for law in f.laws), names=("due", "came")).html if f.laws else "")
+        rows = "".join(f'<div><b>{mark}</b> <b>{html.escape(f.question)}</b>: '
+                       f'{html.escape(f.said)}</div>'
+                       + (bars(*({t: law.get(t, 0) for t, _, _ in _worst(*f.laws, 5)}
+                                 for law in f.laws), names=("due", "came")).html if f.laws else "")
                        for mark, f in self._marks())
         return f"<div><b>{html.escape(self.who)}: {self.said}</b></div>{rows}"
 
@@ -195,18 +243,26 @@ def check(
 ) -> Check:
     "Run a drafter, or a rule, or both, through the book's proofs"
     makes, rules = [drafter] if drafter else _honest(), [rule] if rule else ["walk", "rejection"]
-    who, findings = who or " with ".join(getattr(x, "__name__", str(x)) for x in (drafter, rule) if x), []
+    who = who or " with ".join(getattr(x, "__name__", str(x)) for x in (drafter, rule) if x)
+    findings = []
     if closed := bool(drafter) and _dice_of_its_own(drafter):                # to enumeration
-        findings.append(Finding("its dice are those it is given", None, "two runs with the same dice draft unlike, so laws are not enumerated: draw from rng.at(place, \"draft\")"))
+        findings.append(Finding("its dice are those it is given", None,
+                                "two runs with the same dice draft unlike, so laws are not "
+                                "enumerated: draw from rng.at(place, \"draft\")"))
     for question, enumerates, ask in _questions(makes, rules, n):
         if closed and enumerates: continue
         try: findings.append(ask(question))
         except _TooMany as e:
             closed = True
-            findings.append(Finding(question, None, f"{e}: try it with fewer tokens or smaller drafts"))
+            findings.append(Finding(question, None,
+                                    f"{e}: try it with fewer tokens or smaller drafts"))
         except Exception as e: findings.append(Finding(question, False, f"{type(e).__name__}: {e}"))
     return Check(who, findings)
 
 def _dice_of_its_own(make):
-    try: return len({repr([(s.draft.tokens, s.draft.parents) for s in decode(TableLM.random(3, 2, 4), make(), [0, 1, 0, 1], limit=30, rng=Keyed(7), rule="walk")]) for _ in range(3)}) > 1
-    except Exception: return False                        # whatever it is, the questions will say it
+    try:
+        return len({repr([(s.draft.tokens, s.draft.parents)
+                          for s in decode(TableLM.random(3, 2, 4), make(), [0, 1, 0, 1], limit=30,
+                                          rng=Keyed(7), rule="walk")]) for _ in range(3)}) > 1
+    # whatever it is, the questions will say it
+    except Exception: return False

@@ -37,21 +37,29 @@ def _given(call, value): # what a call was given: the arguments that are more th
             if not isinstance(a, (ast.Constant, ast.Lambda, ast.Starred))}
 
 # %% ../../nbs/9_measuring/46_exercises.ipynb #88cea1ab
-def _account(frame) -> dict: # what is to be said of a failed assertion: `{"asked": …, "given": …, "got": …, "expected": …}`
+def _account(
+    frame,
+    # what is to be said of a failed assertion: `{"asked": …, "given": …, "got": …, "expected": …}`
+) -> dict:
     test, _ = _statement(frame)
     if test is None: return {}
     scope = {**frame.f_globals, **frame.f_locals}
     def value(node): return eval(compile(ast.Expression(node), "<check>", "eval"), scope)
     part = _first_false(test.test, value)
     said = {"asked": ast.unparse(part)}
-    calls = [n for n in ast.walk(part) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name) and n.func.id in frame.f_locals]
-    try: said |= {f"given {name}": repr(v) for call in calls[:1] for name, v in _given(call, value).items() if name != repr(v)}
+    calls = [n for n in ast.walk(part)
+             if isinstance(n, ast.Call) and isinstance(n.func,
+                                                       ast.Name) and n.func.id in frame.f_locals]
+    try:
+        said |= {f"given {name}": repr(v) for call in calls[:1]
+                 for name, v in _given(call, value).items() if name != repr(v)}
     except Exception: pass                               # names of a loop within the assertion
     if isinstance(part, ast.Compare):
         sides = [part.left, part.comparators[0]]
         if calls and not any(n is calls[0] for n in ast.walk(sides[0])): sides.reverse()
         how = "" if isinstance(part.ops[0], ast.Eq) else f" {ast.unparse(part)}"
-        said |= {"got": repr(value(sides[0])), ("compared with" if how else "expected"): repr(value(sides[1]))}
+        said |= {"got": repr(value(sides[0])),
+                 ("compared with" if how else "expected"): repr(value(sides[1]))}
     return said
 
 # %% ../../nbs/9_measuring/46_exercises.ipynb #bfa2ba6e
@@ -65,13 +73,19 @@ def assess(
         at:Any = e.__traceback__
         while at.tb_next and not at.tb_frame.f_code.co_name.startswith("check"): at = at.tb_next
         wrong = isinstance(e, AssertionError)
-        said = f"{e}" if wrong and e.args else f"{type(e).__name__}: {e}" if not wrong else "the check failed"
+        said = (f"{e}" if wrong and e.args else f"{type(e).__name__}: {e}" if not wrong
+                else "the check failed")
         kind = "not yet"
-        try: rows = _account(at.tb_frame) if wrong else {"asked": linecache.getline(at.tb_frame.f_code.co_filename, at.tb_lineno).strip()}
+        try:
+            rows = (_account(at.tb_frame) if wrong
+                    else {"asked": linecache.getline(at.tb_frame.f_code.co_filename,
+                                                     at.tb_lineno).strip()})
         except Exception: rows = {}                      # the check changed what it asked about
     rows = {what: v if len(v) < 300 else v[:300] + " …" for what, v in rows.items()}
     ink = "#3a7d44" if kind == "right" else "#a65a12"
     line = '<div style="white-space:pre-wrap"><b>{}</b> {}</div>'
     page = "".join(line.format(html.escape(what), html.escape(v)) for what, v in rows.items())
-    mark = f'<div style="border-left:4px solid {ink};padding-left:8px"><b>{kind}</b>: {html.escape(said)}{page}</div>'
-    return Picture(mark, "\n".join([f"{kind}: {said}", *(f"  {what}: {v}" for what, v in rows.items())]))
+    mark = (f'<div style="border-left:4px solid {ink};padding-left:8px"><b>{kind}</b>: '
+            f'{html.escape(said)}{page}</div>')
+    return Picture(mark,
+                   "\n".join([f"{kind}: {said}", *(f"  {what}: {v}" for what, v in rows.items())]))

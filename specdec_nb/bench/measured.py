@@ -33,8 +33,11 @@ def setting_of(
     "The options that a `Setting` is made of; ValueError for a rule or a drafter that there is not"
     for name in o.drafters:
         try: make_drafter(name, k=o.k)
-        except (TypeError, AttributeError) as e: raise ValueError(f"no drafter can be made of {name!r}: {e}") from None
-    given = {name: getattr(o, name) for name in ("max_new_tokens", "temperature", "seed", "k", "rule", "turns") if name in o}
+        except (TypeError, AttributeError) as e:
+            raise ValueError(f"no drafter can be made of {name!r}: {e}") from None
+    given = {name: getattr(o, name)
+             for name in ("max_new_tokens", "temperature", "seed", "k", "rule", "turns")
+             if name in o}
     Setting(**given)
     return given
 
@@ -52,16 +55,20 @@ def sources(
     questions:list, # of `Question`
 ) -> dict: # `n`, a digest of what is `chosen`, and one of each file
     "Which questions: a fingerprint of their texts, and of the files they come from"
-    chosen = sha256(json.dumps([[q.category, q.turns, q.chat] for q in questions]).encode()).hexdigest()
+    chosen = sha256(json.dumps([[q.category, q.turns, q.chat]
+                                for q in questions]).encode()).hexdigest()
     files = {Path(q.file) for q in questions if q.file and Path(q.file).is_file()}
     marks = {f.name: sha256(f.read_bytes()).hexdigest() for f in sorted(files)}
     return dict(n=len(questions), chosen=chosen, files=marks)
 
 # %% ../../nbs/9_measuring/41b_measured.ipynb #2e2ae8a7
-HEADS = {"drafter": lambda r: r["drafter"] + " (warm)" * r["warm"], "category": lambda r: r["category"],
-         "n": lambda r: str(r["n"]), "tokens": lambda r: str(r["tokens"]), "τ": lambda r: f"{r['tau']:.2f}",
-         "tok/s": lambda r: f"{r['tokens'] / r['seconds']:.1f}", "speed-up": lambda r: f"{r['speedup']:.2f}×",
-         "decoding": lambda r: f"{r['speedup_decoding']:.2f}×", "median": lambda r: f"{r['speedup_median']:.2f}×",
+HEADS = {"drafter": lambda r: r["drafter"] + " (warm)" * r["warm"],
+         "category": lambda r: r["category"], "n": lambda r: str(r["n"]),
+         "tokens": lambda r: str(r["tokens"]), "τ": lambda r: f"{r['tau']:.2f}",
+         "tok/s": lambda r: f"{r['tokens'] / r['seconds']:.1f}",
+         "speed-up": lambda r: f"{r['speedup']:.2f}×",
+         "decoding": lambda r: f"{r['speedup_decoding']:.2f}×",
+         "median": lambda r: f"{r['speedup_median']:.2f}×",
          "equal": lambda r: f"{r['n_identical']}/{r['n']}" + " LOSSY" * r["lossy"]}
 SPARE = ["n", "median", "tokens", "tok/s", "τ", "decoding", "category"] # the first to go first
 
@@ -74,20 +81,26 @@ def table(
     cells = [[read(r) for read in HEADS.values()] for r in rows]
     kept = narrowed([*HEADS], cells, width, SPARE, gap=2)
     shown = Table(caption=caption, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for head in kept: shown.add_column(head, justify="left" if head in ("drafter", "category") else "right", no_wrap=True)
+    for head in kept:
+        shown.add_column(head, justify="left" if head in ("drafter", "category") else "right",
+                         no_wrap=True)
     for r, texts in zip(rows, cells):
         if (last := r["category"] == "all") or "category" in kept:
-            shown.add_row(*(t for t, head in zip(texts, HEADS) if head in kept), style="bold" if last else "", end_section=last)
+            shown.add_row(*(t for t, head in zip(texts, HEADS) if head in kept),
+                          style="bold" if last else "", end_section=last)
     return shown
 
 # %% ../../nbs/9_measuring/41b_measured.ipynb #9e57d2ff
 def run_bench(o):
     "specdec bench"
-    if o.resume and not o.json: raise ValueError("--resume needs --json OUT: the file that the interrupted run was writing")
-    if (o.hf or o.peers) and o.temperature: raise ValueError("--hf and --peers measure greedy decoding: they need --temperature 0")
+    if o.resume and not o.json:
+        raise ValueError("--resume needs --json OUT: the file that the interrupted run was writing")
+    if (o.hf or o.peers) and o.temperature:
+        raise ValueError("--hf and --peers measure greedy decoding: they need --temperature 0")
     check_names(o.peers)
     if o.hf is None: o.hf = o.temperature == 0
-    questions = read_questions(o.questions, o.categories, o.n) if o.questions else selected(SAMPLE, o.categories, o.n)
+    questions = (read_questions(o.questions, o.categories, o.n) if o.questions
+                 else selected(SAMPLE, o.categories, o.n))
     settings = setting_of(o)
     ledger = Ledger(o.json, None, o.resume, o.force, RECORD) if o.json else None
     try: _measure(o, questions, settings, ledger)
@@ -98,26 +111,33 @@ def _measure(o, questions, settings, ledger):
     model, tokenizer = model_of(o)
     setting = Setting.of(model, **settings)
     peers, told = _others(o, model)
-    source = dict(provenance(model), **setting.as_dict(), drafters=o.drafters, questions=sources(questions), **told)
+    source = dict(provenance(model), **setting.as_dict(), drafters=o.drafters,
+                  questions=sources(questions), **told)
     if ledger: ledger.begin(source)
-    bar = partial(track, description="measuring", console=Console(stderr=True, force_jupyter=False), transient=True)
-    records = bench(model, tokenizer, questions, o.drafters, setting, peers=peers, log=ledger, progress=bar)
+    bar = partial(track, description="measuring", console=Console(stderr=True, force_jupyter=False),
+                  transient=True)
+    records = bench(model, tokenizer, questions, o.drafters, setting, peers=peers, log=ledger,
+                    progress=bar)
     rows, loads = rows_of(records), [r["load"] for r in records if r["load"] is not None]
     source |= dict(command=command_line("specdec"), load=max(loads, default=None),
                    date=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
     raw = [{k: v for k, v in r.items() if k != "texts"} for r in records]
     odd = {who + " (warm)" * warm: about for (who, warm), about in suspicions(records).items()}
     if ledger: ledger.close(dict(provenance=source, rows=rows, records=raw, suspicions=odd))
-    console = Console(force_jupyter=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 100)
-    caption = "{model}, {runtime} runtime, {dtype}, {threads} threads, {cpu}, load {load}; prefill included"
+    console = Console(force_jupyter=False,
+                      width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 100)
+    caption = ("{model}, {runtime} runtime, {dtype}, {threads} threads, {cpu}, load {load}; "
+               "prefill included")
     console.print(table(rows, caption.format(**source), console.width))
-    for who, about in [*source["missing"].items(), *((who, what) for who, some in odd.items() for what in some)]:
+    for who, about in [*source["missing"].items(),
+                       *((who, what) for who, some in odd.items() for what in some)]:
         console.print(f"{who}: {about}", markup=False)
 
 def _others(o, model):
     "Other people's methods, and what there is to tell of them"
     names = list(dict.fromkeys([*(("hf-plain", "hf-lookup") if o.hf else ()), *o.peers]))
     if not names: return (lambda setting: []), dict(peers={}, missing={})
-    stage = Stage(same_numbers(model, o.model), getattr(model, "gguf", None), torch.get_num_threads())
+    stage = Stage(same_numbers(model, o.model), getattr(model, "gguf", None),
+                  torch.get_num_threads())
     methods, missing = beside(names, stage)
     return methods, dict(peers=versions(n for n in names if n not in missing), missing=missing)

@@ -31,20 +31,25 @@ class Stage:
 class Peer:
     "Somebody else's way to decode greedily"
     packages: tuple # what must be installed
-    open: Callable # (stage, setting) -> a function (ids, limit, clock) -> `(tokens, calls)`, or with a dict of times third
+    # (stage, setting) -> a function (ids, limit, clock) -> `(tokens, calls)`, or with a dict of
+    # times third
+    open: Callable
     wants: str = "hf" # what of the stage it cannot do without
 
     def missing(self, stage) -> str | None:
         "Why it cannot be measured here"
         for package in self.packages:
-            if find_spec(package) is None: return f"{package} is not installed (pip install 'specdec_nb[peers]')"
+            if find_spec(package) is None:
+                return f"{package} is not installed (pip install 'specdec_nb[peers]')"
         if getattr(stage, self.wants) is None: return "the model is no GGUF file"
         return None
 
 # %% ../../nbs/9_measuring/41a_peers.ipynb #8c324ebf
 class _Watch:
     "Counts the passes through a Hugging Face model, and says when the second one begins"
-    def __init__(self, hf, clock, tokens): self.layer, self.clock, self.tokens, self.calls = hf.get_decoder().layers[0], clock, tokens, 0
+    def __init__(self, hf, clock, tokens):
+        self.layer, self.clock = hf.get_decoder().layers[0], clock
+        self.tokens, self.calls = tokens, 0
     def __call__(self, *_):
         self.calls += 1
         if self.calls == 2: self.clock.first(self.tokens)
@@ -55,12 +60,14 @@ class _Watch:
 
 def _generate(stage, setting, **options):
     "Stock `generate`"
-    made = {name: option(stage, setting) if callable(option) else option for name, option in options.items()}
+    made = {name: option(stage, setting) if callable(option) else option
+            for name, option in options.items()}
     def answer(ids, limit, clock):
         prompt = torch.tensor([ids], device=stage.hf.device)
         with _Watch(stage.hf, clock, 1) as watch:
-            out = stage.hf.generate(prompt, attention_mask=torch.ones_like(prompt), do_sample=False, pad_token_id=0,
-                                    max_new_tokens=limit, eos_token_id=list(setting.eos) or None, **made)
+            out = stage.hf.generate(prompt, attention_mask=torch.ones_like(prompt), do_sample=False,
+                                    pad_token_id=0, max_new_tokens=limit,
+                                    eos_token_id=list(setting.eos) or None, **made)
         return out[0, len(ids):].tolist(), watch.calls
     return answer
 
@@ -76,10 +83,12 @@ def _assistant(stage, setting):
 def _economize(stage, setting):
     import economize
     from economize.techniques.lookup import LookupConfig
-    model = economize.apply(stage.hf, LookupConfig(), decoding=economize.DecodeConfig(cycle_length=6))
+    model = economize.apply(stage.hf, LookupConfig(),
+                            decoding=economize.DecodeConfig(cycle_length=6))
     def answer(ids, limit, clock):
         with _Watch(stage.hf, clock, 1) as watch:
-            out = model.generate(torch.tensor([ids]), max_new_tokens=limit, do_sample=False, eos_token_id=list(setting.eos) or None)
+            out = model.generate(torch.tensor([ids]), max_new_tokens=limit, do_sample=False,
+                                 eos_token_id=list(setting.eos) or None)
         return out[0, len(ids):].tolist(), watch.calls
     return answer
 
@@ -87,10 +96,14 @@ def _dejavuu(stage, setting, method="suffix_recycle"):
     from dejavuu.core.engine import generate
     from dejavuu.decoders.hf import HFBackend
     from dejavuu.drafters import make_drafter
-    backend = HFBackend.__new__(HFBackend)                        # made by hand: by itself it would load another model
-    backend.device, backend.emit_hidden, backend._torch, backend._model = "cpu", False, torch, stage.hf
+    # made by hand: by itself it would load another model
+    backend = HFBackend.__new__(HFBackend)
+    backend.device, backend.emit_hidden = "cpu", False
+    backend._torch, backend._model = torch, stage.hf
     def answer(ids, limit, clock):
-        with _Watch(stage.hf, clock, 0): out = generate(backend, list(ids), limit, make_drafter(method), 8, next(iter(setting.eos), None), tree=True)
+        with _Watch(stage.hf, clock, 0):
+            out = generate(backend, list(ids), limit, make_drafter(method), 8,
+                           next(iter(setting.eos), None), tree=True)
         return out.tokens, out.steps
     return answer
 
@@ -100,27 +113,38 @@ def _llama_cpp(stage, setting, speculation=None):
     p = xllamacpp.CommonParams()
     p.model.path, p.n_ctx, p.n_parallel, p.verbosity = str(stage.gguf), 0, 1, -1
     p.cpuparams.n_threads = p.cpuparams_batch.n_threads = stage.threads
-    if speculation: p.speculative.types = [getattr(xllamacpp.common_speculative_type, f"COMMON_SPECULATIVE_TYPE_{speculation}")]
+    if speculation:
+        p.speculative.types = [getattr(xllamacpp.common_speculative_type,
+                                       f"COMMON_SPECULATIVE_TYPE_{speculation}")]
     server = xllamacpp.Server(p)
     def answer(ids, limit, clock):
-        asked = dict(prompt=list(ids), n_predict=limit, temperature=0, cache_prompt=False, return_tokens=True)
-        request = urllib.request.Request(f"{server.listening_address}/completion", json.dumps(asked).encode(), {"Content-Type": "application/json"})
+        asked = dict(prompt=list(ids), n_predict=limit, temperature=0, cache_prompt=False,
+                     return_tokens=True)
+        request = urllib.request.Request(f"{server.listening_address}/completion",
+                                         json.dumps(asked).encode(),
+                                         {"Content-Type": "application/json"})
         with urllib.request.urlopen(request) as reply: said = json.load(reply)
         times, t = clock.read(), said["timings"]
         share = t["prompt_ms"] / (t["prompt_ms"] + t["predicted_ms"])
         tokens, ended = said["tokens"], said.get("stop_type") == "eos"
-        if ended and not {*tokens[-1:]} & {*setting.eos}: tokens = [*tokens, next(iter(setting.eos))]
-        return tokens, len(tokens) - t.get("draft_n_accepted", 0), dict(times, first=1, cpu_first=share * times["cpu"])
+        if ended and not {*tokens[-1:]} & {*setting.eos}:
+            tokens = [*tokens, next(iter(setting.eos))]
+        return (tokens, len(tokens) - t.get("draft_n_accepted", 0),
+                dict(times, first=1, cpu_first=share * times["cpu"]))
     return answer
 
-PEERS = { # name: a `Peer`
+PEERS = {  # name: a `Peer`
     "hf-plain": Peer((), _generate),
-    "hf-lookup": Peer((), partial(_generate, prompt_lookup_num_tokens=lambda stage, setting: setting.k or 10)),
+    "hf-lookup": Peer(
+        (), partial(_generate, prompt_lookup_num_tokens=lambda stage, setting: setting.k or 10)
+    ),
     "hf-assisted": Peer((), partial(_generate, assistant_model=_assistant)),
     "economize": Peer(("economize",), _economize),
     "dejavuu": Peer(("dejavuu",), _dejavuu),
     "llama.cpp": Peer(("xllamacpp",), _llama_cpp, "gguf"),
-    "llama.cpp-ngram": Peer(("xllamacpp",), partial(_llama_cpp, speculation="NGRAM_SIMPLE"), "gguf"),
+    "llama.cpp-ngram": Peer(
+        ("xllamacpp",), partial(_llama_cpp, speculation="NGRAM_SIMPLE"), "gguf"
+    ),
 }
 
 # %% ../../nbs/9_measuring/41a_peers.ipynb #493c65da
@@ -128,13 +152,16 @@ def beside(
     names, # of `PEERS`
     stage:Stage,
     peers=None, # a table of one's own; None: `PEERS`
-) -> tuple: # `(a function setting -> [Method, ...], {name: why it is missing})`: the first is what `bench` wants
+    # `(a function setting -> [Method, ...], {name: why it is missing})`: the first is what `bench`
+    # wants
+) -> tuple:
     "Others' methods. Raises ValueError for an unknown name"
     peers, opened = PEERS if peers is None else peers, {}
     check_names(names, peers)
     missing = {n: why for n in names if (why := peers[n].missing(stage))}
     def methods(setting):
-        if setting.temperature and len(missing) < len(names): raise ValueError("peers are measured greedily: they need temperature 0")
+        if setting.temperature and len(missing) < len(names):
+            raise ValueError("peers are measured greedily: they need temperature 0")
         for n in names:
             if n not in missing and n not in opened: opened[n] = peers[n].open(stage, setting)
         return [Method(n, False, _method(stage, opened[n], setting)) for n in opened]
@@ -142,11 +169,16 @@ def beside(
 
 def check_names(names, peers=PEERS):
     "Raises ValueError for a peer that nobody knows"
-    if unknown := [n for n in names if n not in peers]: raise ValueError(f"unknown peer {unknown[0]!r}; known: {', '.join(peers)}")
+    if unknown := [n for n in names if n not in peers]:
+        raise ValueError(f"unknown peer {unknown[0]!r}; known: {', '.join(peers)}")
 
-def versions(names) -> dict: # `{name: {package: version}}`; of llama.cpp also what its build uses of the processor
+def versions(
+    names,
+) -> dict: # `{name: {package: version}}`; of llama.cpp also what its build uses of the processor
     "What exactly is measured"
-    found = {n: {p: version(p) for p in (*PEERS[n].packages, *(("transformers",) if PEERS[n].wants == "hf" else ()))} for n in names}
+    found = {n: {p: version(p)
+                 for p in (*PEERS[n].packages,
+                           *(("transformers",) if PEERS[n].wants == "hf" else ()))} for n in names}
     for n in found:
         if "xllamacpp" in found[n]:
             import xllamacpp
@@ -159,7 +191,8 @@ def _method(stage, answer, setting):
         stop, clock = setting.stop(target, ids), Clock()
         tokens, calls, *told = answer(ids, stop.limit, clock)
         times = told[0] if told else clock.read()
-        return written(tokens, stop, times, calls, prefill=times["seconds"] * times["cpu_first"] / max(times["cpu"], 1e-9))
+        return written(tokens, stop, times, calls,
+                       prefill=times["seconds"] * times["cpu_first"] / max(times["cpu"], 1e-9))
     return run
 
 def same_numbers(model, name=None):
@@ -170,7 +203,8 @@ def same_numbers(model, name=None):
     return exact_hf(FromGGUF(gguf), model.config)
 
 # %% ../../nbs/9_measuring/41a_peers.ipynb #30119d78
-TIE = .05 # logits: where plain decoding's best two are farther apart, another text is no matter of rounding
+# logits: where plain decoding's best two are farther apart, another text is no matter of rounding
+TIE = .05
 
 def suspicions(
     records:list, # of `bench`
@@ -180,8 +214,13 @@ def suspicions(
     for r in records:
         said, divergence, again = [], r.get("divergence"), r.get("again")
         if r.get("past"): said.append("wrote behind the end")
-        if divergence and divergence["margin"] is not None and divergence["margin"] > TIE: said.append("wrote another text where there was no near-tie")
-        clock = "cpu" if r.get("cpu", 0) > .02 * r["seconds"] else "seconds"          # who computes elsewhere has no processor time here
-        if again and again[clock] < .6 * r[clock]: said.append("was much faster when asked again: it kept something")
-        for what in said: found.setdefault((r["drafter"], r["warm"]), {}).setdefault(what, []).append(r["id"])
-    return {m: [f"{what} ({len(ids)} of its answers, {ids[0]} for one)" for what, ids in about.items()] for m, about in found.items()}
+        if divergence and divergence["margin"] is not None and divergence["margin"] > TIE:
+            said.append("wrote another text where there was no near-tie")
+        # who computes elsewhere has no processor time here
+        clock = "cpu" if r.get("cpu", 0) > .02 * r["seconds"] else "seconds"
+        if again and again[clock] < .6 * r[clock]:
+            said.append("was much faster when asked again: it kept something")
+        for what in said:
+            found.setdefault((r["drafter"], r["warm"]), {}).setdefault(what, []).append(r["id"])
+    return {m: [f"{what} ({len(ids)} of its answers, {ids[0]} for one)"
+                for what, ids in about.items()] for m, about in found.items()}

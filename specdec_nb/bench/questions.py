@@ -13,7 +13,8 @@ from ..workshop.shell import content
 from ..models.hub import chat
 
 # %% ../../nbs/9_measuring/40_questions.ipynb #f0307f2e
-GROUPS = {"multi-turn": ("writing", "roleplay", "reasoning", "math", "coding", "extraction", "stem", "humanities")}
+GROUPS = {"multi-turn": ("writing", "roleplay", "reasoning", "math", "coding", "extraction", "stem",
+                         "humanities")}
 
 @dataclass(frozen=True)
 class Question:
@@ -29,10 +30,12 @@ class Question:
             raise ValueError(f"{self.id}: a question needs text, got {self.turns!r:.80}")
 
 def _copying(row, stem):
-    documents = [d for d in row["docs"] if d.strip() not in row["query"]]     # some queries already quote them
+    # some queries already quote them
+    documents = [d for d in row["docs"] if d.strip() not in row["query"]]
     return stem, ("\n\n".join([*documents, row["query"]]),), True
 
-FORMATS = {("category", "turns"): lambda row, stem: (row["category"], tuple(row["turns"]), row.get("chat", True)),
+FORMATS = {("category", "turns"): lambda row, stem: (row["category"], tuple(row["turns"]),
+                                                     row.get("chat", True)),
            ("query", "docs"): _copying,
            ("prompt",): lambda row, stem: ("humaneval", (row["prompt"],), False)}
 FIELDS = {"turns": [str], "docs": [str], "chat": bool} # what a field holds; the others hold text
@@ -46,20 +49,25 @@ def _question(line, path, number):
         types = {f: FIELDS.get(f, str) for f in (*fields, *({"chat"} & row.keys()))}
         if wrong := fault(row, types): raise ValueError(f"{where}: {wrong}")
         return Question(where, *read(row, path.stem), str(path))
-    raise ValueError(f"{where} has the fields {sorted(row)}; known formats: Spec-Bench (category, turns), "
-                     "HumanEval (prompt), reference copying (query, docs)")
+    raise ValueError(f"{where} has the fields {sorted(row)}; known formats: Spec-Bench (category, "
+                     "turns), HumanEval (prompt), reference copying (query, docs)")
 
 def read_questions(
     paths, # a JSON-lines file, or several
     categories=None, # which categories, or names of `GROUPS`; None: all
-    n:int=None, # how many of each category, the first ones; of a group, in turns from its categories. None: all
+    # how many of each category, the first ones; of a group, in turns from its categories. None: all
+    n:int=None,
 ) -> list: # of `Question`, in the files' order
-    "The questions of benchmark files. Raises OSError for a file that cannot be opened, ValueError naming file, line and fault for the rest"
-    paths = list(dict.fromkeys(Path(p) for p in ([paths] if isinstance(paths, (str, Path)) else paths)))
+    """The questions of benchmark files. Raises OSError for a file that cannot be opened, ValueError
+    naming file, line and fault for the rest"""
+    paths = list(dict.fromkeys(Path(p)
+                               for p in ([paths] if isinstance(paths, (str, Path)) else paths)))
     found = []
     for path in paths:
-        lines = content(path).split("\n")                         # not splitlines: U+2028 may stand inside a string
-        found += (rows := [_question(line, path, i) for i, line in enumerate(lines, 1) if line.strip()])
+        # not splitlines: U+2028 may stand inside a string
+        lines = content(path).split("\n")
+        found += (rows := [_question(line, path, i) for i, line in enumerate(lines, 1)
+                           if line.strip()])
         if not rows: raise ValueError(f"{path} holds no questions")
     return selected(found, categories, n)
 
@@ -69,7 +77,8 @@ def selected(
     n:int=None, # how many of each; None: all
 ) -> list:
     "Some of several questions, in their order. Raises ValueError for a category that there is not"
-    if n is not None and n < 1: raise ValueError(f"n, the number of questions a category, must be at least 1, got {n}")
+    if n is not None and n < 1:
+        raise ValueError(f"n, the number of questions a category, must be at least 1, got {n}")
     present = list(dict.fromkeys(q.category for q in questions))
     for c in categories or ():
         if not {c, *GROUPS.get(c, ())} & set(present):
@@ -78,7 +87,8 @@ def selected(
     return [replace(q, category=chosen[q]) for q in questions if q in chosen]
 
 def _first(questions, category, n):
-    "The first `n` questions of a category; of a group, the first of each of its categories, then the second of each, …"
+    """The first `n` questions of a category; of a group, the first of each of its categories, then
+    the second of each, …"""
     ranks, seen = {}, {}
     for q in (q for q in questions if q.category in (category, *GROUPS.get(category, ()))):
         seen[q.category] = seen.get(q.category, 0) + 1
@@ -96,7 +106,8 @@ _CLASS = """class Point:
         return Point(self.x + other.x, self.y + other.y)
 
     def sub("""
-SAMPLE = [Question("sample:1", "editing", (f"Correct the spelling: '{_TYPOS}' Answer with the sentence only.",)),
+SAMPLE = [Question("sample:1", "editing",
+                   (f"Correct the spelling: '{_TYPOS}' Answer with the sentence only.",)),
           Question("sample:2", "code", (_CLASS,), chat=False),
           Question("sample:3", "answering", ("Why is the sky blue? Answer in two sentences.",))]
 

@@ -14,8 +14,8 @@ from .questions import SAMPLE, Question
 from .bench import Setting, divergence, fits, record, rows_of, timed
 
 # %% ../../nbs/9_measuring/42_race.ipynb #ede5c1a4
-_LINES = ("It was the best of times, it was the worst of times, it was the age of wisdom, it was the age of "
-          "foolishness, it was the epoch of belief.")
+_LINES = ("It was the best of times, it was the worst of times, it was the age of wisdom, it was "
+          "the age of foolishness, it was the epoch of belief.")
 _CODE = """def settle(payments):
     total = 0
     for payment in payments:
@@ -23,11 +23,18 @@ _CODE = """def settle(payments):
         total = total + payment.amount
         if total < 0: raise ValueError('total below zero')
     return total"""
-EXAMPLES = {"copy": Question("copy", "copying", (f"Repeat the following text exactly, word for word: '{_LINES}'",)),
-            "repeat": Question("repeat", "copying",
-                               (f"Repeat this code, but call the variable `total` `balance`:\n\n{_CODE}",)),
-            "code": SAMPLE[1], # a text to be continued
-            "sky": SAMPLE[2]} # does not profit
+EXAMPLES = {
+    "copy": Question(
+        "copy", "copying", (f"Repeat the following text exactly, word for word: '{_LINES}'",)
+    ),
+    "repeat": Question(
+        "repeat",
+        "copying",
+        (f"Repeat this code, but call the variable `total` `balance`:\n\n{_CODE}",),
+    ),
+    "code": SAMPLE[1],  # a text to be continued
+    "sky": SAMPLE[2],
+}  # does not profit
 
 # %% ../../nbs/9_measuring/42_race.ipynb #cffffa56
 class Pieces:
@@ -65,14 +72,18 @@ class Race:
         r = self.row
         same = "yes" if r["identical"] else "no"
         if r["divergences"] and (m := r["divergences"][0])["margin"] is not None:
-            same += f": they part at token {m['position']}, where the best two were {m['margin']:.3g} logits apart"
-        return [("tokens", f"{r['tokens']}", f"{r['tokens']}"), ("target calls", f"{self.calls_plain}", f"{r['calls']}"),
+            same += (f": they part at token {m['position']}, where the best two were "
+                     f"{m['margin']:.3g} logits apart")
+        return [("tokens", f"{r['tokens']}", f"{r['tokens']}"),
+                ("target calls", f"{self.calls_plain}", f"{r['calls']}"),
                 ("tokens per call, τ", "1.00", f"{r['tau']:.2f}"),
                 ("seconds", f"{r['seconds_plain']:.2f}", f"{r['seconds']:.2f}"),
                 ("of them reading the prompt", f"{r['prefill_plain']:.2f}", f"{r['prefill']:.2f}"),
-                ("speed-up", "", f"{r['speedup']:.2f}×"), ("of the decoding alone", "", f"{r['speedup_decoding']:.2f}×"),
+                ("speed-up", "", f"{r['speedup']:.2f}×"),
+                ("of the decoding alone", "", f"{r['speedup_decoding']:.2f}×"),
                 ("outside the model's forwards", "", f"{r['overhead']:.1%}"),
-                ("identical to plain decoding", "", same + (" (the rule is lossy)" if r["lossy"] else ""))]
+                ("identical to plain decoding", "",
+                 same + (" (the rule is lossy)" if r["lossy"] else ""))]
 
     def table(self) -> Table:
         "The figures, for a terminal"
@@ -83,16 +94,20 @@ class Race:
     def __repr__(self):
         r = self.row
         same = "identical" if r["identical"] else "NOT identical"
-        return f"Race({r['drafter']}: {r['tokens']} tokens in {r['calls']} calls, {r['speedup']:.2f}×, {same})"
+        return (f"Race({r['drafter']}: {r['tokens']} tokens in {r['calls']} calls, "
+                f"{r['speedup']:.2f}×, {same})")
 
     def _repr_html_(self):
         style = {True: "background:rgba(46,160,67,.30)", False: "background:rgba(128,128,128,.12)"}
-        def span(text, drafted): return f'<span style="{style[drafted]};white-space:pre-wrap">{escape(text)}</span>'
+        def span(text, drafted):
+            return f'<span style="{style[drafted]};white-space:pre-wrap">{escape(text)}</span>'
         text = "".join(span(*piece) for piece in self.pieces)
         key = span(" drafted, accepted ", True) + " " + span(" the target's own ", False)
         rows = [("", "plain", self.row["drafter"]), *self.lines()]
-        body = "".join("<tr>" + "".join(f"<td>{escape(c)}</td>" for c in cells) + "</tr>" for cells in rows)
-        return f'<div style="line-height:1.6;font-family:monospace">{text}</div><p><small>{key}</small></p><table>{body}</table>'
+        body = "".join("<tr>" + "".join(f"<td>{escape(c)}</td>" for c in cells) + "</tr>"
+                       for cells in rows)
+        return (f'<div style="line-height:1.6;font-family:monospace">{text}</div>'
+                f'<p><small>{key}</small></p><table>{body}</table>')
 
 # %% ../../nbs/9_measuring/42_race.ipynb #52acc333
 def race(
@@ -100,10 +115,13 @@ def race(
     tokenizer,
     prompt, # what the user says; or a `Question`, for instance one of `EXAMPLES`
     drafter="lookup", # a name, or an object with `begin`, `propose`, `observe`
-    show=None, # called with `(text, whether it was drafted)` as tokens come; for plain decoding, which is first, with None
+    # called with `(text, whether it was drafted)` as tokens come; for plain decoding, which is
+    # first, with None
+    show=None,
     **settings, # of `Setting`: max_new_tokens, temperature, seed, k, rule
 ) -> Race:
-    "Decode a prompt plainly, then speculatively, and compare. Raises ValueError for an empty or overlong prompt"
+    """Decode a prompt plainly, then speculatively, and compare. Raises ValueError for an empty or
+    overlong prompt"""
     if isinstance(prompt, str):
         if not prompt.strip(): raise ValueError("the prompt is empty: give some text")
         prompt = Question("prompt", "prompt", (prompt,))
@@ -112,12 +130,16 @@ def race(
     name = drafter if isinstance(drafter, str) else type(drafter).__name__
     brief = replace(setting, max_new_tokens=min(4, setting.max_new_tokens))
     ids = fits(target, tokenizer, prompt, setting)
-    for d in {"none", drafter} if isinstance(drafter, str) else {"none"}:    # warming up; an object sees a prompt once
+    # warming up; an object sees a prompt once
+    for d in {"none", drafter} if isinstance(drafter, str) else {"none"}:
         timed(target, make_drafter(d, k=setting.k), ids, brief)
-    runs = [_run(target, tokenizer, d, ids, setting, show, plain=i == 0) for i, d in enumerate(racers)]
-    both = [dict(record(trace, times), question=0, category=prompt.category, drafter=who, warm=False,
-                 texts=[trace.tokens], tokens=len(trace.tokens)) for who, (trace, times, _) in zip(("none", "other"), runs)]
-    both[1]["divergence"] = divergence(target, tokenizer, prompt, setting, 0, both[0]["texts"], both[1]["texts"])
+    runs = [_run(target, tokenizer, d, ids, setting, show, plain=i == 0)
+            for i, d in enumerate(racers)]
+    both = [dict(record(trace, times), question=0, category=prompt.category, drafter=who,
+                 warm=False, texts=[trace.tokens], tokens=len(trace.tokens))
+            for who, (trace, times, _) in zip(("none", "other"), runs)]
+    both[1]["divergence"] = divergence(target, tokenizer, prompt, setting, 0, both[0]["texts"],
+                                       both[1]["texts"])
     return Race(runs[1][2], dict(rows_of(both)[-1], drafter=name), both[0]["calls"])
 
 def _run(target, tokenizer, drafter, ids, setting, show, plain):

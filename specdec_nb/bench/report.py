@@ -25,18 +25,24 @@ def times_of(
     part:str, # one of `PARTS`
 ) -> tuple: # `(seconds by the processor's clock, tokens)`; 0 tokens where they do not matter
     "How long a part of an answer took. Raises ValueError for a record without that clock"
-    if "cpu_first" not in record: raise ValueError("this report has no processor times: it was measured before there were any")
+    if "cpu_first" not in record:
+        raise ValueError("this report has no processor times: it was measured before there "
+                         "were any")
     whole, early, tokens, first = (record[k] for k in ("cpu", "cpu_first", "tokens", "first"))
-    return {"all": (whole, tokens), "decoding": (whole - early, tokens - first), "prompt": (early, 0)}[part]
+    return {"all": (whole, tokens), "decoding": (whole - early, tokens - first),
+            "prompt": (early, 0)}[part]
 
 @dataclass(frozen=True)
 class Ratio:
-    "How many times as fast, with the middle 90 % of what other draws of the questions would have said"
+    """How many times as fast, with the middle 90 % of what other draws of the questions would have
+    said"""
     value: float
     low: float
     high: float
     n: int # questions
-    def __str__(self): return f"{self.value:.2f} ({self.low:.2f} to {self.high:.2f}, {self.n} question{'s' * (self.n != 1)})"
+    def __str__(self):
+        return (f"{self.value:.2f} ({self.low:.2f} to {self.high:.2f}, {self.n} "
+                f"question{'s' * (self.n != 1)})")
     def against(self, goal:float) -> str:
         "What may be said of a claim; of one or two questions nothing"
         if self.n < 3: return "cannot be told"
@@ -51,9 +57,12 @@ def compare(
 ) -> Ratio | None: # None: one of them was not measured there
     "How many times as fast one method is as another"
     chosen = {categories} if isinstance(categories, str) else categories and {*categories}
-    found = {(r["drafter"], r["question"]): r for r in report.records if not r["warm"] and (not chosen or r["category"] in chosen)}
-    pairs = [(times_of(r, part), times_of(found[other, q], part)) for (who, q), r in sorted(found.items()) if who == mine and (other, q) in found]
-    both = np.array([(t2 * (n1 / n2 if n1 and n2 else 1), t1) for (t1, n1), (t2, n2) in pairs if t1 > 0 and t2 > 0])
+    found = {(r["drafter"], r["question"]): r for r in report.records
+             if not r["warm"] and (not chosen or r["category"] in chosen)}
+    pairs = [(times_of(r, part), times_of(found[other, q], part))
+             for (who, q), r in sorted(found.items()) if who == mine and (other, q) in found]
+    both = np.array([(t2 * (n1 / n2 if n1 and n2 else 1), t1) for (t1, n1), (t2, n2) in pairs
+                     if t1 > 0 and t2 > 0])
     if not len(both): return None
     drawn = both[np.random.default_rng(0).integers(0, len(both), (draws, len(both)))].sum(1)
     low, high = np.quantile(drawn[:, 0] / drawn[:, 1], [.05, .95])
@@ -72,22 +81,29 @@ class Goal:
     categories: tuple | None = None
 
 LONG = ("summarization", "rag")
-GOALS = (
-    Goal("plain decoding, against transformers' plain", "none", ("hf-plain",), "decoding", 8.5),
-    Goal("the default, against transformers' plain", "auto", ("hf-plain",), "decoding", 10, 8),
-    Goal("the default, against other libraries' speculation", "auto", ("hf-lookup", "hf-assisted", "economize", "dejavuu"), "decoding", 7),
-    Goal("the default, against our own plain", "auto", ("none",), "decoding", 1.25, .97),
-    Goal("plain decoding, against llama.cpp", "none", ("llama.cpp", "llama.cpp-ngram"), "decoding", 1.5),
-    Goal("the default, against llama.cpp", "auto", ("llama.cpp", "llama.cpp-ngram"), "decoding", 1.5),
-    Goal("reading long prompts, against transformers", "none", ("hf-plain",), "prompt", 1.2, None, LONG),
-    Goal("reading long prompts, against llama.cpp", "none", ("llama.cpp",), "prompt", 2, None, LONG),
-    Goal("the default, prompt included, against transformers' plain", "auto", ("hf-plain",), "all", 5),
-)
+GOALS = (Goal("plain decoding, against transformers' plain", "none", ("hf-plain",), "decoding",
+              8.5),
+         Goal("the default, against transformers' plain", "auto", ("hf-plain",), "decoding", 10, 8),
+         Goal("the default, against other libraries' speculation", "auto",
+              ("hf-lookup", "hf-assisted", "economize", "dejavuu"), "decoding", 7),
+         Goal("the default, against our own plain", "auto", ("none",), "decoding", 1.25, .97),
+         Goal("plain decoding, against llama.cpp", "none", ("llama.cpp", "llama.cpp-ngram"),
+              "decoding", 1.5),
+         Goal("the default, against llama.cpp", "auto", ("llama.cpp", "llama.cpp-ngram"),
+              "decoding", 1.5),
+         Goal("reading long prompts, against transformers", "none", ("hf-plain",), "prompt", 1.2,
+              None, LONG),
+         Goal("reading long prompts, against llama.cpp", "none", ("llama.cpp",), "prompt", 2, None,
+              LONG),
+         Goal("the default, prompt included, against transformers' plain", "auto", ("hf-plain",),
+              "all", 5),)
 
 def judged(
     report:Report,
     goals=GOALS,
-) -> list: # of `(goal, against whom, Ratio, whether it was reached, the worst category and its ratio or None)`
+    # of `(goal, against whom, Ratio, whether it was reached, the worst category and its ratio or
+    # None)`
+) -> list:
     "What became of the goals; those of which somebody is missing are left out"
     found = []
     for g in goals:
@@ -96,10 +112,12 @@ def judged(
         who = min(ratios, key=lambda o: ratios[o].value)
         verdict, worst = ratios[who].against(g.least), None
         if g.each is not None:
-            ratios_of = {c: compare(report, g.mine, who, g.part, own) for c, own in report.columns.items() if c != "all"}
+            ratios_of = {c: compare(report, g.mine, who, g.part, own)
+                         for c, own in report.columns.items() if c != "all"}
             single = {c: ratio.value for c, ratio in ratios_of.items() if ratio is not None}
             worst = min(single.items(), key=lambda x: x[1])
-            if worst[1] < g.each: verdict = f"{verdict}; {worst[0]} {worst[1]:.2f}, {g.each:g} was wanted"
+            if worst[1] < g.each:
+                verdict = f"{verdict}; {worst[0]} {worst[1]:.2f}, {g.each:g} was wanted"
         found.append((g, who, ratios[who], verdict, worst))
     return found
 
@@ -120,19 +138,27 @@ def _speeds(report, part):
     for method in report.methods:
         if method[1]: continue
         mine = [r for r in report.records if r["drafter"] == method[0] and not r["warm"]]
-        cells = [[times_of(r, part) for r in mine if c == "all" or r["category"] in own] for c, own in columns.items()]
-        rows.append([named(method), *(f"{sum(n for _, n in ts) / sum(t for t, _ in ts):.1f}" if ts else "" for ts in cells)])
+        cells = [[times_of(r, part) for r in mine if c == "all" or r["category"] in own]
+                 for c, own in columns.items()]
+        rows.append([named(method),
+                     *(f"{sum(n for _, n in ts) / sum(t for t, _ in ts):.1f}" if ts else ""
+                       for ts in cells)])
     return [["", *columns], *rows]
 
 def _claims(report):
     head = ["", "against", "times as fast", "wanted", "reached"]
-    return [head, *([g.what, who, str(ratio), f"{g.least:g}", verdict] for g, who, ratio, verdict, _ in judged(report))]
+    return [head,
+            *([g.what, who, str(ratio), f"{g.least:g}", verdict]
+              for g, who, ratio, verdict, _ in judged(report))]
 
 def _tables(*tables) -> Picture:
     def html(table):
-        cells = ["".join(f'<{tag} style="text-align:{"left" if i == 0 else "right"}">{escape(x)}</{tag}>' for i, x in enumerate(row))
+        cells = ["".join(f'<{tag} '
+                         f'style="text-align:{"left" if i == 0 else "right"}">{escape(x)}</{tag}>'
+                         for i, x in enumerate(row))
                  for tag, row in zip(["th"] + ["td"] * len(table), table)]
-        return f'<div style="overflow-x:auto"><table>{"".join(f"<tr>{c}</tr>" for c in cells)}</table></div>'
+        rows = "".join(f"<tr>{c}</tr>" for c in cells)
+        return f'<div style="overflow-x:auto"><table>{rows}</table></div>'
     def text(table):
         wide = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
         return "\n".join("  ".join(x.ljust(w) for x, w in zip(row, wide)).rstrip() for row in table)
@@ -144,42 +170,52 @@ def run_report(o):
     "specdec report"
     report = Report.load(o.file, GROUPS)
     threads = report.provenance["threads"]
-    if threads != 1: raise ValueError(f"{o.file} was measured with {threads} threads: the processor's clock tells nothing then; measure with OMP_NUM_THREADS=1")
-    if not any("cpu_first" in r for r in report.records): raise ValueError(f"{o.file} has no processor times: measure again")
+    if threads != 1:
+        raise ValueError(f"{o.file} was measured with {threads} threads: the processor's "
+                         "clock tells nothing then; measure with OMP_NUM_THREADS=1")
+    if not any("cpu_first" in r for r in report.records):
+        raise ValueError(f"{o.file} has no processor times: measure again")
     print(scoreboard(report, o.part))
-    print("\n{model}, {runtime} runtime, one thread of {cpu}, load {load}, {date}, {commit}".format(**report.provenance))
+    print("\n{model}, {runtime} runtime, one thread of {cpu}, load {load}, "
+          "{date}, {commit}".format(**report.provenance))
 
 # %% ../../nbs/9_measuring/44a_report.ipynb #63339f23
-LINE = {"commit": str, "before": str, "date": str, "cores": int, "threads": int, "cpu": str, "load": float, "rounds": int,
-        "rates": {"none": float, "auto": float}, "ratio": {"none": [float], "auto": [float]}}
+LINE = {"commit": str, "before": str, "date": str, "cores": int, "threads": int, "cpu": str,
+        "load": float, "rounds": int, "rates": {"none": float, "auto": float},
+        "ratio": {"none": [float], "auto": [float]}}
 
 def history(
     path, # `results/history.jsonl`
 ) -> list: # of dicts, as written
     "The ledger of performance, oldest first. Raises ValueError, naming the line, for what is none"
     lines = [line for line in content(Path(path)).splitlines() if line.strip()]
-    rows = [parse_json(line, "line of the ledger", f"{path}:{i}") for i, line in enumerate(lines, 1)]
+    rows = [parse_json(line, "line of the ledger", f"{path}:{i}")
+            for i, line in enumerate(lines, 1)]
     for i, row in enumerate(rows, 1):
-        if wrong := fault(row, LINE): raise ValueError(f"{path}:{i} is no line of the ledger: {wrong}")
+        if wrong := fault(row, LINE):
+            raise ValueError(f"{path}:{i} is no line of the ledger: {wrong}")
     return rows
 
 def leaderboard(rows) -> Picture:
     "Tokens a second on a machine's cores, best first, with date and commit"
     table = [["tokens a second", "drafter", "cores", "threads", "processor", "date", "commit"]]
     found = [(rate, who, r) for r in rows for who, rate in r["rates"].items()]
-    table += [[f"{rate:.0f}", who, str(r["cores"]), str(r["threads"]), r["cpu"], r["date"][:10], r["commit"][:9]]
-              for rate, who, r in sorted(found, key=lambda x: -x[0])[:10]]
+    table += [[f"{rate:.0f}", who, str(r["cores"]), str(r["threads"]), r["cpu"], r["date"][:10],
+               r["commit"][:9]] for rate, who, r in sorted(found, key=lambda x: -x[0])[:10]]
     return _tables(table)
 
 # %% ../../nbs/9_measuring/44a_report.ipynb #a4a9e12e
 def drawn(rows):
-    "The ledger as a figure: each commit against the one before it, with the middle 90 % of the pairs. On the line nothing has changed"
+    """The ledger as a figure: each commit against the one before it, with the middle 90 % of the
+    pairs. On the line nothing has changed"""
     import matplotlib.pyplot as plt
     fig, ax = plt.subplots(figsize=(6.4, 2.6))
     for shift, (who, ink) in enumerate((("none", "#4878a8"), ("auto", "#3a7d44"))):
         value, low, high = np.array([r["ratio"][who] for r in rows]).T
-        ax.errorbar(np.arange(len(rows)) + .1 * shift, value, [value - low, high - value], fmt="o", color=ink, label=who)
+        ax.errorbar(np.arange(len(rows)) + .1 * shift, value, [value - low, high - value], fmt="o",
+                    color=ink, label=who)
     ax.axhline(1, color="gray", lw=.8, ls=":")
-    ax.set(xticks=range(len(rows)), xticklabels=[r["commit"][:7] for r in rows], ylabel="times as fast")
+    ax.set(xticks=range(len(rows)), xticklabels=[r["commit"][:7] for r in rows],
+           ylabel="times as fast")
     ax.legend(frameon=False)
     return fig

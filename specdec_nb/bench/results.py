@@ -13,15 +13,20 @@ from ..workshop.ledger import sourced
 
 # %% ../../nbs/9_measuring/44_results.ipynb #feefa13c
 #| code-fold: true
-FIGURES = { # name: of the sums of some rows
+FIGURES = {  # name: of the sums of some rows
     "speedup": lambda s: s["seconds_plain"] / s["seconds"],
     "decoding": lambda s: (s["seconds_plain"] - s["prefill_plain"]) / (s["seconds"] - s["prefill"]),
     "prefill": lambda s: s["prefill"] / s["prefill_plain"],
     "tau": lambda s: s["tokens"] / s["calls"],
-    "cost": lambda s: ((s["seconds"] - s["prefill"]) / s["calls"]) / ((s["seconds_plain"] - s["prefill_plain"]) / s["tokens"]),
+    "cost": lambda s: (
+        ((s["seconds"] - s["prefill"]) / s["calls"])
+        / ((s["seconds_plain"] - s["prefill_plain"]) / s["tokens"])
+    ),
 }
-COUNTS, TIMES = ("n", "n_identical", "tokens", "calls"), ("seconds", "seconds_plain", "prefill", "prefill_plain")
-ROW = {"drafter": str, "warm": bool, "category": str, **dict.fromkeys(COUNTS, int), **dict.fromkeys(TIMES, float)}
+COUNTS, TIMES = ("n", "n_identical", "tokens", "calls"), ("seconds", "seconds_plain", "prefill",
+                                                          "prefill_plain")
+ROW = {"drafter": str, "warm": bool, "category": str, **dict.fromkeys(COUNTS, int),
+       **dict.fromkeys(TIMES, float)}
 
 @dataclass(frozen=True)
 class Report:
@@ -33,34 +38,53 @@ class Report:
 
     @classmethod
     def load(cls, path, merged=None) -> "Report":
-        "Raises ValueError, naming the fault, if the file is no report, or does not say where its numbers come from"
+        """Raises ValueError, naming the fault, if the file is no report, or does not say where its
+        numbers come from"""
         kind = "report of specdec bench"
-        found = sourced(read_json(path, kind, {"provenance": dict, "rows": [ROW], "records": [dict]}), path)
-        bad = next((i for i, r in enumerate(found["rows"]) if min(r["tokens"], r["calls"], r["seconds"] - r["prefill"],
-                                                                  r["seconds_plain"] - r["prefill_plain"]) <= 0), None)
-        if bad is not None or not found["rows"]: raise ValueError(f"{path} is no {kind}: " + ("it has no rows" if bad is None else f"rows[{bad}] took no time, or wrote nothing"))
+        found = sourced(read_json(path, kind,
+                                  {"provenance": dict, "rows": [ROW], "records": [dict]}), path)
+        bad = next((i for i, r in enumerate(found["rows"])
+                    if min(r["tokens"], r["calls"], r["seconds"] - r["prefill"],
+                           r["seconds_plain"] - r["prefill_plain"]) <= 0), None)
+        if bad is not None or not found["rows"]:
+            raise ValueError(f"{path} is no {kind}: "
+                             + ("it has no rows" if bad is None
+                                else f"rows[{bad}] took no time, or wrote nothing"))
         return cls(found["provenance"], found["rows"], merged, found["records"])
 
     @property
     def columns(self) -> dict: # `{column: categories}`, the last of them `all`
         found = dict.fromkeys(r["category"] for r in self.rows if r["category"] != "all")
-        own = {c: (c,) for c in found if not any(c in some for some in (self.merged or {}).values())}
-        groups = {c: some for c, some in (self.merged or {}).items() if any(x in found for x in (c, *some))}
+        own = {c: (c,) for c in found
+               if not any(c in some for some in (self.merged or {}).values())}
+        groups = {c: some for c, some in (self.merged or {}).items()
+                  if any(x in found for x in (c, *some))}
         return {**groups, **own, "all": tuple(found)}
 
     @property
-    def methods(self) -> list: return list(dict.fromkeys((r["drafter"], r["warm"]) for r in self.rows))
+    def methods(self) -> list:
+        return list(dict.fromkeys((r["drafter"], r["warm"]) for r in self.rows))
 
     def sums(self, method, column) -> dict:
-        rows = [r for r in self.rows if (r["drafter"], r["warm"]) == method and r["category"] in (column, *self.columns[column]) and r["category"] != "all"]
+        rows = [
+            r
+            for r in self.rows
+            if (r["drafter"], r["warm"]) == method
+            and r["category"] in (column, *self.columns[column])
+            and r["category"] != "all"
+        ]
         return {k: sum(r[k] for r in rows) for k in COUNTS + TIMES}
 
     def grid(self,
-        figure:str="speedup", # of whole answers; decoding (the speed-up without the prompt), prefill (reading it, in plain readings), tau, cost (of a call)
+        # of whole answers; decoding (the speed-up without the prompt), prefill (reading it, in
+        # plain readings), tau, cost (of a call)
+        figure:str="speedup",
     ) -> dict: # `{method: {column: value}}`, methods as (name, warm)
         "One figure of every method on every column"
-        if figure not in FIGURES: raise ValueError(f"unknown figure {figure!r}; known: {', '.join(FIGURES)}")
-        return {m: {c: FIGURES[figure](self.sums(m, c)) for c in self.columns} for m in self.methods}
+        if figure not in FIGURES:
+            raise ValueError(f"unknown figure {figure!r}; known: {', '.join(FIGURES)}")
+        return {m: {c: FIGURES[figure](self.sums(m, c)) for c in self.columns}
+                for m in self.methods}
 
     def show(self, figure="speedup"): return _Grid(self.grid(figure), list(self.columns))
 
@@ -77,9 +101,17 @@ class _Grid:
         head = ["", *self.columns]
         rows = [head, *([name, *(text for text, _ in cells)] for name, cells in self._rows())]
         wide = [max(len(r[i]) for r in rows) for i in range(len(head))]
-        return "\n".join("  ".join(x.ljust(w) if i == 0 else x.rjust(w) for i, (x, w) in enumerate(zip(r, wide))) for r in rows)
+        return "\n".join("  ".join(x.ljust(w) if i == 0 else x.rjust(w)
+                                   for i, (x, w) in enumerate(zip(r, wide))) for r in rows)
     def _repr_html_(self):
-        def cell(text, best): return f'<td style="text-align:right">{f"<b>{text}</b>" if best else text}</td>'
-        head = "".join(f'<th style="text-align:right">{escape(c)}</th>' for c in ("", *self.columns))
-        body = "".join(f'<tr><td style="text-align:left; white-space:nowrap">{escape(name)}</td>{"".join(cell(*c) for c in cells)}</tr>' for name, cells in self._rows())
-        return f'<div style="overflow-x:auto"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+        def cell(text, best):
+            return f'<td style="text-align:right">{f"<b>{text}</b>" if best else text}</td>'
+        head = "".join(f'<th style="text-align:right">{escape(c)}</th>'
+                       for c in ("", *self.columns))
+        body = "".join(
+            '<tr><td style="text-align:left; '
+            f'white-space:nowrap">{escape(name)}</td>{"".join(cell(*c) for c in cells)}</tr>'
+            for name, cells in self._rows()
+        )
+        return (f'<div style="overflow-x:auto"><table><thead><tr>{head}</tr></thead>'
+                f'<tbody>{body}</tbody></table></div>')

@@ -37,10 +37,14 @@ def _length(trace, curve, drafted): # too long, too short, or None
     gains = [cut_short(trace, d, curve) for d in depths]
     best, judged = int(np.argmax(gains)), trace.judged
     if gains[best] > 1.05 * gains[-1]:
-        return Symptom("too long", f"{gains[-1]:.2f} tokens for a one-row call's time; {gains[best]:.2f} at depth {best}",
-                       "a fixed k, or one from a machine where rows are cheaper", f"k={best}, or a drafter that goes by prices (chapters 9, 30)")
+        return Symptom("too long", f"{gains[-1]:.2f} tokens for a one-row call's time; "
+                       f"{gains[best]:.2f} at depth {best}",
+                       "a fixed k, or one from a machine where rows are cheaper",
+                       f"k={best}, or a drafter that goes by prices (chapters 9, 30)")
     if judged and judged[-1][0] >= .6 * drafted and judged[-1][1] > .8 * judged[-1][0]:
-        return Symptom("too short", f"the last level is accepted {judged[-1][1]} times of {judged[-1][0]}", "a small k, or a budget that cuts",
+        return Symptom("too short",
+                       f"the last level is accepted {judged[-1][1]} times of {judged[-1][0]}",
+                       "a small k, or a budget that cuts",
                        "a larger k; let the drafter say how sure it is")
 
 def symptoms(
@@ -53,17 +57,29 @@ def symptoms(
     drafted = [draft for draft, _ in trace.steps if draft]
     judged, accepted = trace.judged[0] if trace.judged else (0, 0)
     if len(drafted) < .15 * calls:
-        found.append(Symptom("silent", f"drafts in {len(drafted)} of {calls} calls", "nothing in the text to go by; too long a match asked for; a cold memory",
-                             "shorter matches; a drafter that ranks or computes (chapters 18, 23); or accept it: silence is free"))
+        found.append(Symptom("silent", f"drafts in {len(drafted)} of {calls} calls",
+                             "nothing in the text to go by; too long a match asked for; a cold "
+                             "memory",
+                             "shorter matches; a drafter that ranks or computes (chapters 18, "
+                             "23); or accept it: silence is free"))
     elif judged >= 8 and accepted < .1 * judged:
-        found.append(Symptom("refused", f"the first guess is right {accepted} times of {judged}", "out of step: the drafter has not seen the last word; another template, tokenizer or temperature",
-                             "compare its text with ctx.tokens, token by token; then its first row with the target's"))
+        found.append(Symptom("refused", f"the first guess is right {accepted} times of {judged}",
+                             "out of step: the drafter has not seen the last word; another "
+                             "template, tokenizer or temperature",
+                             "compare its text with ctx.tokens, token by token; then its first "
+                             "row with the target's"))
     elif (found_length := _length(trace, curve, len(drafted))): found.append(found_length)
-    spent = sum(trace.seconds.get(what, 0.) for what in ("begin", "propose", "observe")) - trace.seconds.get("drafting", 0.)
+    spent = sum(trace.seconds.get(what, 0.)
+                for what in ("begin", "propose", "observe")) - trace.seconds.get("drafting", 0.)
     if trace.decoding and spent > .15 * trace.decoding:
-        found.append(Symptom("busy", f"{spent / trace.decoding:.0%} of the decoding is the drafter's own work, its forwards apart", "an index made anew; Python loops over the text or the vocabulary",
-                             "extend the index by the step's tokens in `observe`; look only at the rows that are needed"))
+        found.append(Symptom("busy", f"{spent / trace.decoding:.0%} of the decoding is the "
+                             "drafter's own work, its forwards apart",
+                             "an index made anew; Python loops over the text or the " "vocabulary",
+                             "extend the index by the step's tokens in `observe`; "
+                             "look only at the rows that are needed"))
     if plain and trace.seconds.get("prefill", 0.) > 1.3 * plain.seconds.get("prefill", np.inf):
-        found.append(Symptom("asks much", f"the prompt takes {trace.seconds['prefill'] / plain.seconds['prefill']:.1f} times as long", "rows or hidden states of the whole prompt are asked for (`asks`)",
-                             "ask for less, or only where answers are long"))
+        found.append(Symptom("asks much", "the prompt takes "
+                             f"{trace.seconds['prefill'] / plain.seconds['prefill']:.1f} "
+                             "times as long", "rows or hidden states of the whole prompt are asked "
+                             "for (`asks`)", "ask for less, or only where answers are long"))
     return found

@@ -18,17 +18,23 @@ from ..shape import tree_speedups
 def _touch(kind, still, controls, data, text): # -> Picture
     body = json.dumps(data, separators=(",", ":")).replace("</", "<\\/")
     name = f"{kind}-{crc32((still + body).encode()):08x}"
-    script = f"(() => {{ const data = {body}; for (const box of document.querySelectorAll('[data-touch=\"{name}\"]:not([data-on])')) {{ "
-    script += f"box.dataset.on = 1; box.querySelector('[data-controls]').hidden = false; const say = (key, text) => {{ box.querySelector(`[data-say=${{key}}]`).textContent = text; }};\n{_SCRIPTS[kind]} }} }})()"
-    page = (f'<div data-touch="{name}" role="group" aria-label="{html.escape(text, True)}" tabindex="0" style="max-width:46rem">'
-            f'<div data-controls hidden style="margin-bottom:8px">{controls}</div>{still}</div><script>{script}</script>')
+    script = (f"(() => {{ const data = {body}; for (const box of "
+              f"document.querySelectorAll('[data-touch=\"{name}\"]:not([data-on])')) {{ ")
+    script += ("box.dataset.on = 1; box.querySelector('[data-controls]').hidden = false; const "
+               f"say = (key, text) => {{ box.querySelector(`[data-say=${{key}}]`).textContent = "
+               f"text; }};\n{_SCRIPTS[kind]} }} }})()")
+    page = (f'<div data-touch="{name}" role="group" aria-label="{html.escape(text, True)}" '
+            'tabindex="0" style="max-width:46rem"><div data-controls hidden '
+            f'style="margin-bottom:8px">{controls}</div>{still}</div><script>{script}</script>')
     return Picture(page, text)
 
 _SCRIPTS = {}                                            # kind: what its box does
 
 def _slider(key, label, low, high, step, value): # HTML
-    return (f'<label style="display:inline-block;margin-right:1.2em">{label} <input type="range" data-key="{key}" min="{low}" max="{high}" '
-            f'step="{step}" value="{value}" style="vertical-align:middle"> <output data-say="{key}" style="display:inline-block;min-width:3em">{value}</output></label>')
+    return (f'<label style="display:inline-block;margin-right:1.2em">{label} <input '
+            f'type="range" data-key="{key}" min="{low}" max="{high}" step="{step}" '
+            f'value="{value}" style="vertical-align:middle"> <output data-say="{key}" '
+            f'style="display:inline-block;min-width:3em">{value}</output></label>')
 
 # %% ../../nbs/9_measuring/45_widgets.ipynb #b0cbb4f7
 def _numbers(step, law): # of each node `{p, q}`, where they are known
@@ -39,12 +45,20 @@ def _numbers(step, law): # of each node `{p, q}`, where they are known
         yield known | ({"q": float(q[token])} if q is not None else {})
 
 def _noted(svg, notes): # a tree's SVG in which every box says its note when the pointer is on it
-    root, *boxes = svg.replace("#b5651d", "#a65a12").replace("<text ", '<text pointer-events="none" ').split("<rect ")
-    def note(box, said): return box.replace("/>", f"><title>{html.escape(said)}</title></rect>", 1).replace('fill="none"', 'fill="transparent"', 1)
-    return "<rect ".join([root, boxes[0], *(note(box, said) for box, said in zip(boxes[1:], notes))])
+    root, *boxes = (
+        svg.replace("#b5651d", "#a65a12")
+        .replace("<text ", '<text pointer-events="none" ')
+        .split("<rect ")
+    )
+    def note(box, said):
+        return box.replace("/>", f"><title>{html.escape(said)}</title></rect>",
+                           1).replace('fill="none"', 'fill="transparent"', 1)
+    return "<rect ".join([root, boxes[0],
+                          *(note(box, said) for box, said in zip(boxes[1:], notes))])
 
 # %% ../../nbs/9_measuring/45_widgets.ipynb #83a53f7f
-def _judged(draft, verdict): # the nodes that the rule looked at, by depth: siblings up to the one that was kept
+# the nodes that the rule looked at, by depth: siblings up to the one that was kept
+def _judged(draft, verdict):
     for node, kept in zip((-1, *verdict.path), (*verdict.path, None)):
         for i in draft.children(node):
             yield i
@@ -52,22 +66,33 @@ def _judged(draft, verdict): # the nodes that the rule looked at, by depth: sibl
 
 def _call(n, step, say, law, before): # one call as HTML
     draft, verdict = (step.draft, step.verdict) if hasattr(step, "scores") else step
-    numbers = [", ".join(f"{k} = {v:.3g}" for k, v in known.items()) for known in _numbers(step, law)]
-    words = [f"{say(t)!r}: {said}" if said else f"{say(t)!r}" for t, said in zip(draft.tokens, numbers)]
+    numbers = [", ".join(f"{k} = {v:.3g}" for k, v in known.items())
+               for known in _numbers(step, law)]
+    words = [f"{say(t)!r}: {said}" if said else f"{say(t)!r}"
+             for t, said in zip(draft.tokens, numbers)]
     own = [] if verdict.token is None else [f"{say(verdict.token)!r}: the target's own"]
     tree = _noted(draft.svg(say, verdict.path, verdict.token), [*words, *own])
-    facts = [f"{words[i]}, {'kept' if i in verdict.path else 'not kept'}" for i in _judged(draft, verdict)]
-    count = f"call {n + 1}: {len(draft)} guesses, {len(verdict.path)} kept, {len(verdict.tokens)} tokens written"
-    return (f'<div data-call style="margin-bottom:1em"><div style="white-space:pre-wrap">{before}</div><b>{count}</b>'
-            f'<div style="overflow-x:auto">{tree}</div><small>{html.escape("; ".join(facts))}</small></div>')
+    facts = [f"{words[i]}, {'kept' if i in verdict.path else 'not kept'}"
+             for i in _judged(draft, verdict)]
+    count = (f"call {n + 1}: {len(draft)} guesses, {len(verdict.path)} kept, "
+             f"{len(verdict.tokens)} tokens written")
+    return (
+        '<div data-call style="margin-bottom:1em"><div '
+        f'style="white-space:pre-wrap">{before}</div><b>{count}</b><div '
+        f'style="overflow-x:auto">{tree}</div><small>{html.escape("; ".join(facts))}</small></div>'
+    )
 
 # %% ../../nbs/9_measuring/45_widgets.ipynb #75856221
 _SCRIPTS["stepper"] = """
 const calls = [...box.querySelectorAll('[data-call]')]; let at = 0;
-const go = n => { at = Math.max(0, Math.min(calls.length - 1, n)); calls.forEach((c, i) => c.hidden = i !== at);
+const go = n => {
+  at = Math.max(0, Math.min(calls.length - 1, n));
+  calls.forEach((c, i) => c.hidden = i !== at);
   say('at', `${at + 1} of ${calls.length}`); };
-box.querySelector('[data-go="-1"]').onclick = () => go(at - 1); box.querySelector('[data-go="1"]').onclick = () => go(at + 1);
-box.addEventListener('keydown', e => { const by = {ArrowLeft: -1, ArrowRight: 1, Home: -1e9, End: 1e9}[e.key];
+box.querySelector('[data-go="-1"]').onclick = () => go(at - 1);
+box.querySelector('[data-go="1"]').onclick = () => go(at + 1);
+box.addEventListener('keydown', e => {
+  const by = {ArrowLeft: -1, ArrowRight: 1, Home: -1e9, End: 1e9}[e.key];
   if (by) { e.preventDefault(); e.stopPropagation(); go(at + by); } });
 go(data.first);"""
 
@@ -77,7 +102,8 @@ def stepper(
     law=None, # what the scores were turned into probabilities with; None: `Law()`
     most:int=24, # show this many calls
 ) -> Picture: # with ◀ ▶ and the arrow keys
-    "A generation to step through: draft tree, verdict, who wrote each token; p and q where the pointer is"
+    """A generation to step through: draft tree, verdict, who wrote each token; p and q where the
+    pointer is"""
     trace = hasattr(steps, "tokens_per_call")
     steps, words = (steps.steps, words or steps.words) if trace else (list(steps), words)
     say, gap, calls, text = text_of(words), "" if callable(words) else " ", [], ""
@@ -87,49 +113,72 @@ def stepper(
             ink = "rgba(58,160,80,.35)" if i < len(verdict.path) else "rgba(200,110,30,.4)"
             text += f'<span style="background:{ink}">{html.escape(say(token))}</span>{gap}'
         calls.append(_call(n, step, say, law or Law(), text))
-    buttons = '<button type="button" data-go="-1" aria-label="the call before">◀</button> <span data-say="at" aria-live="polite"></span> <button type="button" data-go="1" aria-label="the next call">▶</button>'
+    buttons = ('<button type="button" data-go="-1" aria-label="the call before">◀</button> <span '
+               'data-say="at" aria-live="polite"></span> <button type="button" data-go="1" '
+               'aria-label="the next call">▶</button>')
     first = next((i for i, s in enumerate(steps[:most]) if len(s[0] if trace else s.draft)), 0)
     total = sum(len((s[1] if trace else s.verdict).tokens) for s in steps)
-    return _touch("stepper", "".join(calls), buttons, {"first": first}, f"a generation of {total} tokens in {len(steps)} calls, {len(calls)} of them to step through")
+    return _touch("stepper", "".join(calls), buttons, {"first": first},
+                  f"a generation of {total} tokens in {len(steps)} calls, {len(calls)} of them to "
+                  "step through")
 
 # %% ../../nbs/9_measuring/45_widgets.ipynb #429b3cf1
-_WIDE, _HIGH, _MOST = 560, 190, 16                       # a chart's size, and the longest draft in it
+# a chart's size, and the longest draft in it
+_WIDE, _HIGH, _MOST = 560, 190, 16
 
 def _line(values, top): # points of an SVG line
     xs = np.linspace(36, _WIDE - 10, len(values))
-    return " ".join(f"{x:.1f},{_HIGH - 24 - (_HIGH - 40) * min(v / top, 1.04):.1f}" for x, v in zip(xs, values))
+    return " ".join(f"{x:.1f},{_HIGH - 24 - (_HIGH - 40) * min(v / top, 1.04):.1f}"
+                    for x, v in zip(xs, values))
 
 def _chart(values, top, at, across, lines=""): # SVG
     (x, y), one = _line(values, top).split()[at].split(","), _line([1, 1], top).split()
     level = one[0].split(",")[1]
-    ticks = "".join(f'<text x="{36 + (_WIDE - 46) * i / (len(values) - 1):.1f}" y="{_HIGH - 8}" text-anchor="middle">{i}</text>'
+    ticks = "".join(f'<text x="{36 + (_WIDE - 46) * i / (len(values) - 1):.1f}" y="{_HIGH - 8}" '
+                    f'text-anchor="middle">{i}</text>'
                     for i in range(0, len(values), max(1, (len(values) - 1) // 8)))
-    return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDE} {_HIGH}" style="max-width:100%;width:{_WIDE}px" role="img" '
-            f'aria-label="speed-up against {across}" font-family="sans-serif" font-size="11" fill="currentColor">'
-            f'<path d="M36 {level}H{_WIDE - 10}" stroke="currentColor" stroke-opacity=".5" stroke-dasharray="3 3" data-one /><text x="4" y="{level}" data-level>1×</text>{lines}'
-            f'<polyline points="{_line(values, top)}" fill="none" stroke="#3a7d44" stroke-width="2" /><circle cx="{x}" cy="{y}" r="5" fill="#a65a12" />'
-            f'{ticks}<text x="{_WIDE - 10}" y="12" text-anchor="end">speed-up, by {across}</text></svg>')
+    return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDE} {_HIGH}" '
+            f'style="max-width:100%;width:{_WIDE}px" role="img" aria-label="speed-up against '
+            f'{across}" font-family="sans-serif" font-size="11" fill="currentColor"><path '
+            f'd="M36 {level}H{_WIDE - 10}" stroke="currentColor" stroke-opacity=".5" '
+            f'stroke-dasharray="3 3" data-one /><text x="4" y="{level}" '
+            f'data-level>1×</text>{lines}<polyline points="{_line(values, top)}" fill="none" '
+            f'stroke="#3a7d44" stroke-width="2" /><circle cx="{x}" cy="{y}" r="5" '
+            f'fill="#a65a12" />{ticks}<text x="{_WIDE - 10}" y="12" '
+            f'text-anchor="end">speed-up, by {across}</text></svg>')
 
 # %% ../../nbs/9_measuring/45_widgets.ipynb #5400f460
 _SCRIPTS["sliders"] = """
 let curve = data.curve; const key = name => box.querySelector(`[data-key=${name}]`);
-const at = n => { const {rows: r, seconds: s} = curve; let i = 1; while (i < r.length - 1 && r[i] < n) i++;
-  const slope = (s[i] - s[i - 1]) / (r[i] - r[i - 1]); return (s[i - 1] + (n > r[i] ? Math.max(slope, 0)*(n - r[i]) + s[i] - s[i - 1] : slope*(n - r[i - 1]))) / s[0]; };
-const draw = () => { const [a, k, c, row] = ['a', 'k', 'c', 'row'].map(n => +key(n).value);
-  const v = n => curve ? at(1 + n) : 1 + row*n, tau = n => { let t = 0; for (let i = 0; i <= n; i++) t += a**i; return t; };
-  const all = Array.from({length: data.most + 1}, (_, n) => tau(n)/(n*c + v(n))), top = Math.max(2, ...all)*1.05;
-  const xy = all.map((s, n) => [36 + (data.wide - 46)*n/data.most, data.high - 24 - (data.high - 40)*s/top]);
+const at = n => {
+  const {rows: r, seconds: s} = curve; let i = 1; while (i < r.length - 1 && r[i] < n) i++;
+  const slope = (s[i] - s[i - 1]) / (r[i] - r[i - 1]);
+  const further = Math.max(slope, 0)*(n - r[i]) + s[i] - s[i - 1];
+  return (s[i - 1] + (n > r[i] ? further : slope*(n - r[i - 1]))) / s[0]; };
+const draw = () => {
+  const [a, k, c, row] = ['a', 'k', 'c', 'row'].map(n => +key(n).value);
+  const v = n => curve ? at(1 + n) : 1 + row*n;
+  const tau = n => { let t = 0; for (let i = 0; i <= n; i++) t += a**i; return t; };
+  const all = Array.from({length: data.most + 1}, (_, n) => tau(n)/(n*c + v(n)));
+  const top = Math.max(2, ...all)*1.05, y = s => data.high - 24 - (data.high - 40)*s/top;
+  const xy = all.map((s, n) => [36 + (data.wide - 46)*n/data.most, y(s)]);
   box.querySelector('polyline').setAttribute('points', xy.map(p => p.join()).join(' '));
   const level = data.high - 24 - (data.high - 40)/top, dot = box.querySelector('circle');
-  box.querySelector('[data-one]').setAttribute('d', `M36 ${level}H${data.wide - 10}`); box.querySelector('[data-level]').setAttribute('y', level);
-  dot.setAttribute('cx', xy[k][0]); dot.setAttribute('cy', xy[k][1]); key('row').disabled = !!curve;
-  const best = all.indexOf(Math.max(...all)); say('a', a); say('k', k); say('c', c); say('row', curve ? 'measured' : row);
-  say('tau', tau(k).toFixed(2)); say('speed', all[k].toFixed(2)); say('best', best); };
+  box.querySelector('[data-one]').setAttribute('d', `M36 ${level}H${data.wide - 10}`);
+  box.querySelector('[data-level]').setAttribute('y', level);
+  dot.setAttribute('cx', xy[k][0]); dot.setAttribute('cy', xy[k][1]);
+  key('row').disabled = !!curve;
+  say('a', a); say('k', k); say('c', c); say('row', curve ? 'measured' : row);
+  say('tau', tau(k).toFixed(2)); say('speed', all[k].toFixed(2));
+  say('best', all.indexOf(Math.max(...all))); };
 box.querySelectorAll('input[type=range]').forEach(e => e.addEventListener('input', draw));
 box.querySelector('input[type=file]').addEventListener('change', async e => {
-  try { const c = JSON.parse(await e.target.files[0].text());
-    if (!(c.rows.length > 1 && c.rows.length === c.seconds.length && c.rows[0] === 1 && c.seconds.every(s => s > 0))) throw 0;
-    curve = c; say('file', ''); draw(); } catch { say('file', 'this file holds no cost curve: rows and seconds are wanted'); } });
+  try {
+    const c = JSON.parse(await e.target.files[0].text()), n = c.rows.length;
+    if (!(n > 1 && n === c.seconds.length && c.rows[0] === 1 && c.seconds.every(s => s > 0)))
+      throw 0;
+    curve = c; say('file', ''); draw();
+  } catch { say('file', 'this file holds no cost curve: rows and seconds are wanted'); } });
 draw();"""
 
 # %% ../../nbs/9_measuring/45_widgets.ipynb #08bd3a23
@@ -146,18 +195,28 @@ def sliders(
     values = [float(speedup(alpha, n, c, v)) for n in range(_MOST + 1)]
     top = max(2, *values) * 1.05
     tau, best = sum(alpha**i for i in range(k + 1)), int(np.argmax(values))
-    controls = "".join([_slider("a", "α", 0, 1, .01, alpha), _slider("k", "k", 0, _MOST, 1, k), _slider("c", "c", 0, .5, .01, c), _slider("row", "a row costs", 0, .5, .01, row),
-                        '<label>a machine\'s curve <input type="file" accept=".json"></label> <span data-say="file" role="alert"></span>'])
-    line = f'τ = <b data-say="tau">{tau:.2f}</b> tokens a call, speed-up <b data-say="speed">{values[k]:.2f}</b>×; best at k = <b data-say="best">{best}</b>'
+    controls = "".join([_slider("a", "α", 0, 1, .01, alpha), _slider("k", "k", 0, _MOST, 1, k),
+                        _slider("c", "c", 0, .5, .01, c),
+                        _slider("row", "a row costs", 0, .5, .01, row),
+                        '<label>a machine\'s curve <input type="file" '
+                        'accept=".json"></label> <span data-say="file" role="alert"></span>'])
+    line = (f'τ = <b data-say="tau">{tau:.2f}</b> tokens a call, speed-up <b '
+            f'data-say="speed">{values[k]:.2f}</b>×; best at k = <b data-say="best">{best}</b>')
     still = f'<div aria-live="polite">{line}</div>{_chart(values, top, k, "drafted tokens k")}'
-    data = dict(most=_MOST, wide=_WIDE, high=_HIGH, curve=curve and {"rows": curve.rows, "seconds": curve.seconds})
-    return _touch("sliders", still, controls, data, f"α = {alpha}, k = {k}: τ = {tau:.2f}, speed-up {values[k]:.2f}, best at k = {best}")
+    data = dict(most=_MOST, wide=_WIDE, high=_HIGH,
+                curve=curve and {"rows": curve.rows, "seconds": curve.seconds})
+    return _touch("sliders", still, controls, data,
+                  f"α = {alpha}, k = {k}: τ = {tau:.2f}, speed-up {values[k]:.2f}, "
+                  f"best at k = {best}")
 
 # %% ../../nbs/9_measuring/45_widgets.ipynb #26c8240d
 _SCRIPTS["growth"] = """
-const input = box.querySelector('input'), nodes = [...box.querySelectorAll('[data-node]')], dot = box.querySelector('circle');
-const draw = () => { const n = +input.value; nodes.forEach(e => e.style.visibility = e.dataset.node < n ? '' : 'hidden');
-  const [x, y] = data.points[n]; dot.setAttribute('cx', x); dot.setAttribute('cy', y);
+const input = box.querySelector('input'), dot = box.querySelector('circle');
+const nodes = [...box.querySelectorAll('[data-node]')];
+const draw = () => {
+  const n = +input.value, [x, y] = data.points[n];
+  nodes.forEach(e => e.style.visibility = e.dataset.node < n ? '' : 'hidden');
+  dot.setAttribute('cx', x); dot.setAttribute('cy', y);
   say('n', n); say('tau', data.tau[n].toFixed(2)); say('speed', data.speed[n].toFixed(2)); };
 input.addEventListener('input', draw); draw();"""
 
@@ -180,9 +239,13 @@ def growth(
         cut = box.index("</text>") + len("</text>")
         return f'<g data-node="{i}"><rect {box[:cut]}</g>{box[cut:]}'
     tree = f"{root}<rect {boxes[0]}{''.join(group(i, b) for i, b in enumerate(boxes[1:]))}"
-    line = f'<b data-say="n">{best}</b> nodes: τ = <b data-say="tau">{tau[best]:.2f}</b>, speed-up <b data-say="speed">{speed[best]:.2f}</b>×; best at {best}'
-    still = f'<div aria-live="polite">{line}</div><div style="overflow-x:auto">{tree}</div>{_chart(speed, top, best, "nodes")}'
-    slider = f'<label>nodes <input type="range" min="0" max="{len(draft)}" value="{best}" style="vertical-align:middle;width:60%"></label>'
+    line = (f'<b data-say="n">{best}</b> nodes: τ = <b data-say="tau">{tau[best]:.2f}</b>, '
+            f'speed-up <b data-say="speed">{speed[best]:.2f}</b>×; best at {best}')
+    still = (f'<div aria-live="polite">{line}</div><div '
+             f'style="overflow-x:auto">{tree}</div>{_chart(speed, top, best, "nodes")}')
+    slider = (f'<label>nodes <input type="range" min="0" max="{len(draft)}" value="{best}" '
+              'style="vertical-align:middle;width:60%"></label>')
     points = [list(map(float, p.split(","))) for p in _line(speed, top).split()]
     return _touch("growth", still, slider, dict(points=points, tau=tau, speed=speed),
-                  f"a tree of up to {len(draft)} nodes: best at {best}, τ = {tau[best]:.2f}, speed-up {speed[best]:.2f}")
+                  f"a tree of up to {len(draft)} nodes: best at {best}, τ = {tau[best]:.2f}, "
+                  f"speed-up {speed[best]:.2f}")

@@ -17,7 +17,8 @@ def contrasted(
     expert:np.ndarray, # `[V]` logits, or exact probabilities (Fractions)
     amateur:np.ndarray, # the same, of the amateur
     alpha=.1, # words below this share of the expert's favourite are masked
-    weights=(1.5, .5), # u, v: of the expert's and of the amateur's logits; whole numbers for Fractions
+    # u, v: of the expert's and of the amateur's logits; whole numbers for Fractions
+    weights=(1.5, .5),
 ) -> np.ndarray: # `[V]` logits; of Fractions, probabilities
     "A row of contrastive decoding (Li et al. 2023, O'Brien and Lewis 2023)"
     u, v = weights
@@ -33,22 +34,27 @@ def contrasted(
 class Contrastive:
     """Two models as one target, whose rows are the expert's less the amateur's.
 
-    Give it to `generate` or `decode` in place of a model; with `drafter="amateur"` the amateur also drafts. ValueError if the vocabularies differ.
+    Give it to `generate` or `decode` in place of a model; with `drafter="amateur"` the amateur
+    also drafts. ValueError if the vocabularies differ.
     """
     def __init__(self,
         expert, # whatever `as_target` knows
         amateur, # the same, with the same words
         alpha=.1, # words below this share of the expert's favourite are masked
         beta=.5, # how much the amateur counts (O'Brien and Lewis 2023)
-        likelihood:bool=False, # the form of Li et al. 2023: the difference of log-probabilities; `beta` does nothing
+        # the form of Li et al. 2023: the difference of log-probabilities; `beta` does nothing
+        likelihood:bool=False,
     ):
         self.expert, self.amateur, self.alpha = as_target(expert), as_target(amateur), alpha
         self.weights = (1, 1) if likelihood else (1 + beta, beta)
         self.vocab_size, self.config = self.expert.vocab_size, getattr(self.expert, "config", None)
         if self.amateur.vocab_size != self.vocab_size:
-            raise ValueError(f"the expert has {self.vocab_size} words, the amateur {self.amateur.vocab_size}: their rows cannot be subtracted")
+            raise ValueError(f"the expert has {self.vocab_size} words, the amateur "
+                             f"{self.amateur.vocab_size}: their rows cannot be subtracted")
 
-    def _least(self, name): return min((x for t in (self.expert, self.amateur) if (x := getattr(t, name)) is not None), default=None)
+    def _least(self, name):
+        return min((x for t in (self.expert, self.amateur) if (x := getattr(t, name)) is not None),
+                   default=None)
     @property
     def window(self) -> int | None: return self._least("window")
     @property
@@ -57,26 +63,31 @@ class Contrastive:
     def chunk(self) -> int: return self._least("chunk")
     @property
     def branches(self) -> bool: return self.expert.branches and self.amateur.branches
-    def new_cache(self): raise ValueError("contrastive decoding keeps two caches: past_key_values is not supported")
+    def new_cache(self):
+        raise ValueError("contrastive decoding keeps two caches: past_key_values is not supported")
 
-    def open(self, prompt, asks=Asks()): return _Both(opened(self.expert, prompt, asks), opened(self.amateur, prompt))
+    def open(self, prompt, asks=Asks()):
+        return _Both(opened(self.expert, prompt, asks), opened(self.amateur, prompt))
 
     def score(self, pairs):
         "One forward of each model"
-        rows = [t.score([(getattr(state, who), draft) for state, draft in pairs]) for who, t in (("expert", self.expert), ("amateur", self.amateur))]
+        rows = [t.score([(getattr(state, who), draft) for state, draft in pairs])
+                for who, t in (("expert", self.expert), ("amateur", self.amateur))]
         return [_Contrasted(e, a, self.alpha, self.weights) for e, a in zip(*rows)]
 
 class _Both:
     "One request in both models"
     def __init__(self, expert, amateur): self.expert, self.amateur = expert, amateur
-    def __getattr__(self, name): return getattr(self.expert, name)          # length, position, prefilled
+    # length, position, prefilled
+    def __getattr__(self, name): return getattr(self.expert, name)
     @property
     def unread(self): return max(self.expert.unread, self.amateur.unread, key=len)
     def keep(self, verdict): self.expert.keep(verdict); self.amateur.keep(verdict)
     def follow(self, tokens): self.expert.follow(tokens); self.amateur.follow(tokens)
     def rewind(self, length): self.expert.rewind(length); self.amateur.rewind(length)
     def fork(self): return _Both(self.expert.fork(), self.amateur.fork())
-    def retain(self, nodes): return [_Both(*both) for both in zip(self.expert.retain(nodes), self.amateur.retain(nodes))]
+    def retain(self, nodes):
+        return [_Both(*both) for both in zip(self.expert.retain(nodes), self.amateur.retain(nodes))]
     def finished(self): self.close()
     def close(self):
         for state in (self.expert, self.amateur): release(state)
@@ -88,7 +99,9 @@ class _Contrasted(Scores):
         self.expert, self.amateur, self.how = expert, amateur, (alpha, weights)
     def row(self, i): return contrasted(self.expert.row(i), self.amateur.row(i), *self.how)
     def best(self, i): return Scores(self.row(i)[None]).best(0)
-    def top(self, k): return np.stack([np.argsort(-self.row(i), kind="stable")[:k] for i in range(len(self.rows))])
+    def top(self, k):
+        return np.stack([np.argsort(-self.row(i), kind="stable")[:k]
+                         for i in range(len(self.rows))])
 
 # %% ../../nbs/8_decoding/37_contrastive.ipynb #5a359b39
 class _Sharing(TreeDrafting):
@@ -96,20 +109,28 @@ class _Sharing(TreeDrafting):
     def __init__(self, drafter, ctx, state):
         super().__init__(drafter, ctx)
         self.state = state
-    def follow(self, text): return w + 1 - len(text) if (w := self.drafter.target.window) else float("inf")
+    def follow(self, text):
+        return w + 1 - len(text) if (w := self.drafter.target.window) else float("inf")
 
 @register("amateur")
 class Amateur(ModelDrafter):
-    "The amateur of a `Contrastive` target drafts for it (Yuan et al. 2024): one row more a call than for being subtracted"
+    """The amateur of a `Contrastive` target drafts for it (Yuan et al. 2024): one row more a call
+    than for being subtracted"""
     drafting = _Sharing
     def __init__(self,
         k:int=4, # levels at most
-        tree=0, # 0: a chain. A number: the best so many nodes of a dynamic tree. A `Draft` whose tokens are ranks: this tree
+        # 0: a chain. A number: the best so many nodes of a dynamic tree. A `Draft` whose tokens are
+        # ranks: this tree
+        tree=0,
         width:int=4, # of a dynamic tree: nodes expanded on each level, and children of each
-        least:float=0., # draft on only while the most probable next token has at least this probability
+        # draft on only while the most probable next token has at least this probability
+        least:float=0.,
     ): super().__init__(None, k, tree, width, least)
-    def resolve(self, model): return None                                   # known once the target is
+    # known once the target is
+    def resolve(self, model): return None
     def bind(self, target):
-        if not isinstance(target, Contrastive): raise ValueError(f"the drafter 'amateur' drafts for a Contrastive target, not for {type(target).__name__}")
+        if not isinstance(target, Contrastive):
+            raise ValueError("the drafter 'amateur' drafts for a Contrastive target, not for "
+                             f"{type(target).__name__}")
         self.target, self.bridge = target.amateur, SameTokens(target.vocab_size, target.vocab_size)
     def begin(self, ctx, state): return self.drafting(self, ctx, state.amateur)

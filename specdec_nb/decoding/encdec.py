@@ -30,15 +30,23 @@ class Source:
     "What a request's decoder looks at besides its own text"
     hidden: torch.Tensor # `[1, S, d]`: what the encoder made of its input
     mask: torch.Tensor | None = None # `[1, S]`: zero where that is padding
-    tokens: tuple = () # the input, if it is text in the decoder's vocabulary: drafters may copy from it
-    seen: DynamicCache = field(default_factory=DynamicCache) # its keys and values in each layer, from the first call on
+    # the input, if it is text in the decoder's vocabulary: drafters may copy from it
+    tokens: tuple = ()
+    # its keys and values in each layer, from the first call on
+    seen: DynamicCache = field(default_factory=DynamicCache)
 
     @classmethod
     def together(cls, sources) -> "Source":
         "Sources of several requests, padded to the longest"
-        if len({s.hidden.shape[1] for s in sources}) == 1 and len({s.mask is None or s.mask.shape for s in sources}) == 1:
-            return cls(torch.cat([s.hidden for s in sources]), None if sources[0].mask is None else torch.cat([s.mask for s in sources]))
-        rows, masks = zip(*((s.hidden[0], torch.ones(s.hidden.shape[1]) if s.mask is None else s.mask[0].cpu()) for s in sources))
+        if (
+            len({s.hidden.shape[1] for s in sources}) == 1
+            and len({s.mask is None or s.mask.shape for s in sources}) == 1
+        ):
+            return cls(torch.cat([s.hidden for s in sources]),
+                       None if sources[0].mask is None else torch.cat([s.mask for s in sources]))
+        rows, masks = zip(*((s.hidden[0],
+                             torch.ones(s.hidden.shape[1]) if s.mask is None else s.mask[0].cpu())
+                            for s in sources))
         def padded(xs): return torch.nn.utils.rnn.pad_sequence(xs, batch_first=True)
         return cls(padded(rows), padded([m.long() for m in masks]).to(rows[0].device))
 
@@ -46,7 +54,8 @@ class Source:
 def _bias(module, positions, columns): # `[B, n]` of rows, `[B, L]` of keys -> `[B, heads, n, L]`
     "T5's bias between tokens that stand where they are said to"
     m, distance = module, columns[:, None] - positions[:, :, None]
-    bucket = m._relative_position_bucket(distance, bidirectional=False, num_buckets=m.relative_attention_num_buckets,
+    bucket = m._relative_position_bucket(distance, bidirectional=False,
+                                         num_buckets=m.relative_attention_num_buckets,
                                          max_distance=m.relative_attention_max_distance)
     return m.relative_attention_bias(bucket).permute(0, 3, 1, 2)
 
@@ -55,8 +64,11 @@ def _one_by_one(module, given, positions):
     name, first = next(iter(given.items()))
     def at(b, i, p):
         token = first[b:b + 1, i:i + 1] if torch.is_tensor(first) else torch.Size((1, 1))
-        return module.forward(**{**given, name: token, "past_key_values_length": p}).reshape(1, 1, -1)
-    return torch.cat([torch.cat([at(b, i, p) for i, p in enumerate(row)], 1) for b, row in enumerate(positions.tolist())])
+        return module.forward(**{**given, name: token, "past_key_values_length": p}).reshape(
+            1, 1, -1
+        )
+    return torch.cat([torch.cat([at(b, i, p) for i, p in enumerate(row)], 1)
+                      for b, row in enumerate(positions.tolist())])
 
 def doors(
     decoder, # a module
@@ -65,7 +77,8 @@ def doors(
     found = []
     for m in decoder.modules():
         takes = signature(m.forward).parameters
-        if getattr(m, "has_relative_attention_bias", False) and "position_bias" in takes: found.append((m, "bias"))
+        if getattr(m, "has_relative_attention_bias", False) and "position_bias" in takes:
+            found.append((m, "bias"))
         elif "Position" not in type(m).__name__: continue
         elif "position_ids" in takes: found.append((m, "place"))
         elif "past_key_values_length" in takes: found.append((m, "count"))
@@ -81,7 +94,8 @@ def told(
     def bound(m, args, kwargs): return signature(m.forward).bind(*args, **kwargs).arguments
     def before(m, args, kwargs):
         if how[m] == "bias": return args, {**kwargs, "position_bias": _bias(m, positions, columns)}
-        new = dict(position_ids=positions.flatten()) if how[m] == "place" else dict(past_key_values_length=0)
+        new = (dict(position_ids=positions.flatten()) if how[m] == "place"
+               else dict(past_key_values_length=0))
         return (), {**bound(m, args, kwargs), **new}
     def after(m, args, kwargs, out):
         if how[m] == "place": return out.reshape(*positions.shape, -1)
@@ -94,13 +108,16 @@ def told(
         yield
 
 # %% ../../nbs/8_decoding/39a_encdec.ipynb #0ff10243
-_LAYERS, _WINDOWS = ("decoder_layers", "num_decoder_layers", "num_hidden_layers"), ("max_target_positions", "max_decoder_position_embeddings")
+_LAYERS = ("decoder_layers", "num_decoder_layers", "num_hidden_layers")
+_WINDOWS = ("max_target_positions", "max_decoder_position_embeddings")
 
 def chain_equals_steps(
     target, # a target
 ) -> bool:
-    "Whether a chain below a text gets the rows that its tokens get one at a time; one of them is padding"
-    words, pad = [n % target.vocab_size for n in (5, 3, 11, 7, 2)], getattr(target.model.config, "pad_token_id", None)
+    """Whether a chain below a text gets the rows that its tokens get one at a time; one of them is
+    padding"""
+    words = [n % target.vocab_size for n in (5, 3, 11, 7, 2)]
+    pad = getattr(target.model.config, "pad_token_id", None)
     text, chain = words[:2], [words[2], words[3] if pad is None else pad, *words[3:]]
     state, steps = target.open(text), target.open(text)
     def row(tokens):
@@ -111,34 +128,45 @@ def chain_equals_steps(
     return same_rows(target.score([(state, Draft.chain(chain))])[0].rows, alone, target.model)
 
 class EncoderDecoderTarget(HFTarget):
-    """The decoder of a Hugging Face model that has an encoder, as a target; what the encoder read comes with each request.
+    """The decoder of a Hugging Face model that has an encoder, as a target; what the encoder
+    read comes with each request.
 
-    Raises ValueError for models in training mode, and for those that keep their past otherwise or answer rows scored together otherwise than alone.
+    Raises ValueError for models in training mode, and for those that keep their past otherwise
+    or answer rows scored together otherwise than alone.
     """
     blank = None # while a model is tried: a source about nothing
-    stack:tuple = ((), None) # the sources of the last call of several requests, and the same together
+    # the sources of the last call of several requests, and the same together
+    stack:tuple = ((), None)
 
     def form(self):
         self.accepts = set(signature(self.model.forward).parameters)
         self.decoder = getattr(self.model, "decoder", None) or self.model.get_decoder()
-        config, self.words = getattr(self.decoder, "config", self.model.config), self.model.main_input_name == "input_ids"
-        self.tells = "decoder_position_ids" in self.accepts or "kwargs" in self.accepts and "position_ids" in signature(self.decoder.forward).parameters
+        config = getattr(self.decoder, "config", self.model.config)
+        self.words = self.model.main_input_name == "input_ids"
+        self.tells = ("decoder_position_ids" in self.accepts or "kwargs" in self.accepts
+                      and "position_ids" in signature(self.decoder.forward).parameters)
         self.doors = [] if self.tells else doors(self.decoder)
-        self.moody = [(m, how) for m, how in self.doors if how == "count"]   # they may count only some tokens, within a call
+        # they may count only some tokens, within a call
+        self.moody = [(m, how) for m, how in self.doors if how == "count"]
         layers = next(n for n in (getattr(config, name, None) for name in _LAYERS) if n)
-        return {"position_ids"}, layers, next((n for n in (getattr(config, name, None) for name in _WINDOWS) if n), window_of(config))
+        return {"position_ids"}, layers, next((n
+                                               for n in (getattr(config, name, None)
+                                                         for name in _WINDOWS) if n),
+                                              window_of(config))
 
     def tried(self, trial, warning=None):
         if self.blank is not None: return super().tried(trial, warning)
         width = getattr(self.model.get_encoder(), "config", self.model.config).hidden_size
-        self.blank = torch.randn(1, 7, width, generator=torch.Generator().manual_seed(0)).to(self.device, self.model.dtype)
+        self.blank = torch.randn(1, 7, width, generator=torch.Generator().manual_seed(0)).to(
+            self.device, self.model.dtype
+        )
         try: good = super().tried(trial, warning)
         except Exception: good = False
         finally: self.blank = None
         if trial is rows_look_back and good: return self.tried(chain_equals_steps)
         if good or trial is not chain_equals_steps and trial is not rows_look_back: return good
-        raise ValueError(f"{type(self.model).__name__} cannot score several tokens in one call, or answers them otherwise than one by one: "
-                         "its drafts cannot be judged")
+        raise ValueError(f"{type(self.model).__name__} cannot score several tokens in one call, or "
+                         "answers them otherwise than one by one: its drafts cannot be judged")
 
     def open(self,
         prompt, # what the decoder's text begins with: its start token, usually
@@ -146,9 +174,13 @@ class EncoderDecoderTarget(HFTarget):
         inputs:Source=None, # what the encoder made of its input
     ) -> RowState:
         "A new request; nothing is read yet"
-        if inputs is None and self.blank is None: raise ValueError(f"{type(self.model).__name__} reads a text of its own: give inputs=target.encode(...)")
+        if inputs is None and self.blank is None:
+            raise ValueError(f"{type(self.model).__name__} reads a text of its own: give "
+                             "inputs=target.encode(...)")
         state = super().open(prompt, asks)
-        state.given = Source(self.blank[:, :2 + len(prompt) % 5 if self.words else 7]) if inputs is None else inputs
+        state.given = Source(self.blank[:,
+                                        :2 + len(prompt) % 5 if self.words
+                                        else 7]) if inputs is None else inputs
         state.source = [t for t in state.given.tokens if t < self.vocab_size]
         return state
 
@@ -156,44 +188,60 @@ class EncoderDecoderTarget(HFTarget):
     def encode(self, **inputs) -> Source:
         "Run the encoder: `input_ids=`, or whatever it takes, and `attention_mask=`, of one request"
         out, ids = self.model.get_encoder()(**inputs, return_dict=True), inputs.get("input_ids")
-        return Source(out.last_hidden_state, inputs.get("attention_mask"), tuple(ids[0].tolist()) if ids is not None and self.one_vocabulary else ())
+        return Source(out.last_hidden_state, inputs.get("attention_mask"),
+                      tuple(ids[0].tolist()) if ids is not None and self.one_vocabulary else ())
 
     def beside(self,
         inputs, # what `model.generate` prepared
         input_ids, # `[rows, L]`: the decoder's texts
-        prompt=None, # `[B, S]`: what the encoder read, if it is token ids; each may have several rows
+        # `[B, S]`: what the encoder read, if it is token ids; each may have several rows
+        prompt=None,
     ) -> tuple: # `(mask of the decoder's text, a function of a row and its mask -> Source)`
-        "What a prepared call brings beside the decoder's text. ValueError for what cannot be honoured"
-        read, mask, text = inputs.get("encoder_outputs"), inputs.get("attention_mask"), inputs.get("decoder_attention_mask")
-        refuse_inputs({name: x for name, x in inputs.items() if name not in ("encoder_outputs", "decoder_attention_mask")})
+        """What a prepared call brings beside the decoder's text. ValueError for what cannot be
+        honoured"""
+        read, mask = inputs.get("encoder_outputs"), inputs.get("attention_mask")
+        text = inputs.get("decoder_attention_mask")
+        refuse_inputs({name: x for name, x in inputs.items()
+                       if name not in ("encoder_outputs", "decoder_attention_mask")})
         ids = prompt if prompt is not None and self.one_vocabulary else None
         def source(b, attended):
-            seen, at = None if mask is None else mask[b:b + 1], b if ids is None else b * len(ids) // len(read[0])
-            words = () if ids is None else (ids[at] if seen is None else ids[at][seen[0].bool()]).tolist()
+            seen = None if mask is None else mask[b:b + 1]
+            at = b if ids is None else b * len(ids) // len(read[0])
+            words = () if ids is None else (ids[at] if seen is None
+                                            else ids[at][seen[0].bool()]).tolist()
             return Source(read[0][b:b + 1], seen, tuple(words))
         return {"attention_mask": text}, source
 
     @property
     def one_vocabulary(self) -> bool:
         "Whether encoder and decoder mean the same by a token, as far as one can see"
-        read, write = (getattr(m.get_input_embeddings(), "num_embeddings", None) for m in (self.model.get_encoder(), self.decoder))
+        read, write = (getattr(m.get_input_embeddings(), "num_embeddings", None)
+                       for m in (self.model.get_encoder(), self.decoder))
         return read is not None and read == write
 
     def forward(self, feeds):
-        "Sound and pictures share a forward if the encoder made equally much of them: their masks are not of its rows"
-        if self.words or len(feeds) == 1 or len({f.state.given.hidden.shape for f in feeds}) == 1: return super().forward(feeds)
+        """Sound and pictures share a forward if the encoder made equally much of them: their masks
+        are not of its rows"""
+        if self.words or len(feeds) == 1 or len({f.state.given.hidden.shape for f in feeds}) == 1:
+            return super().forward(feeds)
         return [self._alone(f) for f in feeds]
 
     def run(self, inputs, feeds):
-        cache, positions, mask, ids = (inputs.pop(name, None) for name in (self.past, "position_ids", "attention_mask", "input_ids"))
+        cache, positions, mask, ids = (inputs.pop(name, None)
+                                       for name in (self.past, "position_ids", "attention_mask",
+                                                    "input_ids"))
         source = self._looked_at(cache, feeds)
-        given = {"decoder_input_ids": ids, self.past: EncoderDecoderCache(cache, source.seen), "encoder_outputs": _Read(source.hidden), **inputs}
+        given = {"decoder_input_ids": ids, self.past: EncoderDecoderCache(cache, source.seen),
+                 "encoder_outputs": _Read(source.hidden), **inputs}
         if mask is not None: given["decoder_attention_mask"] = mask
-        if source.mask is not None and "attention_mask" in self.accepts: given["attention_mask"] = source.mask
+        if source.mask is not None and "attention_mask" in self.accepts:
+            given["attention_mask"] = source.mask
         if self.tells: given["decoder_position_ids"] = positions
-        with told(self.doors if mask is not None else self.moody, positions, self._columns(cache, positions, feeds)):
+        with told(self.doors if mask is not None else self.moody, positions,
+                  self._columns(cache, positions, feeds)):
             out = self.model(**given, return_dict=True)
-        return SimpleNamespace(logits=out.logits, hidden_states=getattr(out, "decoder_hidden_states", None))
+        return SimpleNamespace(logits=out.logits,
+                               hidden_states=getattr(out, "decoder_hidden_states", None))
 
     def _looked_at(self, cache, feeds):
         "The source of a request, or those of all slots"
@@ -208,6 +256,7 @@ class EncoderDecoderTarget(HFTarget):
         width = cache.width if cache is self.slots else cache.get_seq_length() + positions.shape[1]
         columns = torch.arange(width, device=self.device).repeat(len(positions), 1)
         for f in feeds:
-            b, base, stand = getattr(f.state.cache, "index", 0), f.state.length, torch.tensor([0, *f.below.depth], device=self.device)
+            b, base = getattr(f.state.cache, "index", 0), f.state.length
+            stand = torch.tensor([0, *f.below.depth], device=self.device)
             columns[b, base:base + len(stand)] = base + stand
         return columns

@@ -46,10 +46,12 @@ class Automaton:
 @dataclass(frozen=True)
 class Constrained(Law):
     "A `Law` of what a grammar allows; its state is the text's and the place"
-    grammar: Any = field(default=None, compare=False, repr=False) # has `start`, `step`, `allowed`, `forced`
+    # has `start`, `step`, `allowed`, `forced`
+    grammar: Any = field(default=None, compare=False, repr=False)
 
     def start(self, prompt): return super().start(prompt), self.grammar.start()
-    def step(self, s, token, scores=None, i=0): return super().step(s[0], token, scores, i), self.grammar.step(s[1], token)
+    def step(self, s, token, scores=None, i=0):
+        return super().step(s[0], token, scores, i), self.grammar.step(s[1], token)
     def row(self, s, scores, i):
         z = scores.row(i)
         masked = np.where(self.grammar.allowed(s[1]), z, 0 * z[0] if z.dtype == object else -np.inf)
@@ -57,26 +59,39 @@ class Constrained(Law):
 
 # %% ../../nbs/8_decoding/39_grammars.ipynb #657164af
 class Guidance:
-    "A grammar by llguidance, over a tokenizer's vocabulary. ValueError if it cannot be compiled, ImportError without the extra `grammar`"
+    """A grammar by llguidance, over a tokenizer's vocabulary. ValueError if it cannot be compiled,
+    ImportError without the extra `grammar`"""
     def __init__(self,
         tokenizer, # a fast tokenizer of transformers
         schema=None, # a JSON schema, as a dict or as text
         regex:str=None, # or a regular expression for the whole text
         lark:str=None, # or a grammar in llguidance's Lark dialect
-        compact:bool=True, # JSON with one blank after a colon and a comma and no other; False: blanks and line breaks as the model likes
+        # JSON with one blank after a colon and a comma and no other; False: blanks and line breaks
+        # as the model likes
+        compact:bool=True,
         vocab_size:int=None, # rows of the model; None: as many as the tokenizer has words
         eos:int=None, # the token that ends a text; None: the tokenizer's
     ):
-        if sum(x is not None for x in (schema, regex, lark)) != 1: raise ValueError("give one of schema, regex and lark")
+        if sum(x is not None for x in (schema, regex, lark)) != 1:
+            raise ValueError("give one of schema, regex and lark")
         try: import llguidance, llguidance.hf
-        except ImportError as e: raise ImportError('grammars need llguidance: pip install "specdec_nb[grammar]"') from e
-        self.vocab_size, self.eos = vocab_size or len(tokenizer), tokenizer.eos_token_id if eos is None else eos
-        form:Any = dict(whitespace_flexible=False, item_separator=", ", key_separator=": ") if compact else {}
-        if schema is not None: text = llguidance.LLMatcher.grammar_from_json_schema(schema if isinstance(schema, str) else json.dumps(schema), overrides=form)
-        else: text = llguidance.LLMatcher.grammar_from_regex(regex) if regex is not None else llguidance.LLMatcher.grammar_from_lark(lark or "")
+        except ImportError as e:
+            raise ImportError('grammars need llguidance: pip install "specdec_nb[grammar]"') from e
+        self.vocab_size = vocab_size or len(tokenizer)
+        self.eos = tokenizer.eos_token_id if eos is None else eos
+        form:Any = dict(whitespace_flexible=False, item_separator=", ",
+                        key_separator=": ") if compact else {}
+        if schema is not None:
+            text = llguidance.LLMatcher.grammar_from_json_schema(
+                schema if isinstance(schema, str) else json.dumps(schema), overrides=form
+            )
+        else:
+            text = (llguidance.LLMatcher.grammar_from_regex(regex) if regex is not None
+                    else llguidance.LLMatcher.grammar_from_lark(lark or ""))
         words = llguidance.hf.from_tokenizer(tokenizer, n_vocab=self.vocab_size, eos_token=self.eos)
         matcher = llguidance.LLMatcher(words, text)
-        if matcher.is_error(): raise ValueError(f"the grammar cannot be compiled: {matcher.get_error()}")
+        if matcher.is_error():
+            raise ValueError(f"the grammar cannot be compiled: {matcher.get_error()}")
         self.first = _Place(matcher, self)
 
     def start(self): return self.first
@@ -86,7 +101,8 @@ class Guidance:
 
 class _Place:
     "A matcher that never moves; None behind a forbidden word, where a mask is a formality"
-    def __init__(self, matcher, grammar): self.matcher, self.grammar, self.known = matcher, grammar, {}
+    def __init__(self, matcher, grammar):
+        self.matcher, self.grammar, self.known = matcher, grammar, {}
 
     def after(self, token):
         if token not in self.known:
@@ -100,19 +116,26 @@ class _Place:
         "`[V]` booleans; where the text is complete and nothing may follow, its end"
         if self.matcher is None: return np.ones(self.grammar.vocab_size, bool)
         if self.matcher.is_stopped(): return np.arange(self.grammar.vocab_size) == self.grammar.eos
-        bits = np.unpackbits(np.frombuffer(self.matcher.compute_bitmask(), np.uint8), bitorder="little")
+        bits = np.unpackbits(np.frombuffer(self.matcher.compute_bitmask(), np.uint8),
+                             bitorder="little")
         return bits[:self.grammar.vocab_size].astype(bool)
 
     @cached_property
     def forced(self):
-        "How the text goes on that is certain, in the tokens that are usual for it; at the end, the end"
+        """How the text goes on that is certain, in the tokens that are usual for it; at the end,
+        the end"""
         if self.matcher is None: return ()
-        return (self.grammar.eos,) if self.matcher.is_stopped() else tuple(self.matcher.compute_ff_tokens())
+        return (
+            (self.grammar.eos,)
+            if self.matcher.is_stopped()
+            else tuple(self.matcher.compute_ff_tokens())
+        )
 
 # %% ../../nbs/8_decoding/39_grammars.ipynb #b076f0cd
 @register("grammar")
 class Forced(Drafter):
-    "Drafts what a `Constrained` law's grammar forces, and elsewhere what another drafter guesses and the grammar allows"
+    """Drafts what a `Constrained` law's grammar forces, and elsewhere what another drafter guesses
+    and the grammar allows"""
     def __init__(self,
         drafter="lookup", # who guesses where there is a choice: a name or an object
     ): self.inner = make_drafter(drafter)
@@ -152,16 +175,19 @@ def _pruned(draft, grammar, place) -> Draft:
 
 # %% ../../nbs/8_decoding/39_grammars.ipynb #91bec372
 class GrammarProcessor(LogitsProcessor):
-    "A grammar as a logits processor of transformers, for `model.generate` and ours: a function of the text after the prompt"
+    """A grammar as a logits processor of transformers, for `model.generate` and ours: a function of
+    the text after the prompt"""
     def __init__(self,
         grammar,
         prompt:int, # tokens of the prompt, padding included
     ): self.grammar, self.prompt, self.places = grammar, prompt, {(): grammar.start()}
 
     def place(self, new:tuple):
-        if new not in self.places: self.places[new] = self.grammar.step(self.place(new[:-1]), new[-1])
+        if new not in self.places:
+            self.places[new] = self.grammar.step(self.place(new[:-1]), new[-1])
         return self.places[new]
 
     def __call__(self, input_ids, scores):
-        allowed = np.stack([self.grammar.allowed(self.place(tuple(row[self.prompt:].tolist()))) for row in input_ids])
+        allowed = np.stack([self.grammar.allowed(self.place(tuple(row[self.prompt:].tolist())))
+                            for row in input_ids])
         return scores.masked_fill(~torch.from_numpy(allowed).to(scores.device), -torch.inf)

@@ -19,13 +19,18 @@ from .methods import Chosen
 def _divergences(p, others): # `[V]`, `[m, V]` -> `[m]` nats
     "Jensen-Shannon divergence of `p` and each of the others"
     middle = (p + others) / 2
-    def kl(a): return np.where(a > 0, a * (np.log(np.maximum(a, 1e-300)) - np.log(np.maximum(middle, 1e-300))), 0.).sum(-1)
+    def kl(a):
+        return np.where(a > 0,
+                        a * (np.log(np.maximum(a, 1e-300)) - np.log(np.maximum(middle, 1e-300))),
+                        0.).sum(-1)
     return (kl(np.broadcast_to(p, others.shape)) + kl(others)) / 2
 
 @dataclass(frozen=True)
 class DoLa(Law):
-    "The last layer's logits less those of the earlier layer that disagrees most (Chuang et al. 2024)"
-    unembed: Any = field(default=None, compare=False, repr=False) # `[V, d]` the target's output matrix
+    """The last layer's logits less those of the earlier layer that disagrees most (Chuang et al.
+    2024)"""
+    # `[V, d]` the target's output matrix
+    unembed: Any = field(default=None, compare=False, repr=False)
     layers: tuple = () # candidates: the hidden states that enter these layers
     relative: float = .1 # words below this share of the largest probability are masked
 
@@ -51,37 +56,46 @@ def _unit(x): return x / x.norm(dim=-1, keepdim=True).clamp(min=1e-9)
 
 @dataclass(frozen=True)
 class VectorFSD(Chosen):
-    "FSD with resemblance in place of counts: what followed a similar thought is penalised (Yang et al. 2023, the vector form)"
+    """FSD with resemblance in place of counts: what followed a similar thought is penalised (Yang
+    et al. 2023, the vector form)"""
     alpha: float = .4
-    layer: int = 0 # whose entering hidden states are compared; the number of layers: what leaves the last
+    # whose entering hidden states are compared; the number of layers: what leaves the last
+    layer: int = 0
     n: int = 2 # resemblance is of `n - 1` thoughts in a row
 
     @property
     def asks(self): return Asks(hidden=(self.layer,))
 
     def start(self, prompt): return super().start(prompt), tuple(prompt), None
-    def read(self, s, state): return s[0], s[1], _unit(state.prefilled.hidden[self.layer]) if len(s[1]) > 1 else None
+    def read(self, s, state):
+        return s[0], s[1], _unit(state.prefilled.hidden[self.layer]) if len(s[1]) > 1 else None
 
     def step(self, s, token, scores, i=0):
         inner, words, past = s
         now = _unit(scores.hidden[self.layer][i:i + 1])
-        return super().step(inner, token, scores, i), (*words, token), now if past is None else torch.cat([past, now])
+        return (super().step(inner, token, scores, i), (*words, token),
+                now if past is None else torch.cat([past, now]))
 
     def penalty(self, s, scores, i, tokens):
         _, words, past = s
         thoughts = _unit(scores.hidden[self.layer][i:i + 1])
         if past is not None: thoughts = torch.cat([past, thoughts])
         if len(thoughts) < self.n: return np.zeros(len(tokens))
-        same = torch.stack([(thoughts[j:len(thoughts) - self.n + 2 + j] @ thoughts[j - self.n + 1]) for j in range(self.n - 1)]).mean(0)
-        same = same[:-1].clamp(0, 1).cpu().numpy()                       # the last window is the end itself
-        followed = np.array(words[self.n - 1:])                          # what came after each earlier window
+        same = torch.stack([(thoughts[j:len(thoughts) - self.n + 2 + j] @ thoughts[j - self.n + 1])
+                            for j in range(self.n - 1)]).mean(0)
+        # the last window is the end itself
+        same = same[:-1].clamp(0, 1).cpu().numpy()
+        # what came after each earlier window
+        followed = np.array(words[self.n - 1:])
         return np.array([same[followed == x].max(initial=0.) for x in tokens])
 
 # %% ../../nbs/8_decoding/36a_hidden.ipynb #26a0465b
 class ContrastiveSearch:
-    """A model under contrastive search as a target: each row has all its mass on the word that the search takes (Su et al. 2022).
+    """A model under contrastive search as a target: each row has all its mass on the word that
+    the search takes (Su et al. 2022).
 
-    Give it to `generate` or `decode` in place of the model, with greedy decoding. A draft is scored in one forward or two, a draft of nothing in one.
+    Give it to `generate` or `decode` in place of the model, with greedy decoding. A draft is
+    scored in one forward or two, a draft of nothing in one.
     """
     def __init__(self,
         model, # whatever `as_target` knows, with hidden states
@@ -89,18 +103,23 @@ class ContrastiveSearch:
         k:int=5, # candidates
     ):
         self.inner, self.alpha, self.k = as_target(model), alpha, k
-        self.layer, self.vocab_size, self.chunk = self.inner.layers, self.inner.vocab_size, self.inner.chunk
+        self.layer, self.vocab_size, self.chunk = (self.inner.layers, self.inner.vocab_size,
+                                                   self.inner.chunk)
         self.config = getattr(self.inner, "config", None)
-        if not self.inner.branches: raise ValueError("contrastive search compares candidates as branches of a tree, which this model cannot score")
+        if not self.inner.branches:
+            raise ValueError("contrastive search compares candidates as branches of a tree, which "
+                             "this model cannot score")
 
     @property
-    def window(self): return self.inner.window and self.inner.window - 1   # a candidate stands one further
+    # a candidate stands one further
+    def window(self): return self.inner.window and self.inner.window - 1
     @property
     def branches(self) -> bool: return True
     @property
     def max_nodes(self) -> int: return max(self.inner.max_nodes // (self.k + 1) - 1, 1)
 
-    def open(self, prompt, asks=Asks()): return _Searching(self, opened(self.inner, prompt, asks | Asks(hidden=(self.layer,))))
+    def open(self, prompt, asks=Asks()):
+        return _Searching(self, opened(self.inner, prompt, asks | Asks(hidden=(self.layer,))))
 
     def score(self, pairs):
         "All requests' searches side by side: what they want of the model is scored in one call"
@@ -113,15 +132,18 @@ class ContrastiveSearch:
                 except StopIteration as end: answers[i] = end.value; del wishes[i]
         return [answers[i] for i in range(len(pairs))]
 
-    def _search(self, state, draft): # a generator of drafts for the model; what it returns are the `Scores`
+    # a generator of drafts for the model; what it returns are the `Scores`
+    def _search(self, state, draft):
         if draft is None: return (yield None)
         fans = {} if state.candidates is None else {-1: state.candidates}
         grown, spent, taken, node = _fanned(draft, fans), 0., {}, -1
         scores = yield grown
         while node < len(draft):
             spent += scores.seconds
-            if node not in fans:                                           # its candidates, and those of all guesses below it
-                fans |= {j: _best(scores.row(j + 1), self.k) for j in range(-1, len(draft)) if node in (j, *_above(draft, j))}
+            # its candidates, and those of all guesses below it
+            if node not in fans:
+                fans |= {j: _best(scores.row(j + 1), self.k) for j in range(-1, len(draft))
+                         if node in (j, *_above(draft, j))}
                 grown = _fanned(grown, fans)
                 scores = yield grown
                 continue
@@ -133,14 +155,23 @@ class ContrastiveSearch:
     def _take(self, state, grown, scores, node, tokens) -> int:
         "The search's choice after a node"
         hidden = _unit(scores.hidden[self.layer])
-        before = torch.cat([*map(_unit, state.thoughts()), hidden[[0, *(j + 1 for j in grown.path(node))]]])
+        before = torch.cat([*map(_unit, state.thoughts()),
+                            hidden[[0, *(j + 1 for j in grown.path(node))]]])
         mine = hidden[[grown.child(node, x) + 1 for x in tokens]]
         alike = (mine @ before.T).max(-1).values.cpu().numpy()
-        return tokens[int(np.argmax((1 - self.alpha) * softmax(scores.row(node + 1))[tokens] - self.alpha * alike))]
+        return tokens[
+            int(
+                np.argmax(
+                    (1 - self.alpha) * softmax(scores.row(node + 1))[tokens] - self.alpha * alike
+                )
+            )
+        ]
 
 def _above(draft, node): return (-1, *draft.path(node))
 
-def _best(row, k): return sorted(np.argpartition(-row, k)[:k].tolist(), key=lambda x: (-row[x], x)) if k < len(row) else list(range(len(row)))
+def _best(row, k):
+    return sorted(np.argpartition(-row, k)[:k].tolist(),
+                  key=lambda x: (-row[x], x)) if k < len(row) else list(range(len(row)))
 
 def _fanned(draft, fans) -> Draft:
     "A draft with candidates hung below nodes, where they are not there already"
@@ -153,10 +184,12 @@ def _fanned(draft, fans) -> Draft:
 
 # %% ../../nbs/8_decoding/36a_hidden.ipynb #8a099b17
 class _Searching:
-    "A request's state: the model's own, its thoughts of the text, and the candidates after the pending token"
+    """A request's state: the model's own, its thoughts of the text, and the candidates after the
+    pending token"""
     def __init__(self, target, inner):
         self.target, self.inner, self.candidates, self.later = target, inner, None, []
-    def __getattr__(self, name): return getattr(self.inner, name)          # unread, length, position, prefilled, close, finished
+    # unread, length, position, prefilled, close, finished
+    def __getattr__(self, name): return getattr(self.inner, name)
 
     def thoughts(self) -> list: # of `[n, d]`
         "Hidden states of all words before the pending one"
@@ -178,10 +211,13 @@ class _Searching:
 class _Taken(Scores):
     "One-hot rows, where the search went; to drafters, the model's own"
     def __init__(self, scores, taken, n, seconds, layer):
-        super().__init__(scores.rows[:n + 1], seconds, {i: h[:n + 1] for i, h in scores.hidden.items()})
+        super().__init__(scores.rows[:n + 1], seconds,
+                         {i: h[:n + 1] for i, h in scores.hidden.items()})
         self.inner, self.taken, self.n = scores, taken, n
     def best(self, i):
-        if i not in self.taken: raise ValueError(f"contrastive search did not come to row {i}: use the rule walk or rejection")
+        if i not in self.taken:
+            raise ValueError(f"contrastive search did not come to row {i}: use the rule walk or "
+                             "rejection")
         return self.taken[i]
     def row(self, i):
         row = np.full(self.inner.rows.shape[-1], -np.inf)

@@ -15,11 +15,15 @@ from ..roles import Drafter, register
 # %% ../../nbs/8_decoding/39d_imagetokens.ipynb #5128ddca
 @register("jacobi")
 class Jacobi(Drafter):
-    "Draws its guesses from the target's own laws of the last round, whose past was partly wrong (Teng et al. 2024)"
+    """Draws its guesses from the target's own laws of the last round, whose past was partly wrong
+    (Teng et al. 2024)"""
     def __init__(self,
         k:int=8, # guesses a round
-        back:int=1, # where nothing is known, guess the token so many places before: the width of a picture, for instance
-        shared:bool=False, # draw with the noise that the target will draw with: for the rule walk under keyed noise
+        # where nothing is known, guess the token so many places before: the width of a picture, for
+        # instance
+        back:int=1,
+        # draw with the noise that the target will draw with: for the rule walk under keyed noise
+        shared:bool=False,
     ):
         if k < 0 or back < 1: raise ValueError(f"need k >= 0 and back >= 1, got k={k}, back={back}")
         self.k, self.back, self.shared = k, back, shared
@@ -34,7 +38,8 @@ class _Iterating:
         purpose, tokens, probs = "target" if d.shared else "draft", [], []
         for i in range(min(d.k, ctx.budget.depth)):
             q = self.laws[i] if i < len(self.laws) else None
-            tokens.append(rng.at(i, purpose).categorical(q) if q is not None else (text + tokens)[-d.back:][0])
+            tokens.append(rng.at(i, purpose).categorical(q) if q is not None
+                          else (text + tokens)[-d.back:][0])
             probs.append(None if d.shared else q)
         return Draft.chain(tokens, probs)
 
@@ -58,17 +63,21 @@ def _moved(p, x, near, delta):
 
 class _Relaxed:
     "The target's rows, each bent towards the guess below it"
-    def __init__(self, draft, p, near, delta): self.draft, self.p, self.near, self.delta = draft, p, near, delta
+    def __init__(self, draft, p, near, delta):
+        self.draft, self.p, self.near, self.delta = draft, p, near, delta
     def __getitem__(self, row):
         p, below = self.p[row], self.draft.children(row - 1)
-        return _moved(p, self.draft.tokens[below[0]], self.near, self.delta) if below and not isinstance(p, Point) else p
+        return _moved(p, self.draft.tokens[below[0]], self.near,
+                      self.delta) if below and not isinstance(p, Point) else p
 
 def lantern(
     near:int=4, # neighbours that count; how near two tokens are is the distance of their numbers
     delta=.2, # the mass that may be moved at a node
 ): # a rule
-    "LOSSY unless near or delta is 0. Rejection that takes a neighbour for the word itself (Jang et al. 2024)"
-    def rule(draft, p, rng) -> Verdict: return verify_rejection(draft, _Relaxed(draft, p, near, delta), rng)
+    """LOSSY unless near or delta is 0. Rejection that takes a neighbour for the word itself (Jang
+    et al. 2024)"""
+    def rule(draft, p, rng) -> Verdict:
+        return verify_rejection(draft, _Relaxed(draft, p, near, delta), rng)
     return flagged(lossy=bool(near and delta))(rule)
 
 verify_lantern = lantern()

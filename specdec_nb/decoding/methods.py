@@ -19,7 +19,8 @@ def _entropy(p) -> float: # nats
     return float(-(q * np.log(q)).sum())
 
 def keep_above(p:np.ndarray, floor:float) -> np.ndarray:
-    "Only tokens at least as probable as `floor` (Hewitt et al. 2022: the ε-cutoff), and the most probable one"
+    """Only tokens at least as probable as `floor` (Hewitt et al. 2022: the ε-cutoff), and the most
+    probable one"""
     return keep_only(p, (p >= floor) | (p == p.max()))
 
 def keep_eta(p:np.ndarray, epsilon:float) -> np.ndarray:
@@ -27,9 +28,11 @@ def keep_eta(p:np.ndarray, epsilon:float) -> np.ndarray:
     return keep_above(p, min(epsilon, math.sqrt(epsilon) * math.exp(-_entropy(p))))
 
 def keep_typical(p:np.ndarray, mass:float) -> np.ndarray:
-    """Only the tokens whose surprise is closest to the entropy, until their probabilities reach `mass` (Meister et al. 2023).
+    """Only the tokens whose surprise is closest to the entropy, until their probabilities reach
+    `mass` (Meister et al. 2023).
 
-    What ties with the last of them stays, too, as in transformers, whose sums are rounded to single precision."""
+    What ties with the last of them stays, too, as in transformers, whose sums are rounded to
+    single precision."""
     q = np.asarray(p, dtype=float)
     far = np.abs(-np.log(np.maximum(q, 1e-300)) - _entropy(p))
     order = np.argsort(far, kind="stable")
@@ -48,7 +51,8 @@ class Truncated(Law):
     def __post_init__(self):
         super().__post_init__()
         for name in ("typical", "epsilon", "eta"):
-            if not 0 <= getattr(self, name) <= 1: raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
 
     def row(self, s, scores, i):
         p = super().row(s, scores, i)
@@ -63,14 +67,17 @@ def zipf_cut(
     mu:float, # the surprise allowed, bits
     fit:int=100, # ranks to which Zipf's law is fitted
 ) -> int: # how many words to keep, from 1 to V
-    "Mirostat's k: under the Zipf law fitted to `p`, the word of this rank has a surprise of `mu` (Basu et al. 2021, algorithm 1)"
+    """Mirostat's k: under the Zipf law fitted to `p`, the word of this rank has a surprise of `mu`
+    (Basu et al. 2021, algorithm 1)"""
     q = np.asarray(p, dtype=float)
     q, n = q[q > 0], len(q)
     top = np.sort(np.partition(q, max(n - fit, 0))[max(n - fit, 0):])[::-1]
     if len(top) < 2: return 1
     t = np.log(np.arange(2, len(top) + 1) / np.arange(1, len(top)))
-    s = float(t @ np.log(top[:-1] / top[1:]) / (t @ t))                      # the exponent, by least squares
-    if s < 1e-6: return n                                                    # flat: nobody is less probable
+    # the exponent, by least squares
+    s = float(t @ np.log(top[:-1] / top[1:]) / (t @ t))
+    # flat: nobody is less probable
+    if s < 1e-6: return n
     e = s - 1
     norm = math.log(n) if abs(e) < 1e-9 else (1 - n ** -e) / e
     size = (mu * math.log(2) - math.log(norm)) / s                           # the logarithm of k
@@ -78,7 +85,8 @@ def zipf_cut(
 
 @dataclass(frozen=True)
 class Mirostat(Law):
-    "Keeps the surprise of a word near `surprise` bits; its state is the text's and μ (Basu et al. 2021)"
+    """Keeps the surprise of a word near `surprise` bits; its state is the text's and μ (Basu et al.
+    2021)"""
     surprise: float = 3. # τ: bits a word
     rate: float = 1. # λ: how fast μ follows
 
@@ -98,7 +106,8 @@ class Mirostat(Law):
 # %% ../../nbs/8_decoding/36_methods.ipynb #4e58041d
 @dataclass(frozen=True)
 class Chosen(Law):
-    "Of the `k` most probable tokens the one with the largest (1 - alpha) p - alpha penalty: a subclass says what the penalty is"
+    """Of the `k` most probable tokens the one with the largest (1 - alpha) p - alpha penalty: a
+    subclass says what the penalty is"""
     alpha: float = .6 # how much the penalty counts, 0 to 1
     k: int = 5 # candidates
 
@@ -108,24 +117,30 @@ class Chosen(Law):
         i:int, # the row
         tokens, # `[k]` candidates, the most probable first
     ) -> np.ndarray: # `[k]`
-        raise NotImplementedError(f"{type(self).__name__} must define penalty(s, scores, i, tokens)")
+        raise NotImplementedError(f"{type(self).__name__} must define penalty(s, scores, "
+                                  "i, tokens)")
 
     def row(self, s, scores, i):
         p = super().row(s[0], scores, i)
         if isinstance(p, Point): return p
-        few = np.flatnonzero(p >= np.partition(p, -self.k)[-self.k]) if self.k < len(p) else np.arange(len(p))
+        few = (np.flatnonzero(p >= np.partition(p, -self.k)[-self.k]) if self.k < len(p)
+               else np.arange(len(p)))
         tokens = few[np.argsort(-p[few], kind="stable")][:self.k]
-        value = (1 - self.alpha) * p[tokens].astype(float) - self.alpha * self.penalty(s, scores, i, tokens)
+        value = (1 - self.alpha) * p[tokens].astype(float) - self.alpha * self.penalty(
+            s, scores, i, tokens
+        )
         return Point(tokens[int(np.argmax(value))], len(p))
 
 @dataclass(frozen=True)
 class FSD(Chosen):
-    "Frustratingly simple decoding: the penalty is an n-gram model of the text (Yang et al. 2023, the discrete form)"
+    """Frustratingly simple decoding: the penalty is an n-gram model of the text (Yang et al. 2023,
+    the discrete form)"""
     n: int = 3 # the longest order
     beta: float = .9 # weight of an order, of what the longer ones left
 
     def start(self, prompt): return super().start(prompt), tuple(prompt)
-    def step(self, s, token, scores=None, i=0): return super().step(s[0], token, scores, i), (*s[1], token)
+    def step(self, s, token, scores=None, i=0):
+        return super().step(s[0], token, scores, i), (*s[1], token)
 
     def penalty(self, s, scores, i, tokens):
         text, left, total = np.array(s[1]), 1., np.zeros(len(tokens))

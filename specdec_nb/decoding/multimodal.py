@@ -17,20 +17,25 @@ from ..models.hf import HFTarget
 from ..models.options import refuse_inputs
 
 # %% ../../nbs/8_decoding/39c_multimodal.ipynb #a03bd04d
-_OURS = {"attention_mask", "position_ids", "past_key_values", "cache", "use_cache", "logits_to_keep"}
+_OURS = {"attention_mask", "position_ids", "past_key_values", "cache", "use_cache",
+         "logits_to_keep"}
 
-def _there(x): return x is not None and not (isinstance(x, Mapping) and all(v is None for v in x.values()))
+def _there(x):
+    return x is not None and not (isinstance(x, Mapping) and all(v is None for v in x.values()))
 
 def _of_row(config, name, x, ids, b, attended):
     "Row `b`'s part of what was prepared for a call; `attended`: which of its tokens are no padding"
-    if name == "mm_encoder_outputs": return {kind: _features(out, *_places(config, kind, ids, b)) for kind, out in x.items() if out is not None}
+    if name == "mm_encoder_outputs":
+        return {kind: _features(out, *_places(config, kind, ids, b)) for kind, out in x.items()
+                if out is not None}
     if name == "position_ids" or name.endswith("token_type_ids"):
         b = min(b, x.shape[-2] - 1)
         return x[..., b:b + 1, :][..., attended.to(x.device)]
     if len(ids) == 1: return x
     raise ValueError(f"{name}= with {len(ids)} rows is not supported: give one prompt at a time")
 
-def _places(config, kind, ids, b): # kind: image or video -> which of all rows of features are row b's, from and to
+# kind: image or video -> which of all rows of features are row b's, from and to
+def _places(config, kind, ids, b):
     found = (ids == getattr(config, f"{kind}_token_id")).sum(1).cumsum(0).tolist()
     return (found[b - 1] if b else 0), found[b]
 
@@ -49,16 +54,20 @@ def rows_look_back_if_told(target) -> bool:
     return rows_look_back(target)
 
 class SeeingTarget(HFTarget):
-    "A Hugging Face model whose prompts may hold pictures (or video, or sound); of one that does not it is the usual target"
+    """A Hugging Face model whose prompts may hold pictures (or video, or sound); of one that does
+    not it is the usual target"""
     def tried(self, trial, warning=None):
         if (good := super().tried(trial, warning)) or trial is not rows_look_back: return good
-        self.masks_chains = True                                 # it has no mask of its own for rows behind the prompt: does it take ours?
+        # it has no mask of its own for rows behind the prompt: does it take ours?
+        self.masks_chains = True
         return super().tried(rows_look_back_if_told)
 
     def open(self,
         prompt, # token ids, placeholders of pictures among them
         asks=Asks(),
-        inputs:dict | None=None, # the pictures, as the model's `prepare_inputs_for_generation` takes them, of this one prompt
+        # the pictures, as the model's `prepare_inputs_for_generation` takes them, of this one
+        # prompt
+        inputs:dict | None=None,
     ) -> RowState:
         "A new request; nothing is read yet"
         state:Any = super().open(prompt, asks)
@@ -69,32 +78,41 @@ class SeeingTarget(HFTarget):
         inputs, # what `model.generate` prepared
         input_ids, # `[rows, L]`
         prompt=None, # what the user gave
-    ) -> tuple: # `(mask and positions of the text, a function of a row and its mask -> what `open` takes)`
-        "What a prepared call brings beside text: each row's pictures, and what else the first call is made with"
+        # `(mask and positions of the text, a function of a row and its mask -> what `open` takes)`
+    ) -> tuple:
+        """What a prepared call brings beside text: each row's pictures, and what else the first
+        call is made with"""
         seen = {name: x for name, x in inputs.items() if name not in _OURS and _there(x)}
         if not self.masks_chains and all(name.endswith("token_type_ids") for name in seen):
             refuse_inputs(inputs)
             return inputs, lambda b, attended: None
         if (stands := inputs.get("position_ids")) is not None: seen["position_ids"] = stands
-        def mine(b, attended): return {name: _of_row(self.model.config, name, x, input_ids, b, attended) for name, x in seen.items()}
+        def mine(b, attended):
+            return {name: _of_row(self.model.config, name, x, input_ids, b, attended)
+                    for name, x in seen.items()}
         return {"attention_mask": inputs.get("attention_mask")}, mine
 
     def score(self, pairs):
         "Prompts with pictures are read first, each alone and whole; then as ever"
         for state, _ in pairs:
             if state.given is None: continue
-            if state.length + 1 < state.looked: raise ValueError("a prompt with pictures is read once: its request cannot go back into it")
+            if state.length + 1 < state.looked:
+                raise ValueError("a prompt with pictures is read once: its request cannot go back "
+                                 "into it")
             if not state.looked: super().score([(state, Draft())])
         return super().score(pairs)
 
     def run(self, inputs, feeds):
         state, many = feeds[0].state, inputs[self.past] is self.slots
-        if not many and state.given is not None and not state.looked: return self._look(state, inputs)
+        if not many and state.given is not None and not state.looked:
+            return self._look(state, inputs)
         if "position_ids" in inputs:
             for f in feeds if many else (): f.state.cache.shift = getattr(f.state, "shift", None)
-            shifts = [getattr(ref(), "shift", None) for ref in self.slots.held] if many else [getattr(state, "shift", None)]
+            shifts = [getattr(ref(), "shift", None)
+                      for ref in self.slots.held] if many else [getattr(state, "shift", None)]
             if (width := max(0 if s is None else len(s) for s in shifts)):
-                columns = [torch.zeros(width, dtype=torch.long) if s is None else s.expand(width) for s in shifts]
+                columns = [torch.zeros(width, dtype=torch.long) if s is None else s.expand(width)
+                           for s in shifts]
                 moved = inputs["position_ids"] + torch.stack(columns, 1)[..., None].to(self.device)
                 inputs["position_ids"] = moved if width > 1 else moved[0]
         return super().run(inputs, feeds)
@@ -109,5 +127,7 @@ class SeeingTarget(HFTarget):
         out = self.model(**prepared, return_dict=True)
         stands = prepared.get("position_ids")
         state.looked = ids.shape[1]
-        if stands is not None and (shift := stands[..., -1].flatten().cpu() - (state.looked - 1)).any(): state.shift = shift
+        if stands is not None and (shift := stands[...,
+                                                   -1].flatten().cpu() - (state.looked - 1)).any():
+            state.shift = shift
         return out

@@ -35,7 +35,8 @@ class Chaos:
 class Told:
     "An answer, and how it came about"
     tokens: tuple = () # the answer
-    looks: list = field(default_factory=list) # `(position, candidates, their worth, the chosen token)`
+    # `(position, candidates, their worth, the chosen token)`
+    looks: list = field(default_factory=list)
     rollouts: list = field(default_factory=list) # all answers that were written, in order
 
     def show(self, words=None) -> Picture:
@@ -52,7 +53,9 @@ class _Rollout:
 class _Telling:
     "One answer under way"
     def __init__(self, target, drafter, prompt, stop, k, chaos):
-        self.target, self.drafter, self.prompt, self.stop, self.k, self.chaos = target, drafter, list(prompt), stop, k, chaos
+        self.target, self.drafter = target, drafter
+        self.prompt, self.stop = list(prompt), stop
+        self.k, self.chaos = k, chaos
         self.root = opened(target, prompt, drafter.asks)
 
     def candidates(self, row):
@@ -61,14 +64,18 @@ class _Telling:
         best = few[np.argsort(-p[few], kind="stable")][:self.k + 1]
         return [int(x) for x in best], p[best], self.chaos(p)
 
-    def roll(self, begins) -> list: # of `_Rollout`s, of `(state or None, new tokens so far, what was seen)`
+    def roll(
+        self, begins,
+    ) -> list: # of `_Rollout`s, of `(state or None, new tokens so far, what was seen)`
         "Write several beginnings to their ends, together"
         asked, rolled = {}, []
         for state, new, seen in begins:
             rolled.append(_Rollout(tuple(new), list(seen)))
-            if new and self.stop.why(new[-1], len(new), lambda new=new: [*self.prompt, *new]): continue
+            if new and self.stop.why(new[-1], len(new),
+                                     lambda new=new: [*self.prompt, *new]): continue
             rest = Stop(self.stop.limit - len(new), self.stop.eos, self.stop.criteria)
-            r = Request(self.target, self.drafter, [*self.prompt, *new], Law(temperature=0), stop=rest)
+            r = Request(self.target, self.drafter, [*self.prompt, *new], Law(temperature=0),
+                        stop=rest)
             if state is not None: r.state = state
             asked[r] = rolled[-1]
         for r, step in serve([*asked]):
@@ -77,25 +84,29 @@ class _Telling:
         return rolled
 
     def branch(self, rollout, t, tokens) -> list: # of `_Rollout`s
-        "Rollouts that leave another at position `t` with other tokens: a tree of one level, of which each node becomes a state"
+        """Rollouts that leave another at position `t` with other tokens: a tree of one level, of
+        which each node becomes a state"""
         if not tokens: return []
         self.root.follow([*self.prompt, *rollout.tokens[:t]])
         while len(self.root.unread) > self.target.chunk: self.target.score([(self.root, None)])
         self.target.score([(self.root, Draft(tokens, [-1] * len(tokens)))])
         states = self.root.retain(range(len(tokens)))
-        return self.roll([(s, (*rollout.tokens[:t], c), rollout.seen[:t + 1]) for s, c in zip(states, tokens)])
+        return self.roll([(s, (*rollout.tokens[:t], c), rollout.seen[:t + 1])
+                          for s, c in zip(states, tokens)])
 
     def write(self, judge, weight, branchings, least) -> Told:
         "The first rollout, and at each chaotic point the best of those that branch off"
         [now] = self.roll([(None, (), ())])
         told, at = Told(rollouts=[now.tokens]), 0
-        while len(told.looks) < branchings and (t := next((i for i in range(at, len(now.tokens)) if now.seen[i][2]), None)) is not None:
+        while len(told.looks) < branchings and (t := next((i for i in range(at, len(now.tokens))
+                                                           if now.seen[i][2]), None)) is not None:
             tokens, p, _ = now.seen[t]
             runs = [now, *self.branch(now, t, tokens[1:self.k])]
             worth = np.array(judge([r.tokens for r in runs]), float)
             if worth.max() < least: runs += self.branch(now, t, tokens[self.k:])
             told.rollouts += [r.tokens for r in runs[1:]]
-            now = runs[-1] if len(runs) > self.k else runs[int(np.argmax(weight * worth + (1 - weight) * p[:self.k]))]
+            now = (runs[-1] if len(runs) > self.k
+                   else runs[int(np.argmax(weight * worth + (1 - weight) * p[:self.k]))])
             told.looks.append((t, tokens[:self.k], worth, now.tokens[t]))
             at = t + 1
         told.tokens = now.tokens
@@ -114,17 +125,22 @@ def sed(
     least:float=1e-3, # if no candidate is worth this, none of them is taken
 ) -> Told:
     "Self-evaluation decoding (Luo et al. 2024), greedily; no answer is decoded twice"
-    if k < 2 or not 0 <= weight <= 1: raise ValueError(f"need k >= 2 and 0 <= weight <= 1, got k={k}, weight={weight}")
+    if k < 2 or not 0 <= weight <= 1:
+        raise ValueError(f"need k >= 2 and 0 <= weight <= 1, got k={k}, weight={weight}")
     drafter = make_drafter(drafter)
-    if drafter.asks.hidden: raise ValueError(f"{drafter.name} goes by hidden states of one text; rollouts branch")
-    return _Telling(as_target(model), drafter, prompt, stop, k, chaos).write(judge, weight, branchings, least)
+    if drafter.asks.hidden:
+        raise ValueError(f"{drafter.name} goes by hidden states of one text; rollouts branch")
+    return _Telling(as_target(model), drafter, prompt, stop, k, chaos).write(
+        judge, weight, branchings, least
+    )
 
 # %% ../../nbs/8_decoding/38_sed.ipynb #727c3ac9
 class YesNo:
     "A model as the judge: how much more probable yes is than no, in one forward for all answers"
     def __init__(self,
         model, # whatever `as_target` knows
-        ask:Callable, # an answer's token ids -> the judge's prompt, token ids, after which it says yes or no
+        # an answer's token ids -> the judge's prompt, token ids, after which it says yes or no
+        ask:Callable,
         yes:int, # the token that says yes
         no:int, # and the one that says no
     ): self.target, self.ask, self.yes, self.no = as_target(model), ask, yes, no

@@ -18,22 +18,29 @@ from .indices import Datastore, SuffixAutomaton
 
 # %% ../../nbs/3_drafting/17b_copying.ipynb #e85af906
 class _Copier(Drafter):
-    "Grows a tree from matches in the request's own text (or not), in a datastore, and in texts served before"
-    own, recent, size, lacks = True, None, None, "" # lacks: what to say to somebody who has given nothing to copy from
+    """Grows a tree from matches in the request's own text (or not), in a datastore, and in texts
+    served before"""
+    # lacks: what to say to somebody who has given nothing to copy from
+    own, recent, size, lacks = True, None, None, ""
     store:Datastore | None = None
     def __init__(self, k, nodes, shortest, least, most, remember=0):
         if k < 0 or min(nodes, shortest, most) < 1 or not 0 <= least < 1 or remember < 0:
-            raise ValueError("need k, remember >= 0, nodes, shortest, most >= 1 and 0 <= least < 1; got k={}, remember={}, nodes={}, "
-                             "shortest={}, most={}, least={}".format(k, remember, nodes, shortest, most, least))
+            raise ValueError(
+                "need k, remember >= 0, nodes, shortest, most >= 1 and "
+                "0 <= least < 1; got k={}, remember={}, nodes={}, "
+                "shortest={}, most={}, least={}".format(k, remember, nodes, shortest, most, least)
+            )
         self.k, self.nodes, self.shortest, self.least, self.most = k, nodes, shortest, least, most
         self.remember, self.learns, self.served = remember, remember > 0, deque()
 
     @property
     def vocab_size(self): return self.size if self.store is None else self.store.vocab_size
-    def bind(self, target): self.size = target.vocab_size if self.remember else None    # what was served is in this target's words
+    # what was served is in this target's words
+    def bind(self, target): self.size = target.vocab_size if self.remember else None
 
     def begin(self, ctx, state):
-        if self.recent is None and any(len(text) > 1 for text in self.served): self.recent = Datastore.build(self.served)
+        if self.recent is None and any(len(text) > 1 for text in self.served):
+            self.recent = Datastore.build(self.served)
         if self.lacks and not (self.store or self.served): warnings.warn(self.lacks)
         return _Copying(self, ctx)
 
@@ -46,7 +53,8 @@ class _Copier(Drafter):
 class _Copying:
     "One request"
     def __init__(self, drafter, ctx):
-        self.drafter, self.ctx, self.automaton = drafter, ctx, SuffixAutomaton() if drafter.own else None
+        self.drafter, self.ctx = drafter, ctx
+        self.automaton = SuffixAutomaton() if drafter.own else None
         self.stores = [s for s in (drafter.store, drafter.recent) if s]
 
     def matches(self, text):
@@ -58,23 +66,27 @@ class _Copying:
             found = [(m, [copied(text, where, d.k)]) for m, where in islice(own, 3)]
         for store in self.stores:
             m, low, high = store.find(text[-store.span:], d.shortest)
-            if m and (after := store.continuations(m, low, high, d.k, d.most)): found.append((m, after))
+            if m and (after := store.continuations(m, low, high, d.k, d.most)):
+                found.append((m, after))
         return sorted(found, key=lambda match: -match[0]) if self.stores else found
 
     def propose(self, ctx, rng):
         d, depth = self.drafter, min(self.drafter.k, ctx.budget.depth)
         found = self.matches(ctx.whole) if depth > 0 else ()
         if not found: return Draft()
-        if ctx.budget.branches: return best_first(blend(found), min(d.nodes, ctx.budget.nodes), depth, d.least)[0]
+        if ctx.budget.branches:
+            return best_first(blend(found), min(d.nodes, ctx.budget.nodes), depth, d.least)[0]
         m, (first, *_) = found[0]
-        return Draft.chain(first[:min(depth, d.nodes, math.floor((m + 1) / max(d.least, 1e-3) + 1e-9) - m - 1)])
+        return Draft.chain(first[:min(depth, d.nodes,
+                                      math.floor((m + 1) / max(d.least, 1e-3) + 1e-9) - m - 1)])
 
     def observe(self, step):
         if step.stopped and self.drafter.remember: self.drafter.finish(self.ctx.tokens[:])
 
 @register("suffix")
 class Suffix(_Copier):
-    "Proposes what followed the longest ending of the text that occurred before, longer matches longer (Hu et al. 2024)"
+    """Proposes what followed the longest ending of the text that occurred before, longer matches
+    longer (Hu et al. 2024)"""
     def __init__(self,
         k:int=16, # levels of a draft at most
         nodes:int=16, # nodes at most
@@ -84,7 +96,8 @@ class Suffix(_Copier):
 
 @register("rest")
 class Rest(_Copier):
-    "Proposes what a corpus says after the longest ending of the text that it knows (He et al. 2024)"
+    """Proposes what a corpus says after the longest ending of the text that it knows (He et al.
+    2024)"""
     own = False
     lacks = ("rest has no datastore: it guesses nothing until it has served a text. "
              "Give one: Datastore.build(documents).save(FILE), then rest:store=FILE")
@@ -98,11 +111,13 @@ class Rest(_Copier):
         remember:int=50_000, # tokens of earlier requests to keep
     ):
         super().__init__(k, nodes, shortest, least, most, remember)
-        self.store = store if store is None or isinstance(store, Datastore) else Datastore.load(store)
+        self.store = store if store is None or isinstance(store,
+                                                          Datastore) else Datastore.load(store)
 
 @register("reference")
 class Reference(_Copier):
-    "Copies from references, from the request's own text, and from earlier requests (Yang et al. 2023, LLMA)"
+    """Copies from references, from the request's own text, and from earlier requests (Yang et al.
+    2023, LLMA)"""
     lacks = ("reference has no documents: it copies from the request's own text alone. "
              "Give some: Reference([tokenizer(text).input_ids])")
     def __init__(self,
@@ -120,11 +135,13 @@ class Reference(_Copier):
 
     def add(self, document):
         "One more reference, from the next request on"
-        if isinstance(document, str): raise TypeError("a reference is token ids, not text: give tokenizer(text).input_ids")
+        if isinstance(document, str):
+            raise TypeError("a reference is token ids, not text: give tokenizer(text).input_ids")
         if not len(document): raise ValueError(f"reference {len(self.documents)} is empty")
         self.documents.append(document)
         self.store = None
 
     def begin(self, ctx, state):
-        if self.documents and self.store is None: self.store = Datastore.build(self.documents, ctx.vocab_size)
+        if self.documents and self.store is None:
+            self.store = Datastore.build(self.documents, ctx.vocab_size)
         return super().begin(ctx, state)

@@ -15,18 +15,25 @@ from ..workshop.files import whole
 
 # %% ../../nbs/3_drafting/17a_indices.ipynb #15776517
 class SuffixAutomaton:
-    "All substrings of a growing text in at most 2n states (Blumer et al. 1985), each with where it was continued lately"
-    def __init__(self): self.next, self.link, self.length, self.where, self.last, self.read = [{}], [-1], [0], [0], 0, 0
+    """All substrings of a growing text in at most 2n states (Blumer et al. 1985), each with where
+    it was continued lately"""
+    def __init__(self):
+        self.next, self.link = [{}], [-1]
+        self.length, self.where = [0], [0]
+        self.last, self.read = 0, 0
 
     def _state(self, next, link, length, where):
-        for column, x in zip((self.next, self.link, self.length, self.where), (next, link, length, where)): column.append(x)
+        for column, x in zip((self.next, self.link, self.length, self.where),
+                             (next, link, length, where)):
+            column.append(x)
         return len(self.link) - 1
 
     def extend(self, token:int):
         "Read one more token"
         follow, link, length, p = self.next, self.link, self.length, self.last
         s = link[p]
-        for _ in range(16):                                          # endings of the text so far go on here
+        # endings of the text so far go on here
+        for _ in range(16):
             if s <= 0: break
             self.where[s], s = self.read, link[s]
         self.read += 1
@@ -34,14 +41,16 @@ class SuffixAutomaton:
         while p >= 0 and token not in follow[p]: follow[p][token], p = new, link[p]
         if p < 0: return
         q = follow[p][token]
-        if length[p] + 1 < length[q]:                                # only a part of q's strings end here: they get a state
+        # only a part of q's strings end here: they get a state
+        if length[p] + 1 < length[q]:
             part = self._state(dict(follow[q]), link[q], length[p] + 1, self.where[q])
             while p >= 0 and follow[p].get(token) == q: follow[p][token], p = part, link[p]
             link[q] = q = part
         link[new] = q
 
     def matches(self):
-        "Yields `(length, where it was last continued)` for endings of the text that occurred before, the longest first"
+        """Yields `(length, where it was last continued)` for endings of the text that occurred
+        before, the longest first"""
         s = self.link[self.last]
         while s > 0:
             yield self.length[s], self.where[s]
@@ -51,7 +60,9 @@ class SuffixAutomaton:
 def suffix_order(
     text, # `[n]` whole numbers of at least 0
     span:int, # how many of them count
-) -> np.ndarray: # `[n]` uint32 positions, ordered by the `span` numbers from there on; behind the end stand zeros
+    # `[n]` uint32 positions, ordered by the `span` numbers from there on; behind the end stand
+    # zeros
+) -> np.ndarray:
     "A suffix array, exact to a depth: prefix doubling (Manber & Myers 1993) on packed numbers"
     base, n = int(text.max(initial=0)) + 1, len(text)
     depth, rank = max(1, int(63 / math.log2(max(base, 2)))), np.zeros(n, np.int64)
@@ -71,7 +82,8 @@ def suffix_order(
 _MAGIC = 0x53504e42
 
 class Datastore:
-    "Documents and the order of their suffixes, in memory or mapped from a file (He et al. 2024; there, ids had 16 bits)"
+    """Documents and the order of their suffixes, in memory or mapped from a file (He et al. 2024;
+    there, ids had 16 bits)"""
     def __init__(self, text, order, vocab_size:int | None, span:int):
         self.text, self.order, self.vocab_size, self.span = text, order, vocab_size, span
 
@@ -82,17 +94,24 @@ class Datastore:
         span:int=16, # the longest match that can be found
         most:int=50_000_000, # tokens at most; sorting takes about 50 bytes a token for a while
     ) -> "Datastore":
-        "Index documents. Raises ValueError for none, for too many tokens, and for ids outside the vocabulary"
+        """Index documents. Raises ValueError for none, for too many tokens, and for ids outside the
+        vocabulary"""
         parts, n = [], 0
         for i, document in enumerate(documents):
             ids, n = np.asarray(document, dtype=np.int64).reshape(-1), n + len(document)
-            if n > most: raise ValueError(f"the documents have more than {most} tokens; raise most= if memory allows")
-            if len(ids) and not 0 <= ids.min() <= ids.max() < min(vocab_size or 2**32 - 1, 2**32 - 1):
-                raise ValueError(f"document {i} holds ids from {ids.min()} to {ids.max()}; the vocabulary has {vocab_size or '2**32 - 1'}: "
-                                 "was it made with another tokenizer?")
+            if n > most:
+                raise ValueError(f"the documents have more than {most} tokens; raise "
+                                 "most= if memory allows")
+            if len(ids) and not 0 <= ids.min() <= ids.max() < min(
+                vocab_size or 2**32 - 1, 2**32 - 1
+            ):
+                raise ValueError(f"document {i} holds ids from {ids.min()} to {ids.max()}; the "
+                                 f"vocabulary has {vocab_size or '2**32 - 1'}: was it made with "
+                                 "another tokenizer?")
             parts += [(ids + 1).astype(np.uint32), np.zeros(1, np.uint32)]
         if n < 2 or max(map(len, parts)) < 2:
-            raise ValueError(f"nothing to look up: no document has two tokens or more ({len(parts) // 2} given, {n} tokens in all)")
+            raise ValueError("nothing to look up: no document has two tokens or more "
+                             f"({len(parts) // 2} given, {n} tokens in all)")
         text = np.concatenate(parts)
         return cls(text, suffix_order(text, span), vocab_size, span)
 
@@ -102,7 +121,9 @@ class Datastore:
         m, text = len(ending), self.text
         return bisect(self.order, ending, key=lambda i: text[i:i + m].tolist())
 
-    def find(self, tokens, shortest:int=1) -> tuple: # `(m, low, high)`: `order[low:high]` are the places where it begins
+    def find(
+        self, tokens, shortest:int=1,
+    ) -> tuple: # `(m, low, high)`: `order[low:high]` are the places where it begins
         "The longest ending of a text that occurs here; m = 0 if not even `shortest` tokens do"
         ending = [int(t) + 1 for t in tokens[-self.span:]]
         def begins(m): # where the last m tokens begin in the order, or None
@@ -116,10 +137,14 @@ class Datastore:
             else: good, low = middle, found
         return good, low, self._bound(bisect_right, ending[-good:])
 
-    def continuations(self, m:int, low:int, high:int, k:int, most:int=64) -> list: # of lists of at most `k` tokens
+    def continuations(
+        self, m:int, low:int, high:int, k:int, most:int=64,
+    ) -> list: # of lists of at most `k` tokens
         "What follows occurrences, `most` of them at even distances in the order: a fair sample"
-        places = self.order[np.linspace(low, high - 1, min(most, high - low)).astype(np.int64)].astype(np.int64)
-        rows = np.take(self.text, places[:, None] + m + np.arange(k), mode="clip").astype(np.int64) - 1
+        places = self.order[np.linspace(low, high - 1,
+                                        min(most, high - low)).astype(np.int64)].astype(np.int64)
+        rows = np.take(self.text, places[:, None] + m + np.arange(k),
+                       mode="clip").astype(np.int64) - 1
         ends = np.where((rows < 0).any(1), (rows < 0).argmax(1), k)
         return [row[:end] for row, end in zip(rows.tolist(), ends) if end]
 
@@ -128,27 +153,41 @@ class Datastore:
         n = len(self.text)
         head = np.array([_MAGIC, 2, self.span, self.vocab_size or 0, n, 0, 0, 0], np.uint32)
         head[5] = zlib.crc32(self.order, zlib.crc32(self.text, zlib.crc32(head.data)))
-        with whole(path, 4 * (8 + 2 * n) + 128) as f:            # written, not mapped: on a full disk a mapped file kills the process
-            np.lib.format.write_array_header_1_0(f, dict(descr="<u4", fortran_order=False, shape=(8 + 2 * n,)))
-            for part in (head, self.text, self.order): f.write(np.ascontiguousarray(part, "<u4").data)
+        # written, not mapped: on a full disk a mapped file kills the process
+        with whole(path, 4 * (8 + 2 * n) + 128) as f:
+            np.lib.format.write_array_header_1_0(f,
+                                                 dict(descr="<u4", fortran_order=False,
+                                                      shape=(8 + 2 * n,)))
+            for part in (head, self.text, self.order):
+                f.write(np.ascontiguousarray(part, "<u4").data)
         return Path(path)
 
     @classmethod
     def load(cls,
         path,
-        check:bool=True, # read all of it once, to compare the checksum and to see that no place lies outside
+        # read all of it once, to compare the checksum and to see that no place lies outside
+        check:bool=True,
     ) -> "Datastore":
-        "Map a saved datastore into memory. Raises OSError if it cannot be opened, ValueError for a damaged file"
-        if not Path(path).exists(): raise FileNotFoundError(f"no datastore at {path}: Datastore.build(documents).save(path)")
-        with open(path, "rb"): pass                              # whoever may not read it is told so, and not that it is damaged
+        """Map a saved datastore into memory. Raises OSError if it cannot be opened, ValueError for
+        a damaged file"""
+        if not Path(path).exists():
+            raise FileNotFoundError(f"no datastore at {path}: "
+                                    "Datastore.build(documents).save(path)")
+        # whoever may not read it is told so, and not that it is damaged
+        with open(path, "rb"): pass
         try:
             held = np.load(path, mmap_mode="r", allow_pickle=False)
             if (held.dtype, held.ndim) != (np.uint32, 1): raise ValueError("not its format")
             magic, version, span, vocab_size, n, crc, *_ = held[:8].tolist()
             text, order = held[8:8 + n], held[8 + n:]
-            if (magic, version, len(order)) != (_MAGIC, 2, n) or not min(span, n): raise ValueError("not its format")
+            if (magic, version, len(order)) != (_MAGIC, 2, n) or not min(span, n):
+                raise ValueError("not its format")
             head = np.array([magic, version, span, vocab_size, n, 0, 0, 0], np.uint32)
-            if check and crc != zlib.crc32(order, zlib.crc32(text, zlib.crc32(head.data))): raise ValueError("wrong checksum")
-            if check and (order.max() >= n or text.max() > (vocab_size or 1 << 32)): raise ValueError("ids or places out of range")
-        except Exception as e: raise ValueError(f"{path} holds no datastore (or a damaged one: {e!r:.120}): build it again") from None
+            if check and crc != zlib.crc32(order, zlib.crc32(text, zlib.crc32(head.data))):
+                raise ValueError("wrong checksum")
+            if check and (order.max() >= n or text.max() > (vocab_size or 1 << 32)):
+                raise ValueError("ids or places out of range")
+        except Exception as e:
+            raise ValueError(f"{path} holds no datastore (or a damaged one: {e!r:.120}): build it "
+                             "again") from None
         return cls(text, order, vocab_size or None, span)

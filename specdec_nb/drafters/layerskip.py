@@ -27,19 +27,24 @@ def some_layers(
     "A model of some of another's blocks: the weights are shared, nothing is copied"
     layers, n = tuple(layers), as_target(model).layers
     if not layers or list(layers) != sorted(set(layers)) or not 0 <= layers[0] <= layers[-1] < n:
-        raise ValueError(f"layers are ascending numbers from 0 to {n - 1}, at least one; got {layers}")
+        raise ValueError(f"layers are ascending numbers from 0 to {n - 1}, at least one; got "
+                         f"{layers}")
     twin:Any = copy.copy(model)
     if isinstance(model, Native): twin.weights = model.weights._replace(order=np.array(layers))
-    else: twin.blocks, twin.kinds = [model.blocks[i] for i in layers], [model.kinds[i] for i in layers]
+    else:
+        twin.blocks = [model.blocks[i] for i in layers]
+        twin.kinds = [model.kinds[i] for i in layers]
     return twin
 
 # %% ../../nbs/3_drafting/16a_layerskip.ipynb #f0d37efc
 class BehindCache(KVCache):
-    "Some layers of another cache. What is written goes behind the rows in use there, where it will be overwritten"
+    """Some layers of another cache. What is written goes behind the rows in use there, where it
+    will be overwritten"""
     def __init__(self, cache:KVCache, layers):
         self.cache, self.layers, self.length = cache, tuple(layers), cache.length
         self.config, self.kinds, self.attention = cache.config, cache.kinds, cache.attention
-    rows = property(lambda self: self.cache.rows, lambda self, rows: setattr(self.cache, "rows", rows))
+    rows = property(lambda self: self.cache.rows,
+                    lambda self, rows: setattr(self.cache, "rows", rows))
     def attend(self, i, q, k, v): return super().attend(self.layers[i], q, k, v)
 
 def behind(cache, layers):
@@ -52,21 +57,25 @@ def agreement(
     layers, # indices of blocks
     n:int=32, # the last tokens of the text
 ): # a generator; what it returns is a share
-    "How often some of the layers would have said the text's next token, reading the target's own keys and values"
+    """How often some of the layers would have said the text's next token, reading the target's own
+    keys and values"""
     n = min(n, state.length - 1)
     if n < 1: return 0.
     base, target = state.length - n - 1, as_target(some_layers(state.target.model, layers))
     tokens = state.tokens[base + 1:]
     judged = RowState(target, state.tokens[:base + 1], behind(state.cache, layers))
-    judged.cache.length, judged.scored = base, Draft.chain(tokens[:n])           # the trunk's rows are there already
+    # the trunk's rows are there already
+    judged.cache.length, judged.scored = base, Draft.chain(tokens[:n])
     judged.scores = TensorScores(torch.empty(0, target.vocab_size))
-    leaves = [Point(x, target.vocab_size) for x in tokens[:n]]                   # a node beside its equal must have been drawn
+    # a node beside its equal must have been drawn
+    leaves = [Point(x, target.vocab_size) for x in tokens[:n]]
     scores = yield judged, Draft(2 * tokens[:n], 2 * [*range(-1, n - 1)], [None] * n + leaves)
     return float(np.mean([scores.best(i) == x for i, x in enumerate(tokens[1:])]))
 
 # %% ../../nbs/3_drafting/16a_layerskip.ipynb #62b51a12
 class BehindDrafting(TreeDrafting):
-    "One request of a drafter with `target` and `layers`: each draft starts from the rows of the target proper"
+    """One request of a drafter with `target` and `layers`: each draft starts from the rows of the
+    target proper"""
     def __init__(self, drafter, ctx, state):
         super().__init__(drafter, ctx)
         self.full = state
@@ -86,10 +95,13 @@ class _SkipDrafting(BehindDrafting):
 
 @register("layerskip")
 class LayerSkip(ModelDrafter):
-    """The target drafts with some of its own layers, on its own keys and values: no second model, no second cache.
+    """The target drafts with some of its own layers, on its own keys and values: no second
+    model, no second cache.
 
-    Which layers: the first few (early exit), a given set (Zhang et al. 2024, Draft & Verify), or one searched while
-    decoding (after Xia et al. 2025, SWIFT, by hill climbing): a swap of two layers that agrees better with the latest text is kept.
+    Which layers: the first few (early exit), a given set (Zhang et al. 2024, Draft & Verify),
+    or one searched while
+    decoding (after Xia et al. 2025, SWIFT, by hill climbing): a swap of two layers that agrees
+    better with the latest text is kept.
     """
     learns = True
     def __init__(self,
@@ -101,8 +113,11 @@ class LayerSkip(ModelDrafter):
         seed:int=0, # of the search
         **options, # tree, width, least: as for `ModelDrafter`
     ):
-        if not 0 <= skip < 1: raise ValueError(f"skip is a share of the layers, from 0 to less than 1, got {skip}")
-        self.wanted, self.skip, self.tries, self.window, self.seed = layers, skip, tries, window, seed
+        if not 0 <= skip < 1:
+            raise ValueError(f"skip is a share of the layers, from 0 to less than 1, got {skip}")
+        self.wanted, self.skip = layers, skip
+        self.tries, self.window = tries, window
+        self.seed = seed
         self.full = None
         super().__init__(None, k, **options)
 
@@ -111,25 +126,31 @@ class LayerSkip(ModelDrafter):
     def bind(self, target):
         model = getattr(target, "model", None)
         if not isinstance(model, Llama):
-            raise ValueError(f"layerskip drafts with the target's own layers, and {type(target).__name__} does not hand them out: "
-                             "load the model in our own runtime, specdec_nb.load(name, runtime='own')")
+            raise ValueError("layerskip drafts with the target's own layers, and "
+                             f"{type(target).__name__} does not hand them out: load the model in "
+                             "our own runtime, specdec_nb.load(name, runtime='own')")
         if model is not self.full:
-            self.full, self.left, self.gen, n = model, self.tries, np.random.default_rng(self.seed), target.layers
+            self.full, self.left, self.gen, n = (model, self.tries,
+                                                 np.random.default_rng(self.seed), target.layers)
             skipped = np.linspace(1, n - 2, round(self.skip * n)).round() if n > 2 else ()
             searched = [i for i in range(n) if i not in skipped]
-            self.use(searched if self.wanted is None else range(self.wanted) if isinstance(self.wanted, int) else self.wanted)
+            self.use(searched if self.wanted is None
+                     else range(self.wanted) if isinstance(self.wanted, int) else self.wanted)
         super().bind(target)
 
-    def use(self, layers): self.target, self.layers = as_target(some_layers(self.full, layers)), tuple(layers)
+    def use(self, layers):
+        self.target, self.layers = as_target(some_layers(self.full, layers)), tuple(layers)
 
     def begin(self, ctx, state):
         if not isinstance(getattr(state, "cache", None), (KVCache, NativeCache)):
-            raise ValueError(f"layerskip reads the target's own rows, and a {type(state).__name__} has no cache of them that it knows")
+            raise ValueError("layerskip reads the target's own rows, and a "
+                             f"{type(state).__name__} has no cache of them that it knows")
         return _SkipDrafting(self, ctx, state)
 
     def search(self, state):
         "Try a swap of two layers: keep it if it agrees better with the latest text. A generator"
-        kept, out = self.layers[1:-1], sorted({*range(as_target(self.full).layers)} - {*self.layers})
+        kept = self.layers[1:-1]
+        out = sorted({*range(as_target(self.full).layers)} - {*self.layers})
         if self.wanted is not None or self.left <= 0 or not kept or not out: return
         self.left -= 1
         swapped = {*self.layers} - {self.gen.choice(kept)} | {self.gen.choice(out)}

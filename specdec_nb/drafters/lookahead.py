@@ -22,9 +22,11 @@ def node_at(
 
 @register("lookahead")
 class Lookahead(Drafter):
-    """Guesses far ahead in parallel, keeps the n-grams that come by, and proposes them where they fit (Fu et al. 2024).
+    """Guesses far ahead in parallel, keeps the n-grams that come by, and proposes them where
+    they fit (Fu et al. 2024).
 
-    Needs no second model. A call has up to `(window - 1) + window * (n - 2) + guesses * (n - 1)` nodes.
+    Needs no second model. A call has up to `(window - 1) + window * (n - 2) + guesses * (n -
+    1)` nodes.
     """
     def __init__(self,
         window:int=4, # columns, the paper's W
@@ -35,13 +37,22 @@ class Lookahead(Drafter):
         seed:int=0, # where in the prompt the first guesses are taken from
         k:int=None, # phrases are tried to this depth at most; None: to their end
     ):
-        for name, given, least, what in (("window", window, 1, "W, the columns"), ("n", n, 2, "N, a key and at least one token more"),
-                                         ("guesses", guesses, 0, "G, the phrases tried"), ("k", k or 0, 0, "how deep")):
+        for name, given, least, what in (("window", window, 1, "W, the columns"),
+                                         ("n", n, 2, "N, a key and at least one token more"),
+                                         ("guesses", guesses, 0, "G, the phrases tried"),
+                                         ("k", k or 0, 0, "how deep")):
             if not isinstance(given, int) or given < least:
-                raise ValueError(f"{name} ({what}) must be a whole number of at least {least}, got {given!r}")
-        if text not in (0, 1): raise ValueError(f"text (whether the text's n-grams are kept) must be 0 or 1, got {text!r}")
-        if pool is not None and pool.key >= n: raise ValueError(f"the pool has keys of {pool.key} tokens, and an n-gram of n={n} must be longer")
-        self.window, self.n, self.guesses, self.text, self.seed, self.k = window, n, guesses, text, seed, k
+                raise ValueError(f"{name} ({what}) must be a whole number of at least {least}, got "
+                                 f"{given!r}")
+        if text not in (0, 1):
+            raise ValueError("text (whether the text's n-grams are kept) must be 0 or 1, got "
+                             f"{text!r}")
+        if pool is not None and pool.key >= n:
+            raise ValueError(f"the pool has keys of {pool.key} tokens, and an n-gram of n={n} "
+                             "must be longer")
+        self.window, self.n = window, n
+        self.guesses, self.text = guesses, text
+        self.seed, self.k = seed, k
         self.pool, self.learns = pool, pool is not None
 
     def begin(self, ctx, state): return _Window(self, ctx)
@@ -50,7 +61,8 @@ class _Window:
     "One request's window; itself a drafter, for one who decodes in several goes"
     def __init__(self, drafter, ctx):
         self.drafter, self.read, self.asked = drafter, 0, []
-        self.pool = PhrasePool(per_key=max(drafter.guesses, 1)) if drafter.pool is None else drafter.pool
+        self.pool = PhrasePool(per_key=max(drafter.guesses,
+                                           1)) if drafter.pool is None else drafter.pool
         gen, text = np.random.default_rng(drafter.seed), ctx.whole
         starts = gen.integers(len(text), size=drafter.window).tolist()
         self.columns = [[text[(at + i) % len(text)] for i in range(drafter.n - 1)] for at in starts]
@@ -60,7 +72,8 @@ class _Window:
     def phrases(self, text):
         "What the pool offers after a text, having been told of it"
         if self.drafter.text:
-            for at in range(self.read, len(text) - self.drafter.n + 1): self.pool.add(text[at:at + self.drafter.n], "verified")
+            for at in range(self.read, len(text) - self.drafter.n + 1):
+                self.pool.add(text[at:at + self.drafter.n], "verified")
             self.read = max(self.read, len(text) - self.drafter.n + 1)
         self.before = text[-self.pool.key:]
         return [p[:self.drafter.k] for p in self.pool.after(self.before, self.drafter.guesses)]
@@ -73,7 +86,8 @@ class _Window:
 
     def propose(self, ctx, rng):
         self.tried = self.phrases(ctx.whole)
-        if not ctx.budget.branches: return Draft.chain(self.tried[0] if self.tried else ())      # no room for a window
+        # no room for a window
+        if not ctx.budget.branches: return Draft.chain(self.tried[0] if self.tried else ())
         self.asked = self.paths(ctx.tokens[-1])
         return Draft.merge(p[:ctx.budget.depth] for p in (*self.tried, *self.asked))[0]
 

@@ -13,7 +13,8 @@ from ..roles import Drafter, register
 # %% ../../nbs/3_drafting/17_lookup.ipynb #f2c7f916
 @register("lookup")
 class PromptLookup(Drafter):
-    """Proposes what followed the latest earlier occurrence of the last few tokens, in prompt and output (Saxena 2023).
+    """Proposes what followed the latest earlier occurrence of the last few tokens, in prompt
+    and output (Saxena 2023).
 
     A chain of at most `k` chosen tokens; nothing if the last `shortest` tokens are new to the text.
     """
@@ -35,11 +36,13 @@ class _Lookup:
         self.drafter, self.tables, self.read = drafter, {n: {} for n in drafter.lengths}, 0
 
     def find(self, text):
-        "`(n, where)`: the longest n-gram at the end of the text that occurred before, and where it was continued; or None"
+        """`(n, where)`: the longest n-gram at the end of the text that occurred before, and where
+        it was continued; or None"""
         end = len(text)
         fresh = text[max(0, self.read - max(self.tables)):end]      # what entries are still due for
         offset = end - len(fresh)
-        for at in range(max(self.read, 1), end):                    # token `at` continues the n-gram before it
+        # token `at` continues the n-gram before it
+        for at in range(max(self.read, 1), end):
             for n, table in self.tables.items():
                 if at >= n: table[tuple(fresh[at - n - offset:at - offset])] = at
         self.read = end
@@ -49,7 +52,8 @@ class _Lookup:
 
     def propose(self, ctx, rng):
         found = self.find(text := ctx.whole)
-        return Draft.chain(copied(text, found[1], min(self.drafter.k, ctx.budget.depth))) if found else Draft()
+        return Draft.chain(copied(text, found[1],
+                                  min(self.drafter.k, ctx.budget.depth))) if found else Draft()
 
     def observe(self, step): pass
 
@@ -61,7 +65,9 @@ def copied(text, start:int, k:int) -> list: # of `k` token ids
 
 # %% ../../nbs/3_drafting/17_lookup.ipynb #35b1c066
 def blend(
-    matches, # `[(m, continuations), ...]`, the most trusted first: a match of m tokens, and what followed it (lists of tokens)
+    # `[(m, continuations), ...]`, the most trusted first: a match of m tokens, and what followed it
+    # (lists of tokens)
+    matches,
 ): # a function: path -> `[(token, probability), ...]`, for `best_first`
     "What copies foretell: Laplace's rule of succession for each match, the rest for the next match"
     tables = []

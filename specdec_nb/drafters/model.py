@@ -22,7 +22,8 @@ from ..models.native import load
 # %% ../../nbs/3_drafting/16_model.ipynb #c99af83b
 class ModelDrafting:
     "One request of a `ModelDrafter`: a draft model that reads along, and is asked"
-    def __init__(self, drafter, ctx): self.drafter, self.bridge, self.state = drafter, drafter.bridge, None
+    def __init__(self, drafter, ctx):
+        self.drafter, self.bridge, self.state = drafter, drafter.bridge, None
 
     def propose(self, ctx, rng):
         depth = self.prepare(ctx)
@@ -34,7 +35,9 @@ class ModelDrafting:
         self.s = ctx.law_state if self.law is ctx.law else self.law.start(ctx.tokens[:])
         return min(self.drafter.k, ctx.budget.depth, self.follow(ctx.tokens[:]))
 
-    def follow(self, text) -> float: # how many levels the draft model's window leaves: the last level needs no row
+    def follow(
+        self, text,
+    ) -> float: # how many levels the draft model's window leaves: the last level needs no row
         "Bring the draft model into step"
         ids, window = self.bridge.read(text), self.drafter.target.window
         if not ids or window and len(ids) > window: return 0
@@ -48,11 +51,13 @@ class ModelDrafting:
         return self.bridge.rows(scores)
 
     def unsure(self, rows, i) -> bool:
-        "Whether to stop here: a look at the law before anything is drawn, never at the token that was"
+        """Whether to stop here: a look at the law before anything is drawn, never at the token that
+        was"""
         return self.drafter.least > 0 and softmax(rows.row(i)).max() < self.drafter.least
 
     def ends(self, rows, i) -> bool:
-        "Whether nothing follows here, because the model is unsure or because all that it knows is masked"
+        """Whether nothing follows here, because the model is unsure or because all that it knows is
+        masked"""
         try: return self.unsure(rows, i)
         except NoMass: return True
 
@@ -74,12 +79,14 @@ class ModelDrafting:
         try: q = self.law.row(s, rows, i)
         except NoMass: return None
         masked = isinstance(q, Point) and self.law.processors and not self.likely(rows, i, s, 1)
-        return None if masked else q                             # a greedy law has a favourite among masked words, too
+        # a greedy law has a favourite among masked words, too
+        return None if masked else q
 
     def likely(self, rows, i, s, n) -> list: # of `(token, probability)`, the most probable first
         "The `n` best guesses after row `i`, `s` being the law's state there"
         law = self.law
-        if type(law) is Law: law = replace(law, temperature=law.temperature or 1)     # a greedy law has no second best
+        # a greedy law has no second best
+        if type(law) is Law: law = replace(law, temperature=law.temperature or 1)
         if law == Law(): return rows.likely(i, n)
         try: q = law.row(s, rows, i)
         except NoMass: return []
@@ -91,14 +98,16 @@ class ModelDrafting:
 
 # %% ../../nbs/3_drafting/16_model.ipynb #d9169cbf
 class SameTokens:
-    "Token ids that mean the same to both models, one of which may have rows to spare (Qwen2.5: 151 936 or 152 064)"
+    """Token ids that mean the same to both models, one of which may have rows to spare (Qwen2.5:
+    151 936 or 152 064)"""
     def __init__(self,
         mine:int, # rows of the draft model
         theirs:int, # rows of the target
     ):
         if abs(mine - theirs) > max(mine, theirs) / 50:
-            raise ValueError(f"the draft model has a vocabulary of {mine} tokens, the target of {theirs}: their token ids "
-                             "cannot mean the same. TokenBridge and StringBridge take a draft model with other words")
+            raise ValueError(f"the draft model has a vocabulary of {mine} tokens, the target of "
+                             f"{theirs}: their token ids cannot mean the same. TokenBridge and "
+                             "StringBridge take a draft model with other words")
         self.both, self.mine, self.theirs = np.arange(min(mine, theirs)), mine, theirs
 
     def ids(self, tokens):
@@ -106,10 +115,13 @@ class SameTokens:
         return tokens if self.mine >= self.theirs else [min(t, self.mine - 1) for t in tokens]
 
     def read(self, text): return self.ids(text)
-    def rows(self, scores): return scores if self.mine == self.theirs else Mapped(scores, self.both, self.both, self.theirs)
+    def rows(self, scores):
+        return (scores if self.mine == self.theirs
+                else Mapped(scores, self.both, self.both, self.theirs))
 
 class Mapped(Scores):
-    "Rows over the target's vocabulary: the draft model's weight for the ids they share, none for the others"
+    """Rows over the target's vocabulary: the draft model's weight for the ids they share, none for
+    the others"""
     def __init__(self, scores, mine, theirs, size):
         self.scores, self.mine, self.theirs, self.size = scores, mine, theirs, size
     def row(self, i):
@@ -129,16 +141,21 @@ class TreeDrafting(ModelDrafting):
         return (yield from self.grow(depth, ctx.budget) if branches else self.draw(depth, rng))
 
     def grow(self, depth, budget):
-        "A tree of the draft model's most probable tokens: of a given shape, or the best of a dynamic tree"
+        """A tree of the draft model's most probable tokens: of a given shape, or the best of a
+        dynamic tree"""
         plan, width = self.drafter.tree, self.drafter.width
         if isinstance(plan, Draft): return (yield from self.shaped(plan, depth))
-        grown = yield from self.levels(depth, width, lambda draft, node, rows, i, s: self.likely(rows, i, s, width))
+        grown = yield from self.levels(
+            depth, width, lambda draft, node, rows, i, s: self.likely(rows, i, s, width)
+        )
         return rerank(*grown, min(plan, budget.nodes))[0]
 
     def shaped(self, plan, depth):
         "A tree of the shape of `plan`, whose tokens are ranks"
-        spot = {(-1, None): -1}                                          # parent and token -> node of the plan
-        def place(draft, node): return spot[(draft.parents[node], draft.tokens[node]) if node >= 0 else (-1, None)]
+        # parent and token -> node of the plan
+        spot = {(-1, None): -1}
+        def place(draft, node):
+            return spot[(draft.parents[node], draft.tokens[node]) if node >= 0 else (-1, None)]
         def inner(draft, node): return plan.children(place(draft, node))
         def chosen(draft, node, rows, i, s):
             nodes = inner(draft, node)
@@ -148,19 +165,24 @@ class TreeDrafting(ModelDrafting):
             return [(x, 1) for x in found]
         return (yield from self.levels(depth, len(plan), chosen, inner))[0]
 
-    def levels(self, depth, width, candidates, inner=lambda draft, node: True): # a generator; what it returns is `(draft, values)`
-        "Level by level: `candidates(draft, node, rows, i, s)` may follow a node, after row `i` and the law's state `s`, if it is `inner`"
+    # a generator; what it returns is `(draft, values)`
+    def levels(self, depth, width, candidates, inner=lambda draft, node: True):
+        """Level by level: `candidates(draft, node, rows, i, s)` may follow a node, after row `i`
+        and the law's state `s`, if it is `inner`"""
         growth, found, fed, at, s = growing(depth, width), None, [], {-1: 0}, {-1: self.s}
         while True:
             try: draft, nodes = growth.send(found)
             except StopIteration as end: return end.value
-            asked = [x for x in nodes if inner(draft, x) and (x < 0 or draft.tokens[x] not in self.last)]
+            asked = [x for x in nodes
+                     if inner(draft, x) and (x < 0 or draft.tokens[x] not in self.last)]
             new = [node for node in asked if node >= 0]
             at |= {node: len(fed) + 1 + j for j, node in enumerate(new)}
             fed += new
             rows = (yield from self.ask(draft.take(fed))) if asked else None
-            s |= {x: self.law.step(s[draft.parents[x]], draft.tokens[x], rows, at[draft.parents[x]]) for x in new}
-            found = [candidates(draft, x, rows, at[x], s[x]) if x in asked and not self.ends(rows, at[x]) else [] for x in nodes]
+            s |= {x: self.law.step(s[draft.parents[x]], draft.tokens[x], rows, at[draft.parents[x]])
+                  for x in new}
+            found = [candidates(draft, x, rows, at[x], s[x]) if x in asked
+                     and not self.ends(rows, at[x]) else [] for x in nodes]
 
 # %% ../../nbs/3_drafting/16_model.ipynb #f1fcc358
 def shipped(kind:str="draft") -> Path | None: # None if there is none
@@ -169,64 +191,88 @@ def shipped(kind:str="draft") -> Path | None: # None if there is none
     return folder if folder.is_dir() else None
 
 def refuse_foreign(folder):
-    "ValueError, naming it, if a folder holds a drafter of another project: the networks that go by one name differ"
+    """ValueError, naming it, if a folder holds a drafter of another project: the networks that go
+    by one name differ"""
     try: about = json.loads((Path(folder) / "config.json").read_text())
-    except (OSError, ValueError): return                         # whoever reads on will say what is wrong
+    # whoever reads on will say what is wrong
+    except (OSError, ValueError): return
     if not isinstance(about, dict): return
-    said = " ".join(map(str, (*(about.get("architectures") or ()), about.get("model_type"), *about))).lower()
+    said = " ".join(map(str,
+                        (*(about.get("architectures") or ()), about.get("model_type"),
+                         *about))).lower()
     whose = next((name for mark, name in _FOREIGN.items() if mark in said), None)
     if whose and "kind" not in about:
-        raise ValueError(f"{folder} is a checkpoint of {whose}, whose network is not ours: it cannot be loaded here. "
-                         "Train one for this target: specdec train eagle3 (or medusa, draft) --data FOLDER --out FOLDER")
+        raise ValueError(f"{folder} is a checkpoint of {whose}, whose network is not ours: it "
+                         "cannot be loaded here. Train one for this target: specdec train "
+                         "eagle3 (or medusa, draft) --data FOLDER --out FOLDER")
 
-_FOREIGN = {"speculator": "the speculators library", "medusa": "Medusa's own project", "hydra": "Hydra's own project",
-            "eagle": "EAGLE's own project", "draft_vocab_size": "EAGLE-3's own project"}
+_FOREIGN = {"speculator": "the speculators library", "medusa": "Medusa's own project",
+            "hydra": "Hydra's own project", "eagle": "EAGLE's own project",
+            "draft_vocab_size": "EAGLE-3's own project"}
 
 def lends(target, lent):
-    "The target's embedding; `lent` itself, if that is the same matrix. ValueError for a target without one"
-    if not hasattr(target, "embed"): raise ValueError(f"a trained drafter borrows its target's embedding, and {type(target).__name__} has none")
+    """The target's embedding; `lent` itself, if that is the same matrix. ValueError for a target
+    without one"""
+    if not hasattr(target, "embed"):
+        raise ValueError("a trained drafter borrows its target's embedding, and "
+                         f"{type(target).__name__} has none")
     return lent if lent is not None and lent.data_ptr() == target.embed.data_ptr() else target.embed
 
 def draft_target(
-    model, # whatever `as_target` knows, a folder, a trained draft model, or None: the one that comes with the package
-    target=None, # who will be drafted for: a trained draft model borrows its embedding; None: known later
+    # whatever `as_target` knows, a folder, a trained draft model, or None: the one that comes with
+    # the package
+    model,
+    # who will be drafted for: a trained draft model borrows its embedding; None: known later
+    target=None,
 ): # a target, or None if that has to wait for `target`
-    "A draft model as a target of its own. ValueError if none is given and none comes with the package"
+    """A draft model as a target of its own. ValueError if none is given and none comes with the
+    package"""
     if model is None and (model := shipped()) is None:
         raise ValueError("no draft model: none comes with this installation, and none was given. "
                          "Give one: drafter=ModelDrafter(model, k=4)")
     if isinstance(model, (str, Path)):
         refuse_foreign(model)
         about = Path(model) / "config.json"
-        if not about.is_file() or "kind" not in json.loads(about.read_text()): return as_target(load(str(model))[0])
+        if not about.is_file() or "kind" not in json.loads(about.read_text()):
+            return as_target(load(str(model))[0])
         if target is not None: model = find("networks", "draft").from_pretrained(model)
     elif not hasattr(model, "to_llama"): return as_target(model)
     return None if target is None else as_target(model.to_llama(target))
 
 @register("model")
 class ModelDrafter(Drafter):
-    """A smaller model drafts: a chain drawn from its own law, or a tree of its most probable tokens.
+    """A smaller model drafts: a chain drawn from its own law, or a tree of its most probable
+    tokens.
 
-    Its rows go through the same `Law` as the target's, and that is the q of the draft (Leviathan et al. 2023, section 2.3).
+    Its rows go through the same `Law` as the target's, and that is the q of the draft
+    (Leviathan et al. 2023, section 2.3).
     """
     drafting:type = TreeDrafting # the class of a request
     def __init__(self,
-        model=None, # the draft model: whatever `as_target` knows; None: the one that comes with the package
+        # the draft model: whatever `as_target` knows; None: the one that comes with the package
+        model=None,
         k:int=4, # levels at most
-        tree=0, # 0: a chain. A number: the best so many nodes of a dynamic tree. A `Draft` whose tokens are ranks: this tree
+        # 0: a chain. A number: the best so many nodes of a dynamic tree. A `Draft` whose tokens are
+        # ranks: this tree
+        tree=0,
         width:int=4, # of a dynamic tree: nodes expanded on each level, and children of each
-        least:float=0., # draft on only while the most probable next token has at least this probability
+        # draft on only while the most probable next token has at least this probability
+        least:float=0.,
     ):
         size = len(tree) if isinstance(tree, Draft) else tree
         if k < 0 or size < 0 or width < 1 or not 0 <= least <= 1:
             raise ValueError("need k >= 0, tree >= 0, width >= 1 and 0 <= least <= 1, "
                              f"got k={k}, tree={size}, width={width}, least={least}")
-        self.target, self.k, self.tree, self.width, self.least = self.resolve(model), k, tree, width, least
+        self.target, self.k = self.resolve(model), k
+        self.tree, self.width = tree, width
+        self.least = least
         self.model, self.lent = model, None
 
     def resolve(self, model): return draft_target(model)
     def bind(self, target):
-        if (self.target is None or self.lent is not None) and lends(target, self.lent) is not self.lent:
+        if (self.target is None or self.lent is not None) and lends(
+            target, self.lent
+        ) is not self.lent:
             self.target, self.lent = draft_target(self.model, target), target.embed
         self.bridge = SameTokens(self.target.vocab_size, target.vocab_size)
     def begin(self, ctx, state): return self.drafting(self, ctx)

@@ -17,7 +17,8 @@ from ..roles import Drafter, register
 SOURCES = ("lookahead", "verified", "discarded", "corrected", "history")
 
 class PhrasePool:
-    "Phrases by their first `key` tokens: the most recent few of each, with who brought them (Zhao et al. 2024, section 3)"
+    """Phrases by their first `key` tokens: the most recent few of each, with who brought them (Zhao
+    et al. 2024, section 3)"""
     def __init__(self,
         capacity:int=50_000, # phrases in all; beyond, the keys unused for longest lose theirs
         per_key:int=8, # continuations a key; beyond, the oldest go
@@ -26,14 +27,16 @@ class PhrasePool:
         vocab_size:int=None, # of the tokenizer that the ids belong to; None: not known yet
     ):
         for name, n in dict(capacity=capacity, per_key=per_key, key=key, longest=longest).items():
-            if not isinstance(n, int) or n < 1: raise ValueError(f"{name} must be a whole number of at least 1, got {n!r}")
+            if not isinstance(n, int) or n < 1:
+                raise ValueError(f"{name} must be a whole number of at least 1, got {n!r}")
         self.capacity, self.per_key, self.key, self.longest = capacity, per_key, key, longest
         self.vocab_size = vocab_size
         self.forget()
 
     def forget(self):
         "Forget all phrases and counts"
-        self._shelves, self._size = OrderedDict(), 0      # key -> {continuation: source}; both with the latest last
+        # key -> {continuation: source}; both with the latest last
+        self._shelves, self._size = OrderedDict(), 0
         self.counts = {source: [0, 0, 0] for source in SOURCES}
 
     def __len__(self): return self._size
@@ -43,14 +46,18 @@ class PhrasePool:
         source:str, # one of `SOURCES`
     ):
         "Keep a phrase, as the most recent of its key"
-        if source not in self.counts: raise ValueError(f"unknown source {source!r}; known: {', '.join(SOURCES)}")
+        if source not in self.counts:
+            raise ValueError(f"unknown source {source!r}; known: {', '.join(SOURCES)}")
         phrase = tuple(map(int, phrase))
         head, tail = phrase[:self.key], phrase[self.key:self.key + self.longest]
-        if not tail: raise ValueError(f"a phrase is a key of {self.key} tokens and at least one more, got {phrase}")
+        if not tail:
+            raise ValueError(f"a phrase is a key of {self.key} tokens and at least one more, got "
+                             f"{phrase}")
         shelf = self._shelves.setdefault(head, {})
         self._shelves.move_to_end(head)
         before = len(shelf)
-        if longer := [k for k in shelf if len(k) > len(tail) and k[:len(tail)] == tail]: tail, source = longer[-1], shelf[longer[-1]]
+        if longer := [k for k in shelf if len(k) > len(tail) and k[:len(tail)] == tail]:
+            tail, source = longer[-1], shelf[longer[-1]]
         for known in [k for k in shelf if k == tail[:len(k)]]: del shelf[known]
         shelf[tail] = source
         if len(shelf) > self.per_key: del shelf[next(iter(shelf))]
@@ -65,7 +72,8 @@ class PhrasePool:
         self._size -= 1
 
     def add_text(self, text, source:str, length:int=8, start:int=0):
-        "Keep the phrases of a text: at each position from `start` on, a key and up to `length` tokens"
+        """Keep the phrases of a text: at each position from `start` on, a key and up to `length`
+        tokens"""
         for i in range(start, len(text) - self.key): self.add(text[i:i + self.key + length], source)
 
     def after(self,
@@ -83,18 +91,24 @@ class PhrasePool:
         phrases, # the continuations that were drafted
         truth, # the tokens that came
     ):
-        "Count what became of offered phrases, by source; those that came true are recent again, the best of them most"
+        """Count what became of offered phrases, by source; those that came true are recent again,
+        the best of them most"""
         shelf, scored = self._shelves.get(tuple(tokens[-self.key:]), {}), []
         for phrase in reversed([p for p in phrases if p in shelf]):
-            n = next((i for i, (a, b) in enumerate(zip(phrase, truth)) if a != b), min(len(phrase), len(truth)))
+            n = next((i for i, (a, b) in enumerate(zip(phrase, truth)) if a != b),
+                     min(len(phrase), len(truth)))
             for i, more in enumerate((1, n > 0, n)): self.counts[shelf[phrase]][i] += more
             if n: scored.append((n, phrase))
         for _, phrase in sorted(scored, key=lambda hit: hit[0]): shelf[phrase] = shelf.pop(phrase)
 
     @property
-    def rates(self) -> dict: # `{source: (phrases offered, share whose first token came, tokens that came a phrase)}`
+    def rates(
+        self,
+        # `{source: (phrases offered, share whose first token came, tokens that came a phrase)}`
+    ) -> dict:
         "Hit rates by source"
-        return {s: (offered, hits / offered, tokens / offered) for s, (offered, hits, tokens) in self.counts.items() if offered}
+        return {s: (offered, hits / offered, tokens / offered)
+                for s, (offered, hits, tokens) in self.counts.items() if offered}
 
     def by_source(self) -> dict:
         "How many phrases each source holds"
@@ -105,30 +119,43 @@ class PhrasePool:
 
     def save(self, path) -> Path:
         "Write the pool to a file: it is complete or not there, and an older one stays until then"
-        rows = [(SOURCES.index(s), *head, *tail) for head, shelf in self._shelves.items() for tail, s in shelf.items()]
-        settings = {name: getattr(self, name) for name in ("capacity", "per_key", "key", "longest", "vocab_size", "counts")}
-        return save_arrays(path, "phrase pool", settings, lengths=np.array([len(r) for r in rows], np.int32),
+        rows = [(SOURCES.index(s), *head, *tail) for head, shelf in self._shelves.items()
+                for tail, s in shelf.items()]
+        settings = {name: getattr(self, name)
+                    for name in ("capacity", "per_key", "key", "longest", "vocab_size", "counts")}
+        return save_arrays(path, "phrase pool", settings,
+                           lengths=np.array([len(r) for r in rows], np.int32),
                            rows=np.array([x for r in rows for x in r], np.int64))
 
     @classmethod
     def load(cls, path) -> "PhrasePool":
-        "A saved pool. Raises FileNotFoundError, or ValueError if the file is damaged or holds something else"
+        """A saved pool. Raises FileNotFoundError, or ValueError if the file is damaged or holds
+        something else"""
         settings, saved = load_arrays(path, "phrase pool", _SAVED, _SETTINGS)
-        counts, lengths, rows = settings.pop("counts"), saved["lengths"].astype(np.int64), saved["rows"]
+        counts, lengths = settings.pop("counts"), saved["lengths"].astype(np.int64)
+        rows = saved["rows"]
         try:
-            pool, sources = cls(**{k: settings[k] for k in _SETTINGS if k != "counts"}), rows[np.cumsum(lengths) - lengths]
-            if counts.keys() != {*SOURCES} or any(len(c) != 3 for c in counts.values()): raise ValueError("its counts are not those of its sources")
-            if lengths.sum() != len(rows) or (lengths < pool.key + 2).any(): raise ValueError("its phrases have impossible lengths")
-            if not ((0 <= sources) & (sources < len(SOURCES))).all(): raise ValueError(f"a source is none of the {len(SOURCES)} known")
+            pool = cls(**{k: settings[k] for k in _SETTINGS if k != "counts"})
+            sources = rows[np.cumsum(lengths) - lengths]
+            if counts.keys() != {*SOURCES} or any(len(c) != 3 for c in counts.values()):
+                raise ValueError("its counts are not those of its sources")
+            if lengths.sum() != len(rows) or (lengths < pool.key + 2).any():
+                raise ValueError("its phrases have impossible lengths")
+            if not ((0 <= sources) & (sources < len(SOURCES))).all():
+                raise ValueError(f"a source is none of the {len(SOURCES)} known")
             if len(rows) and not 0 <= rows.min() <= rows.max() < (pool.vocab_size or 1 << 62):
-                raise ValueError(f"it holds ids from {rows.min()} to {rows.max()}, its vocabulary has {pool.vocab_size}")
-        except (ValueError, IndexError) as e: raise ValueError(f"{path} holds a damaged phrase pool: {e}") from None
-        for row in np.split(rows, np.cumsum(lengths)[:-1]) if len(lengths) else (): pool.add(row[1:].tolist(), SOURCES[row[0]])
+                raise ValueError(f"it holds ids from {rows.min()} to {rows.max()}, its "
+                                 f"vocabulary has {pool.vocab_size}")
+        except (ValueError, IndexError) as e:
+            raise ValueError(f"{path} holds a damaged phrase pool: {e}") from None
+        for row in np.split(rows, np.cumsum(lengths)[:-1]) if len(lengths) else ():
+            pool.add(row[1:].tolist(), SOURCES[row[0]])
         pool.counts = counts
         return pool
 
 _SAVED = {"lengths": (np.int32, 1), "rows": (np.int64, 1)}
-_SETTINGS = dict(capacity=int, per_key=int, key=int, longest=int, vocab_size=(int, None), counts=dict.fromkeys(SOURCES, [int]))
+_SETTINGS = dict(capacity=int, per_key=int, key=int, longest=int, vocab_size=(int, None),
+                 counts=dict.fromkeys(SOURCES, [int]))
 
 # %% ../../nbs/3_drafting/15_pool.ipynb #f4f229e3
 def discarded_phrases(
@@ -139,7 +166,8 @@ def discarded_phrases(
     key:int=1, # tokens of a phrase's key; the last of them is the rejected guess
     least:int=1, # tokens of agreement between target and draft
 ): # yields tuples of token ids
-    "What the target would have said after rejected guesses, as far as the draft agrees with it, and one token more"
+    """What the target would have said after rejected guesses, as far as the draft agrees with it,
+    and one token more"""
     kept, before = set(verdict.path), tuple(before)[-key:]
     for i in range(len(draft)):
         if i in kept: continue
@@ -162,7 +190,8 @@ class PoolDrafter(Drafter):
         pool:PhrasePool=None, # None: an empty one, with keys of two tokens
         discarded:bool=True, # whether rejected guesses are searched for phrases
     ):
-        if k < 0 or most < 1 or nodes < 1: raise ValueError(f"need k >= 0, most >= 1, nodes >= 1, got {k}, {most}, {nodes}")
+        if k < 0 or most < 1 or nodes < 1:
+            raise ValueError(f"need k >= 0, most >= 1, nodes >= 1, got {k}, {most}, {nodes}")
         self.k, self.most, self.nodes, self.discarded = k, most, nodes, discarded
         self.pool = PhrasePool(key=2) if pool is None else pool
 
@@ -188,6 +217,9 @@ class _Pooling:
         pool, d = self.pool, self.drafter
         pool.credit(self.before, self.offered, step.verdict.tokens)
         if d.discarded and step.draft.tokens:
-            for p in discarded_phrases(step.draft, step.verdict, step.scores.best, self.before, pool.key): pool.add(p, "discarded")
-        pool.add_text(self.ctx.whole, "verified", d.k or 1, max(self.read - pool.key - (d.k or 1) + 1, 0))
+            for p in discarded_phrases(step.draft, step.verdict, step.scores.best, self.before,
+                                       pool.key):
+                pool.add(p, "discarded")
+        pool.add_text(self.ctx.whole, "verified", d.k or 1,
+                      max(self.read - pool.key - (d.k or 1) + 1, 0))
         self.read = len(self.ctx.whole)

@@ -15,36 +15,44 @@ from ..shape import best_first
 
 # %% ../../nbs/3_drafting/18_recycling.ipynb #521018ec
 class Successors:
-    "The most probable next tokens after each word, and after pairs of words, as the target last gave them (Luo et al. 2024; the pairs are an addition)"
+    """The most probable next tokens after each word, and after pairs of words, as the target last
+    gave them (Luo et al. 2024; the pairs are an addition)"""
     def __init__(self,
         vocab_size:int,
         width:int=8, # how many are kept
         pairs:int=1 << 16, # places for pairs; 0: single words only
     ):
         if min(vocab_size, width) < 1 or pairs < 0:
-            raise ValueError(f"need vocab_size, width >= 1 and pairs >= 0, got {vocab_size}, {width}, {pairs}")
+            raise ValueError(f"need vocab_size, width >= 1 and pairs >= 0, got {vocab_size}, "
+                             f"{width}, {pairs}")
         self.vocab_size, self.width, self.pairs = vocab_size, min(width, vocab_size), pairs
         self.after = np.full((vocab_size, self.width), -1, np.int32)          # -1: not known
-        self.after_pair, self.whose = np.full((pairs, self.width), -1, np.int32), np.full(pairs, -1, np.int64)
+        self.after_pair = np.full((pairs, self.width), -1, np.int32)
+        self.whose = np.full(pairs, -1, np.int64)
 
     def learn(self,
         before, # `[n]` token ids: what came before each word; -1: the text begins there
         words, # `[n]` token ids
         tops, # `[n, width]` the most probable tokens after them, best first
     ):
-        "Write rows; of equal words the last stays. A row that begins with -1 says nothing and is passed over"
-        for left, word, row in zip(map(int, before), map(int, words), np.asarray(tops)):   # a call has few rows, and NumPy's sorts are not free
+        """Write rows; of equal words the last stays. A row that begins with -1 says nothing and is
+        passed over"""
+        # a call has few rows, and NumPy's sorts are not free
+        for left, word, row in zip(map(int, before), map(int, words), np.asarray(tops)):
             if row[0] < 0: continue
             self.after[word] = row
             if not self.pairs: continue
             place = (left * 1_000_003 + word) % self.pairs
             self.after_pair[place], self.whose[place] = row, left << 32 | word
 
-    def row(self, before:int, word:int) -> tuple: # `(whether the pair is known, list of `width` tokens; -1: not known)`
+    def row(
+        self, before:int, word:int,
+    ) -> tuple: # `(whether the pair is known, list of `width` tokens; -1: not known)`
         "What may follow"
         if self.pairs:
             place = (before * 1_000_003 + word) % self.pairs
-            if self.whose[place] == before << 32 | word: return True, self.after_pair[place].tolist()
+            if self.whose[place] == before << 32 | word:
+                return True, self.after_pair[place].tolist()
         return False, self.after[word].tolist()
 
     @property
@@ -52,16 +60,23 @@ class Successors:
 
     def save(self, path) -> Path:
         "Write to a file: it is complete or not there"
-        return save_arrays(path, "successor matrix", {}, after=self.after, after_pair=self.after_pair, whose=self.whose)
+        return save_arrays(path, "successor matrix", {}, after=self.after,
+                           after_pair=self.after_pair, whose=self.whose)
 
     @classmethod
     def load(cls, path) -> "Successors":
-        "A saved matrix. Raises FileNotFoundError, or ValueError if the file is damaged or holds something else"
-        _, saved = load_arrays(path, "successor matrix", {"after": (np.int32, 2), "after_pair": (np.int32, 2), "whose": (np.int64, 1)})
+        """A saved matrix. Raises FileNotFoundError, or ValueError if the file is damaged or holds
+        something else"""
+        _, saved = load_arrays(path, "successor matrix",
+                               {"after": (np.int32, 2), "after_pair": (np.int32, 2),
+                                "whose": (np.int64, 1)})
         after, pairs, whose = saved["after"], saved["after_pair"], saved["whose"]
-        if min(after.shape) < 1 or pairs.shape != (len(whose), after.shape[1]): raise ValueError(f"{path} holds a damaged successor matrix: its tables do not fit together")
+        if min(after.shape) < 1 or pairs.shape != (len(whose), after.shape[1]):
+            raise ValueError(f"{path} holds a damaged successor matrix: its tables do not fit "
+                             "together")
         if not all(((-1 <= t) & (t < len(after))).all() for t in (after, pairs)):
-            raise ValueError(f"{path} holds a damaged successor matrix: ids outside its vocabulary of {len(after)}")
+            raise ValueError(f"{path} holds a damaged successor matrix: ids outside its "
+                             f"vocabulary of {len(after)}")
         made = cls(after.shape[0], after.shape[1], len(whose))
         made.after, made.after_pair, made.whose = after, pairs, whose
         return made
@@ -69,22 +84,29 @@ class Successors:
 # %% ../../nbs/3_drafting/18_recycling.ipynb #3e292233
 @register("recycling")
 class Recycling(Drafter):
-    "Proposes trees of successors as the target ranked them when it was last asked (Luo et al. 2024)"
+    """Proposes trees of successors as the target ranked them when it was last asked (Luo et al.
+    2024)"""
     learns = True
-    FIRST = ((.42, .10, .05, .04, .02, .02, .01, .01), (.63, .09, .04, .03, .02, .01, .01, .01)) # by rank: single words, pairs
+    # by rank: single words, pairs
+    FIRST = ((.42, .10, .05, .04, .02, .02, .01, .01), (.63, .09, .04, .03, .02, .01, .01, .01))
     def __init__(self,
         k:int=6, # levels of a draft at most
         nodes:int=8, # nodes at most
         least:float=.1, # leave out what is worth less
         width:int=8, # successors kept
         pairs:int=1 << 16, # places for pairs of words; 0: single words only
-        prompt:bool=True, # learn from the prompt's rows, too: the target must then rank words for all of them
+        # learn from the prompt's rows, too: the target must then rank words for all of them
+        prompt:bool=True,
         table:Successors=None, # what was learnt before
     ):
-        if k < 0 or nodes < 1 or not 0 <= least < 1: raise ValueError(f"need k >= 0, nodes >= 1, 0 <= least < 1, got {k}, {nodes}, {least}")
-        if table is None: Successors(1, width, pairs)                                     # complains now rather than later
+        if k < 0 or nodes < 1 or not 0 <= least < 1:
+            raise ValueError(f"need k >= 0, nodes >= 1, 0 <= least < 1, got {k}, {nodes}, {least}")
+        # complains now rather than later
+        if table is None: Successors(1, width, pairs)
         else: width = table.width
-        self.k, self.nodes, self.least, self.width, self.pairs, self.table = k, nodes, least, width, pairs, table
+        self.k, self.nodes = k, nodes
+        self.least, self.width = least, width
+        self.pairs, self.table = pairs, table
         self.asks = Asks(topk=width if prompt else 0)
         self.rates = [[*first[:width], *[.01] * (width - 8)] for first in self.FIRST]
 
@@ -109,11 +131,13 @@ class _Recycling:
         def expand(path):
             known, row = d.table.row(*(*self.ends, *path)[-2:])
             return [guess for guess in zip(row, d.rates[known]) if guess[0] >= 0]
-        return best_first(expand, min(d.nodes, ctx.budget.nodes), min(d.k, ctx.budget.depth), d.least)[0]
+        return best_first(expand, min(d.nodes, ctx.budget.nodes), min(d.k, ctx.budget.depth),
+                          d.least)[0]
 
     def observe(self, step):
         d, (before, word) = self.drafter, self.ends
-        for token in step.verdict.tokens:                                   # what would have been right, drafted or not
+        # what would have been right, drafted or not
+        for token in step.verdict.tokens:
             known, row = d.table.row(before, word)
             if row[0] >= 0:
                 rates = d.rates[known]
@@ -121,5 +145,7 @@ class _Recycling:
             before, word = word, token
         words = (self.ends[1], *step.draft.tokens)
         above = (self.ends[0], *(words[p + 1] for p in step.draft.parents))
-        order = sorted(range(len(words)), key=lambda row: row == 0 or row - 1 in step.verdict.path)   # accepted ones last
-        d.table.learn([above[i] for i in order], [words[i] for i in order], step.scores.top(d.table.width)[order])
+        # accepted ones last
+        order = sorted(range(len(words)), key=lambda row: row == 0 or row - 1 in step.verdict.path)
+        d.table.learn([above[i] for i in order], [words[i] for i in order],
+                      step.scores.top(d.table.width)[order])

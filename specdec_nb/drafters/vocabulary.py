@@ -16,45 +16,59 @@ from .model import Mapped, ModelDrafter, ModelDrafting
 def spellings(
     tokenizer, # a Hugging Face tokenizer
 ) -> dict: # `{the bytes that a token stands for: its id}`
-    "What each token spells, whichever mark the tokenizer uses for a space; of several alike the plainest"
+    """What each token spells, whichever mark the tokenizer uses for a space; of several alike the
+    plainest"""
     kind = json.dumps(json.loads(tokenizer.backend_tokenizer.to_str())["decoder"])
-    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]              # byte-level alphabets: these are themselves
-    byte = {chr(b): b for b in plain} | {chr(256 + i): b for i, b in enumerate(sorted({*range(256)} - {*plain}))}
+    # byte-level alphabets: these are themselves
+    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    byte = {chr(b): b for b in plain} | {chr(256 + i): b
+                                         for i, b in enumerate(sorted({*range(256)} - {*plain}))}
     def spelt(token):
-        if "ByteLevel" in kind and all(c in byte for c in token): return bytes(byte[c] for c in token)
-        if "ByteFallback" in kind and len(token) == 6 and token.startswith("<0x"): return bytes([int(token[3:5], 16)])
+        if "ByteLevel" in kind and all(c in byte for c in token):
+            return bytes(byte[c] for c in token)
+        if "ByteFallback" in kind and len(token) == 6 and token.startswith("<0x"):
+            return bytes([int(token[3:5], 16)])
         return token.replace("▁", " ").encode()
     found:dict[bytes, int] = {}
-    for token, i in sorted(tokenizer.get_vocab().items(), key=lambda t: (t[0].startswith("<0x"), t[1])): found.setdefault(spelt(token), i)
+    for token, i in sorted(tokenizer.get_vocab().items(),
+                           key=lambda t: (t[0].startswith("<0x"),
+                                          t[1])): found.setdefault(spelt(token), i)
     return found
 
 # %% ../../nbs/3_drafting/16b_vocabulary.ipynb #926f983e
 class SharedTokens:
-    "Two vocabularies and the tokens that both have (TLI, Timor et al. 2025): the draft model may draw only these"
-    def __init__(self, mine, theirs, rows, size): # two tokenizers, and how many rows either model has
+    """Two vocabularies and the tokens that both have (TLI, Timor et al. 2025): the draft model may
+    draw only these"""
+    # two tokenizers, and how many rows either model has
+    def __init__(self, mine, theirs, rows, size):
         a, b = spellings(mine), spellings(theirs)
         pairs = sorted((b[s], a[s]) for s in a.keys() & b.keys() if a[s] < rows and b[s] < size)
-        if not pairs: raise ValueError("the two tokenizers share not one token: nothing could be drafted")
+        if not pairs:
+            raise ValueError("the two tokenizers share not one token: nothing could be drafted")
         self.theirs, self.mine = np.array(pairs).T
         self.table, self.size, self.tokenizers = dict(pairs), size, (mine, theirs)
         lead = mine("").input_ids
         self.lead = lead[:1] if lead and lead[0] == mine.bos_token_id else []
 
     def ids(self, tokens):
-        "Token ids as the draft model reads them: one that it lacks (a law may force any) is read as the first it has"
+        """Token ids as the draft model reads them: one that it lacks (a law may force any) is read
+        as the first it has"""
         return [self.table.get(t, int(self.mine[0])) for t in tokens]
 
     def read(self, text):
-        "The text as the draft model's tokens: spelt out and encoded anew, with one BOS if that is its habit"
+        """The text as the draft model's tokens: spelt out and encoded anew, with one BOS if that is
+        its habit"""
         mine, theirs = self.tokenizers
-        spelt = theirs.decode(text, clean_up_tokenization_spaces=False).rstrip("\ufffd")    # half a character waits
+        # half a character waits
+        spelt = theirs.decode(text, clean_up_tokenization_spaces=False).rstrip("\ufffd")
         return self.lead + mine(spelt, add_special_tokens=False).input_ids
 
     def rows(self, scores): return Mapped(scores, self.mine, self.theirs, self.size)
 
 # %% ../../nbs/3_drafting/16b_vocabulary.ipynb #4abfeb2e
 class TokenBridge(ModelDrafter):
-    "A draft model with other words, drafting only those that both have: its law, cut to them, is a true q (TLI, Timor et al. 2025)"
+    """A draft model with other words, drafting only those that both have: its law, cut to them, is
+    a true q (TLI, Timor et al. 2025)"""
     def __init__(self,
         model, # the draft model
         tokenizer, # its tokenizer
@@ -67,13 +81,16 @@ class TokenBridge(ModelDrafter):
 
     def bind(self, target):
         rows, size = self.target.vocab_size, target.vocab_size
-        if self.bridge is None or self.bridge.size != size: self.bridge = SharedTokens(*self.tokenizers, rows, size)
+        if self.bridge is None or self.bridge.size != size:
+            self.bridge = SharedTokens(*self.tokenizers, rows, size)
 
 # %% ../../nbs/3_drafting/16b_vocabulary.ipynb #f1e4bf27
 class _StringDrafting(ModelDrafting):
-    "One request: the draft model writes on in its own words, and the target's tokenizer spells them anew"
+    """One request: the draft model writes on in its own words, and the target's tokenizer spells
+    them anew"""
     def follow(self, text):
-        self.text, self.last, room = text, (), super().follow(text)            # ends are the target's words
+        # ends are the target's words
+        self.text, self.last, room = text, (), super().follow(text)
         self.deepest = min(self.drafter.k, room)
         return room
 
@@ -89,14 +106,17 @@ class _StringDrafting(ModelDrafting):
 def _spell(tokenizer, ids): return tokenizer.decode(ids, clean_up_tokenization_spaces=False)
 
 def respell(tokenizer, text, more, window=16) -> list: # token ids
-    "Ids that continue the tokens `text` by the string `more`, encoded together with the text's end where that ends on a token"
+    """Ids that continue the tokens `text` by the string `more`, encoded together with the text's
+    end where that ends on a token"""
     before = _spell(tokenizer, text[-window:])
     ids = tokenizer(before + more, add_special_tokens=False).input_ids
     end = next((i for i in range(len(ids) + 1) if _spell(tokenizer, ids[:i]) == before), None)
     return tokenizer(more, add_special_tokens=False).input_ids if end is None else ids[end:]
 
 class StringBridge(TokenBridge):
-    "A draft model with other words, drafting text: spelt anew in the target's tokens, which match or do not (SLEM, Timor et al. 2025). Chains only"
+    """A draft model with other words, drafting text: spelt anew in the target's tokens, which match
+    or do not (SLEM, Timor et al. 2025). Chains only"""
     drafting = _StringDrafting
-    def __init__(self, model, tokenizer, target_tokenizer, k:int=4, least:float=0.): super().__init__(model, tokenizer, target_tokenizer, k, least=least)
+    def __init__(self, model, tokenizer, target_tokenizer, k:int=4, least:float=0.):
+        super().__init__(model, tokenizer, target_tokenizer, k, least=least)
     def law(self, law): return Law(temperature=0)

@@ -17,14 +17,17 @@ from .hydra import PathDrafter, PathReader
 # %% ../../nbs/4_learning/23c_block.ipynb #cac20779
 @known_as("block")
 class BlockLayer(Trained):
-    "A block drafted in one pass: an anchor and masks over the target's states (after DFlash), and a Markov head"
+    """A block drafted in one pass: an anchor and masks over the target's states (after DFlash), and
+    a Markov head"""
     title = "A block drafter"
     def __init__(self, settings, words):
         super().__init__(settings, words)
         d, h, size, inner = (settings[k] for k in ("d", "heads", "head_dim", "inner"))
         def linear(a, b): return nn.Linear(a, b, bias=False)
-        self.fuse, self.enter, self.mask = linear(3 * d, d), linear(d, d), nn.Parameter(.02 * torch.randn(d))
-        self.q, self.kv, self.kv_states = linear(d, h * size), linear(d, 2 * h * size), linear(d, 2 * h * size)
+        self.fuse, self.enter = linear(3 * d, d), linear(d, d)
+        self.mask = nn.Parameter(.02 * torch.randn(d))
+        self.q, self.kv = linear(d, h * size), linear(d, 2 * h * size)
+        self.kv_states = linear(d, 2 * h * size)
         self.out, self.up, self.down = linear(h * size, d), linear(d, inner), linear(inner, d)
         self.carry, self.markov = linear(d, d), linear(d, d)
         self.norms = nn.ModuleList(nn.RMSNorm(d) for _ in range(3))
@@ -37,13 +40,15 @@ class BlockLayer(Trained):
 
     @classmethod
     def of(cls, model, words, reach:int=4, m:int=32, markov:bool=True) -> "BlockLayer":
-        "For a Hugging Face model: `reach` places, `m` states of the target; `markov`: corrected by the word before"
-        if reach < 1 or m < 1: raise ValueError(f"need reach >= 1 and m >= 1, got reach={reach}, m={m}")
+        """For a Hugging Face model: `reach` places, `m` states of the target; `markov`: corrected
+        by the word before"""
+        if reach < 1 or m < 1:
+            raise ValueError(f"need reach >= 1 and m >= 1, got reach={reach}, m={m}")
         c = model.config.get_text_config(decoder=True)
         L, d, heads = c.num_hidden_layers, c.hidden_size, c.num_attention_heads
         size = getattr(c, "head_dim", None) or d // heads
-        return cls(dict(d=d, heads=heads, head_dim=size, inner=2 * d, m=m, reach=reach, markov=markov,
-                        layers=[min(2, L), L // 2, max(L - 1, 0), L]), words)
+        return cls(dict(d=d, heads=heads, head_dim=size, inner=2 * d, m=m, reach=reach,
+                        markov=markov, layers=[min(2, L), L // 2, max(L - 1, 0), L]), words)
 
     def places(self,
         states, # `[B, U, 3 d]`: the target's, side by side
@@ -55,19 +60,27 @@ class BlockLayer(Trained):
         f = self.fuse(states)
         words = self.enter(self.embed[anchors].float())[:, :, None]
         x = torch.cat([words, self.mask.expand(B, T, n - 1, -1)], 2)
-        x = x + self.carry(f[:, at])[:, :, None]                 # what the last state says, at every place
+        # what the last state says, at every place
+        x = x + self.carry(f[:, at])[:, :, None]
         y, back = self.norms[0](x), torch.arange(states.shape[1], device=f.device)
         def heads(z, parts): return z.unflatten(-1, (parts, s["heads"], -1)).unbind(-3)
         turn = rotation(back, self.inv_freq.to(f.device), 1., f.dtype)
-        ahead = rotation((at[:, None] + 1 + torch.arange(n, device=f.device)).flatten(), self.inv_freq.to(f.device), 1., f.dtype)
+        ahead = rotation((at[:, None] + 1 + torch.arange(n, device=f.device)).flatten(),
+                         self.inv_freq.to(f.device), 1., f.dtype)
         def turned(z): return ahead(z.flatten(1, 2)).unflatten(1, (T, n))
-        [q], (k, v), (ks, vs) = heads(self.q(y), 1), heads(self.kv(y), 2), heads(self.kv_states(self.norms[1](f)), 2)
+        [q], (k, v), (ks, vs) = (
+            heads(self.q(y), 1),
+            heads(self.kv(y), 2),
+            heads(self.kv_states(self.norms[1](f)), 2),
+        )
         q, k, ks = turned(q) * s["head_dim"] ** -.5, turned(k), turn(ks)
-        seen = (back <= at[:, None]) & (back > at[:, None] - s["m"])                                 # `[T, U]`
+        # `[T, U]`
+        seen = (back <= at[:, None]) & (back > at[:, None] - s["m"])
         far = torch.einsum("btnhs,buhs->btnhu", q, ks).masked_fill(~seen[:, None, None], -torch.inf)
         near = torch.einsum("btnhs,btmhs->btnhm", q, k)
         w = torch.cat([far, near], -1).softmax(-1)
-        got = torch.einsum("btnhu,buhs->btnhs", w[..., :len(back)], vs) + torch.einsum("btnhm,btmhs->btnhs", w[..., len(back):], v)
+        got = torch.einsum("btnhu,buhs->btnhs", w[..., :len(back)],
+                           vs) + torch.einsum("btnhm,btmhs->btnhs", w[..., len(back):], v)
         x = x + self.out(got.flatten(-2))
         return x + self.down(F.silu(self.up(self.norms[2](x))))
 
@@ -82,7 +95,8 @@ class BlockLayer(Trained):
         tokens, T = batch["tokens"], batch["tokens"].shape[1]
         states = torch.cat([batch["hidden"][i] for i in self.hears], -1).float()
         made = self.places(states, tokens.roll(-1, 1), torch.arange(T, device=tokens.device))
-        for k in range(self.reach):                              # rows behind the end are cut off by `guesses`
+        # rows behind the end are cut off by `guesses`
+        for k in range(self.reach):
             yield self.guesses(batch, self.corrected(made[:, :, k], tokens.roll(-1 - k, 1)), 1 + k)
 
 # %% ../../nbs/4_learning/23c_block.ipynb #4bf5abb1
@@ -95,13 +109,15 @@ class BlockReader(PathReader):
             states = torch.stack([state.states for state in new])
             last = torch.tensor([states.shape[1] - 1], device=states.device)
             anchors = torch.tensor([[state.pending] for state in new], device=states.device)
-            for state, made in zip(new, self.net.places(states, anchors, last)): state.block = made[0]
+            for state, made in zip(new, self.net.places(states, anchors, last)):
+                state.block = made[0]
         places = torch.stack([state.block[len(path) - 1] for state, path in group])
         before = torch.tensor([path[-1] for _, path in group], device=places.device)
         return self.net.predict(self.net.corrected(places, before))
 
 @register("block")
 class BlockDrafter(PathDrafter):
-    "A block in one pass, after DFlash: a chain drawn from its corrected laws, or the best part of a dynamic tree"
+    """A block in one pass, after DFlash: a chain drawn from its corrected laws, or the best part of
+    a dynamic tree"""
     kind = "block"
     reader = BlockReader

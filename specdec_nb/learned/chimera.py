@@ -31,11 +31,15 @@ class Chimera(PastNetwork):
             for mix in self.mixes.children(): mix.weight.copy_(torch.eye(d).repeat(1, 2))
 
     @classmethod
-    def of(cls, model, words, reach:int=4, m:int=0, grams:int=3, share:float=.1, detach:bool=False) -> "Chimera":
-        """For a Hugging Face model: `reach` slots over the last `m` states (0: all), a word encoded with `grams` - 1 before it.
-        The loss is the laws' and `share` times the states'; `detach`: slots learn nothing through those before them"""
+    def of(cls, model, words, reach:int=4, m:int=0, grams:int=3, share:float=.1,
+           detach:bool=False) -> "Chimera":
+        """For a Hugging Face model: `reach` slots over the last `m` states (0: all), a word
+        encoded with `grams` - 1 before it.
+        The loss is the laws' and `share` times the states'; `detach`: slots learn nothing
+        through those before them"""
         if not 1 <= grams <= 3: raise ValueError(f"need 1 <= grams <= 3, got grams={grams}")
-        return cls(cls.sizes(model, reach=reach, m=m, grams=grams, share=share, detach=detach), words)
+        return cls(cls.sizes(model, reach=reach, m=m, grams=grams, share=share, detach=detach),
+                   words)
 
     def trigrams(self, words): # `[B, T, 2 + n]` -> `[B, T, n, d]`
         "Each word with the two before it"
@@ -44,7 +48,9 @@ class Chimera(PastNetwork):
         return self.encode(z + F.silu(self.weigh(z)))
 
     def slots(self,
-        words, # `[B, T, 2 + n]` LongTensor: behind each place the words of its slots, in front of them the two before
+        # `[B, T, 2 + n]` LongTensor: behind each place the words of its slots, in front of them the
+        # two before
+        words,
         at, # `[T]`: the positions of these places
         past, # what the text's states offer
     ) -> list: # of each slot `[B, T, d]`: what the target's state there may be
@@ -61,13 +67,15 @@ class Chimera(PastNetwork):
     def foretelling(self, h, f, k): return self.mixes[k](torch.cat([h, f], -1))
 
     def after(self, states, told, past=None): # `[B, U, d]`, `[B, 2 + n]` -> `[B, d]`
-        "The state that foretells the word after those told; the first two of these are the text's last with a state"
+        """The state that foretells the word after those told; the first two of these are the text's
+        last with a state"""
         at = torch.tensor([states.shape[1] - 1], device=states.device)
         made = self.slots(told[:, None], at, past or self.past(states))
         return self.foretelling(states[:, -1], made[-1][:, 0], len(made) - 1)
 
     def unroll(self, batch) -> tuple: # `[B, T, d]`: the target's states, and of each slot its own
-        "All places of some texts at once. What has no two words before it sees the first word twice"
+        """All places of some texts at once. What has no two words before it sees the first word
+        twice"""
         h, tokens = batch["hidden"][self.layers[-1]].float(), batch["tokens"]
         before = torch.cat([tokens[:, :1], tokens[:, :-1]], 1)
         words = torch.stack([before, *(tokens.roll(-k, 1) for k in range(1 + self.reach))], -1)
@@ -78,12 +86,15 @@ class Chimera(PastNetwork):
         for k, f in enumerate(made): yield self.guesses(batch, self.foretelling(h, f, k), 1 + k)
 
     def loss(self, batch, objective=forward_kl, decay=.8):
-        "The laws' loss, and a share of the states': slot k's state should be the target's k + 1 places on"
+        """The laws' loss, and a share of the states': slot k's state should be the target's k + 1
+        places on"""
         h, made = self.unroll(batch)
         total, figures = super().loss({**batch, "unrolled": (h, made)}, objective, decay)
-        for k, f in enumerate(made):                             # what falls on padding, or beyond the end, is left out
+        # what falls on padding, or beyond the end, is left out
+        for k, f in enumerate(made):
             real = batch["real"][:, 1 + k:]
-            total = total + self.settings["share"] * decay ** k * feature_loss(f[:, :real.shape[1]], h[:, 1 + k:])[real].mean()
+            total = (total + self.settings["share"] * decay ** k
+                     * feature_loss(f[:, :real.shape[1]], h[:, 1 + k:])[real].mean())
         return total, figures
 
 # %% ../../nbs/4_learning/23e_chimera.ipynb #36003e06
@@ -92,7 +103,8 @@ class _State(PathState):
     before:tuple = ()
     def learn(self, text, states):
         super().learn(text, states)
-        self.before = tuple((text[:1] + text)[-3:-1])            # of a text of two words the first, twice
+        # of a text of two words the first, twice
+        self.before = tuple((text[:1] + text)[-3:-1])
 
 class _Drafting(PathDrafting):
     def __init__(self, drafter, ctx, state):
@@ -101,11 +113,13 @@ class _Drafting(PathDrafting):
 
 class ChimeraReader(PastReader):
     "Chimera in the role of a target: a path is told with the two words before it"
-    def rows(self, group): return super().rows([(state, [*state.before, *path]) for state, path in group])
+    def rows(self, group):
+        return super().rows([(state, [*state.before, *path]) for state, path in group])
 
 @register("chimera")
 class ChimeraDrafter(PathDrafter):
-    "Chimera: words with their neighbours over all states; a chain drawn from its laws, or the best part of a dynamic tree"
+    """Chimera: words with their neighbours over all states; a chain drawn from its laws, or the
+    best part of a dynamic tree"""
     kind = "chimera"
     reader = ChimeraReader
     def begin(self, ctx, state): return _Drafting(self, ctx, state)

@@ -22,10 +22,12 @@ class ShortHead(Native):
     words:Any = None # `[W]` ids
     @classmethod
     def of(cls, model, head, words, threads:int=None) -> "ShortHead": # `[W, d]`, `[W]`
-        "A Hugging Face model with another head. What comes from the target is rounded to halves: a draft may be a little off"
+        """A Hugging Face model with another head. What comes from the target is rounded to halves:
+        a draft may be a little off"""
         config, source = copy.copy(model.config), FromHF(model)
         config.tie_word_embeddings = False
-        rounded = {"model.embed_tokens.weight": source.state["model.embed_tokens.weight"], "lm_head.weight": head}
+        rounded = {"model.embed_tokens.weight": source.state["model.embed_tokens.weight"],
+                   "lm_head.weight": head}
         source.state = {**source.state, **{name: w.detach().half() for name, w in rounded.items()}}
         self = cls(config, Packed.of(source, config), threads, None, model.model.rotary_emb)
         self.words = words
@@ -41,7 +43,8 @@ class ShortHead(Native):
 # %% ../../nbs/4_learning/21d_draft_model.ipynb #62c64786
 @known_as("draft")
 class DraftModel(Trained):
-    "A few of the target's layers as a model of their own (in the manner of Zhou et al. 2023, with the target's embedding)"
+    """A few of the target's layers as a model of their own (in the manner of Zhou et al. 2023, with
+    the target's embedding)"""
     title = "A distilled draft model"
     def __init__(self, settings, words):
         super().__init__(settings, words)
@@ -52,28 +55,35 @@ class DraftModel(Trained):
 
     @classmethod
     def of(cls, model, words, from_layers=(0, -1)) -> "DraftModel":
-        "Begin with some of a Hugging Face model's layers. ValueError for an architecture that our runtime does not know"
-        if why := Llama.refuses(model.config): raise ValueError(f"no draft model can be made of its layers: {why}")
+        """Begin with some of a Hugging Face model's layers. ValueError for an architecture that our
+        runtime does not know"""
+        if why := Llama.refuses(model.config):
+            raise ValueError(f"no draft model can be made of its layers: {why}")
         config, n = model.config.to_dict(), model.config.num_hidden_layers
         chosen = [i % n for i in from_layers]
         config.pop("_name_or_path", None)                        # a place on this machine
         config["num_hidden_layers"] = len(chosen)
-        if config.get("layer_types"): config["layer_types"] = [config["layer_types"][i] for i in chosen]
+        if config.get("layer_types"):
+            config["layer_types"] = [config["layer_types"][i] for i in chosen]
         self = cls(dict(config=config, from_layers=chosen, layers=[n]), words)
-        for mine, i in zip(self.body.layers, chosen): mine.load_state_dict(model.model.layers[i].state_dict())
+        for mine, i in zip(self.body.layers, chosen):
+            mine.load_state_dict(model.model.layers[i].state_dict())
         self.body.norm.load_state_dict(model.model.norm.state_dict())
         return self
 
     def guessed(self, batch):
         read = self.embed[batch["tokens"]].float()
-        yield self.guesses(batch, self.body(inputs_embeds=read, use_cache=False).last_hidden_state, 0)
+        yield self.guesses(batch, self.body(inputs_embeds=read, use_cache=False).last_hidden_state,
+                           0)
 
     def to_hf(self, target):
         "As a plain Hugging Face model, with the target's whole embedding and head"
         self.join(target)
-        with torch.random.fork_rng(devices=[]): model = AutoModelForCausalLM.from_config(self.config)
+        with torch.random.fork_rng(devices=[]):
+            model = AutoModelForCausalLM.from_config(self.config)
         model = model.float().to(self.head.device).eval()
-        model.model.load_state_dict({**self.body.state_dict(), "embed_tokens.weight": target.embed.float()})
+        model.model.load_state_dict({**self.body.state_dict(),
+                                     "embed_tokens.weight": target.embed.float()})
         tied, own = self.config.tie_word_embeddings, model.model.embed_tokens.weight
         model.lm_head.weight = own if tied else nn.Parameter(target.unembed.float())
         return model

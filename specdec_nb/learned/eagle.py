@@ -28,7 +28,8 @@ class EagleLayer(Trained):
     "One decoder layer over a word's embedding and a feature (Li et al. 2025, EAGLE-3, section 3)"
     def __init__(self, settings, words):
         super().__init__(settings, words)
-        d, heads, kv, size, inner = (settings[k] for k in ("d", "heads", "kv_heads", "head_dim", "inner"))
+        d, heads, kv, size, inner = (settings[k]
+                                     for k in ("d", "heads", "kv_heads", "head_dim", "inner"))
         def linear(a, b): return nn.Linear(a, b, bias=False)
         def norm(): return _Norm(d, settings["eps"])
         self.fuse = linear(3 * d, d)
@@ -36,7 +37,8 @@ class EagleLayer(Trained):
         self.qkv, self.out = linear(2 * d, (heads + 2 * kv) * size), linear(heads * size, d)
         self.gate_up, self.down = linear(d, 2 * inner), linear(inner, d)
         self.layers, self.inv_freq = tuple(settings["layers"]), torch.tensor(settings["inv_freq"])
-        if settings.get("direct"):                               # a word's own way into the residual stream: none at first
+        # a word's own way into the residual stream: none at first
+        if settings.get("direct"):
             self.enter = linear(d, d)
             nn.init.zeros_(self.enter.weight)
 
@@ -44,7 +46,8 @@ class EagleLayer(Trained):
         "The target's low, middle and upper hidden states as one"
         return self.fuse(torch.cat([hidden[i] for i in self.layers[:3]], -1).float())
 
-    def project(self, tokens, g, positions): # `[..., n]`, `[..., n, d]`, `[n]` -> q, k, v `[..., n, heads, head_dim]`
+    # `[..., n]`, `[..., n, d]`, `[n]` -> q, k, v `[..., n, heads, head_dim]`
+    def project(self, tokens, g, positions):
         "What a word and the feature before it ask, and what they offer"
         e = self.embed[tokens].float()
         return self.projected(self.qkv(torch.cat([self.norm_e(e), self.norm_g(g)], -1)), positions)
@@ -72,13 +75,15 @@ class EagleState(RowState):
     "One request: row j is word j + 1 and the target's feature of place j"
     def __init__(self, target, tokens, cache, asks=Asks()):
         super().__init__(target, tokens, cache, asks)
-        self.states, self.made = None, None # the target's of what has no row yet; the layer's own, of the rows scored last
+        # the target's of what has no row yet; the layer's own, of the rows scored last
+        self.states, self.made = None, None
 
     def learn(self,
         tokens, # new words of the text
         states, # `[n, 3 * d]`: what the target made of the word before each
     ):
-        "The text goes on. Of the rows scored last only the pending word's stays: the draft's were dreams"
+        """The text goes on. Of the rows scored last only the pending word's stays: the draft's were
+        dreams"""
         if self.scored is not None: self.cache.keep([0])
         waiting = len(self.tokens) - self.length
         if waiting: states = torch.cat([self.states[-waiting:], states])
@@ -87,18 +92,24 @@ class EagleState(RowState):
 
     def before(self, feed) -> torch.Tensor: # `[n, d]`
         "The feature before each word fed"
-        if feed.old: return self.made[[feed.below.parents[i] + 1 for i in range(feed.old - 1, len(feed.below))]]
-        rows = self.states[-(len(self.tokens) - self.length):][:feed.unread + (feed.draft is not None)]
+        if feed.old:
+            return self.made[[feed.below.parents[i] + 1
+                              for i in range(feed.old - 1, len(feed.below))]]
+        rows = self.states[-(len(self.tokens) - self.length) :][
+            : feed.unread + (feed.draft is not None)
+        ]
         return self.fused(rows)
 
     def fused(self, rows): return self.target.net.fuse(rows)
 
     def dream(self, feed, made):
         "Remember what the layer made of the pending word and of the draft"
-        if feed.draft is not None: self.made = torch.cat([self.made, made]) if feed.old else made[feed.unread:]
+        if feed.draft is not None:
+            self.made = torch.cat([self.made, made]) if feed.old else made[feed.unread:]
 
 class EagleTarget(RowTarget):
-    "EAGLE's layer in the role of a target. A draft grows by a level a call, since each word needs the state before it"
+    """EAGLE's layer in the role of a target. A draft grows by a level a call, since each word needs
+    the state before it"""
     window, layers = None, 0
     def __init__(self, net): self.net, self.device = net, net.head.device
     def open(self, prompt=(), asks=Asks()): return EagleState(self, prompt, self.new_cache(), asks)
@@ -112,13 +123,15 @@ class EagleTarget(RowTarget):
         tokens, positions, cache, wanted = stacked(feeds, self.device)
         g = self.net.entering(tokens, torch.cat([f.state.before(f) for f in feeds]))
         made = self.net.finish(g, cache.attend(0, *self.net.project(tokens, g, positions)))
-        for f, part in zip(feeds, made.split([len(f.tokens) for f in feeds])): f.state.dream(f, part)
+        for f, part in zip(feeds, made.split([len(f.tokens) for f in feeds])):
+            f.state.dream(f, part)
         if wanted is not None: made = made[wanted]
         return parted(feeds, self.net.predict(self.net.norm(made)) if len(made) else None, {})
 
 # %% ../../nbs/4_learning/23_eagle.ipynb #536e7134
 class EagleDrafting(TreeDrafting):
-    "One request of a drafter whose target is told the text and, after each call, what the model made of it"
+    """One request of a drafter whose target is told the text and, after each call, what the model
+    made of it"""
     def __init__(self, drafter, ctx, state,
         layers, # the hidden states that are told, side by side
     ):
@@ -126,7 +139,8 @@ class EagleDrafting(TreeDrafting):
         self.state, self.layers, self.news = drafter.target.open(), layers, []
         if state.prefilled.hidden: self.hear(state.prefilled.hidden, slice(None))
 
-    def hear(self, hidden, rows): self.news.append(torch.cat([hidden[i][rows] for i in self.layers], -1).float())
+    def hear(self, hidden, rows):
+        self.news.append(torch.cat([hidden[i][rows] for i in self.layers], -1).float())
     def observe(self, step): self.hear(step.scores.hidden, step.verdict.rows)
 
     def follow(self, text):
@@ -147,7 +161,9 @@ def _look(q, keys, values):
     B, T, heads, size = q.shape
     q = q.view(B, T, keys[0].shape[2], -1, size) * size ** -.5
     first = torch.einsum("btkgd,bukd->btkgu", q, keys[0])
-    first = first.masked_fill(torch.ones(T, T, dtype=torch.bool, device=q.device).triu(1)[:, None, None], float("-inf"))
+    first = first.masked_fill(
+        torch.ones(T, T, dtype=torch.bool, device=q.device).triu(1)[:, None, None], float("-inf")
+    )
     own = [(q * k[:, :, :, None]).sum(-1, keepdim=True) for k in keys[1:]]
     w = torch.cat([first, *own], -1).softmax(-1)
     seen = torch.einsum("btkgu,bukd->btkgd", w[..., :T], values[0])
@@ -162,16 +178,22 @@ class Eagle3(EagleLayer):
 
     @classmethod
     def of(cls, model, words, depth:int=3, direct:bool=False) -> "Eagle3":
-        """For a Hugging Face model, `depth` levels in training; of the Llama family: it begins as the model's last layer,
-        each query head with a key head of its own. `direct`: words have a matrix into the residual stream, too"""
+        """For a Hugging Face model, `depth` levels in training; of the Llama family: it begins
+        as the model's last layer,
+        each query head with a key head of its own. `direct`: words have a matrix into the
+        residual stream, too"""
         c, known = model.config.get_text_config(decoder=True), Llama.refuses(model.config) is None
         L, d, heads = c.num_hidden_layers, c.hidden_size, c.num_attention_heads
         size = getattr(c, "head_dim", None) or d // heads
         angles, scale = (1e4 ** -(torch.arange(0, size, 2) / size), 1.)
-        if known: angles, scale = model.model.rotary_emb.inv_freq, model.model.rotary_emb.attention_scaling
+        if known:
+            angles = model.model.rotary_emb.inv_freq
+            scale = model.model.rotary_emb.attention_scaling
         self = cls(dict(d=d, heads=heads, kv_heads=heads, head_dim=size,
-                        inner=getattr(c, "intermediate_size", None) or 4 * d, eps=getattr(c, "rms_norm_eps", 1e-5),
-                        layers=[min(2, L), L // 2, max(L - 3, 0), L], inv_freq=angles.tolist(), scale=scale, depth=depth, **dict(direct=True) if direct else {}), words)
+                        inner=getattr(c, "intermediate_size", None) or 4 * d,
+                        eps=getattr(c, "rms_norm_eps", 1e-5),
+                        layers=[min(2, L), L // 2, max(L - 3, 0), L], inv_freq=angles.tolist(),
+                        scale=scale, depth=depth, **dict(direct=True) if direct else {}), words)
         if known: self._copy(model.model.layers[-1], model.model.norm)
         return self
 
@@ -179,10 +201,14 @@ class Eagle3(EagleLayer):
     def _copy(self, layer, norm):
         a, m, d = layer.self_attn, layer.mlp, self.settings["d"]
         self.qkv.weight[:, :d] *= .1
-        self.qkv.weight[:, d:] = torch.cat([a.q_proj.weight, *(self._own(w.weight) for w in (a.k_proj, a.v_proj))])
+        self.qkv.weight[:,
+                        d:] = torch.cat([a.q_proj.weight,
+                                         *(self._own(w.weight) for w in (a.k_proj, a.v_proj))])
         self.gate_up.weight.copy_(torch.cat([m.gate_proj.weight, m.up_proj.weight]))
-        for mine, theirs in ((self.out, a.o_proj), (self.down, m.down_proj), (self.norm_g, layer.input_layernorm),
-                             (self.norm2, layer.post_attention_layernorm), (self.norm, norm)): mine.weight.copy_(theirs.weight)
+        for mine, theirs in ((self.out, a.o_proj), (self.down, m.down_proj), (self.norm, norm),
+                             (self.norm_g, layer.input_layernorm),
+                             (self.norm2, layer.post_attention_layernorm)):
+            mine.weight.copy_(theirs.weight)
         self.fuse.weight.zero_()[:, 2 * d:] = torch.eye(d)
 
     def _own(self, w): # `[kv_heads * head_dim, n]` -> `[heads * head_dim, n]`
@@ -191,19 +217,24 @@ class Eagle3(EagleLayer):
         return w.repeat_interleave(self.settings["heads"] // len(w), 0).flatten(0, 1)
 
     def widened(self) -> "Eagle3":
-        "The same function with a key head for each query head, as `of` makes it; itself if it has them"
+        """The same function with a key head for each query head, as `of` makes it; itself if it has
+        them"""
         s = self.settings
         if s["kv_heads"] == s["heads"]: return self
         twin, state = type(self)({**s, "kv_heads": s["heads"]}, self.words), self.state_dict()
-        q, k, v = state["qkv.weight"].split([n * s["head_dim"] for n in (s["heads"], s["kv_heads"], s["kv_heads"])])
+        q, k, v = state["qkv.weight"].split([n * s["head_dim"]
+                                             for n in (s["heads"], s["kv_heads"], s["kv_heads"])])
         twin.load_state_dict({**state, "qkv.weight": torch.cat([q, self._own(k), self._own(v)])})
         twin.target, twin.record = self.target, self.record
         return twin
 
-    def unroll(self, tokens, hidden, depth:int, g=None): # `[B, T]`, `{layer: [B, T, d]}`; `[B, T, d]`: instead of their features
-        "Training-time test: of each level the states `[B, T, d]`. At level s, row t foretells what follows word t + 1 + s"
+    # `[B, T]`, `{layer: [B, T, d]}`; `[B, T, d]`: instead of their features
+    def unroll(self, tokens, hidden, depth:int, g=None):
+        """Training-time test: of each level the states `[B, T, d]`. At level s, row t foretells
+        what follows word t + 1 + s"""
         g, keys, values = self.features(hidden) if g is None else g, [], []
-        for s in range(depth):                                  # rows whose word lies beyond the end are nobody's business
+        # rows whose word lies beyond the end are nobody's business
+        for s in range(depth):
             told = tokens.roll(-1 - s, 1)
             g = self.entering(told, g)
             q, k, v = self.project(told, g, torch.arange(tokens.shape[1], device=g.device) + s)

@@ -20,7 +20,8 @@ class _Same(nn.Module):
 
 @known_as("eagle")
 class Eagle1(Eagle3):
-    "EAGLE-1: foretell the next hidden state from the last and the word drawn from it (Li et al. 2024, section 3)"
+    """EAGLE-1: foretell the next hidden state from the last and the word drawn from it (Li et al.
+    2024, section 3)"""
     title = "An EAGLE-1 drafter"
     def __init__(self, settings, words):
         super().__init__(settings, words)
@@ -33,14 +34,19 @@ class Eagle1(Eagle3):
     @classmethod
     def of(cls, model, words, depth:int=3, direct:bool=False,
            told:bool=True, noise:float=.2, regress:float=1., share:float=.1) -> "Eagle1":
-        """For a Hugging Face model; `depth` levels are judged, the first is trained. `told`: of the word drawn.
+        """For a Hugging Face model; `depth` levels are judged, the first is trained. `told`: of
+        the word drawn.
         The loss is `regress` times the states' and `share` times the laws'"""
-        if direct: raise ValueError("EAGLE-1 mixes words into its residual stream already: direct has no place there")
+        if direct:
+            raise ValueError("EAGLE-1 mixes words into its residual stream already: direct has no "
+                             "place there")
         like = Eagle3.of(model, words, depth)
         L = like.layers[-1]
-        settings = dict(like.settings, layers=[L, L, L, L], told=told, noise=noise, regress=regress, share=share)
+        settings = dict(like.settings, layers=[L, L, L, L], told=told, noise=noise, regress=regress,
+                        share=share)
         self = cls(settings, words)
-        for name in ("out", "gate_up", "down", "norm2"): getattr(self, name).load_state_dict(getattr(like, name).state_dict())
+        for name in ("out", "gate_up", "down", "norm2"):
+            getattr(self, name).load_state_dict(getattr(like, name).state_dict())
         return self
 
     def features(self, hidden): return hidden[self.layers[-1]].float()
@@ -58,13 +64,15 @@ class Eagle1(Eagle3):
         noise = s["noise"] * (torch.rand(f.shape, device=f.device) - .5) * self.training
         [made] = self.unroll(batch["tokens"], batch["hidden"], 1, f + noise)
         logits, p = self.guesses(batch, made, 1)
-        total = s["share"] * objective(logits, p).mean() + s["regress"] * feature_loss(made[:, :-1], f[:, 1:])[real].mean()
+        total = (s["share"] * objective(logits, p).mean()
+                 + s["regress"] * feature_loss(made[:, :-1], f[:, 1:])[real].mean())
         with torch.no_grad(): return total, super().loss(batch, objective, decay)[1]
 
 # %% ../../nbs/4_learning/23b_eagle1.ipynb #58231962
 @register("eagle")
 class Eagle1Drafter(EagleDrafter):
-    "EAGLE-1 and 2: one layer that foretells states; a chain, a dynamic tree of so many nodes, or the shape of a `Draft` of ranks"
+    """EAGLE-1 and 2: one layer that foretells states; a chain, a dynamic tree of so many nodes, or
+    the shape of a `Draft` of ranks"""
     kind = "eagle"
     def __init__(self, network=None, k:int=4, tree=8, width:int=4):
         super().__init__(network, k, 8 if isinstance(tree, Draft) else tree, width)

@@ -19,7 +19,8 @@ from .network import LevelDrafter, Trained, known_as
 # %% ../../nbs/4_learning/22b_hydra.ipynb #3cf260fc
 @known_as("hydra")
 class Hydra(Trained):
-    "Heads on the last hidden state and the words since (Ankner et al. 2024, section 3): head k is told k + 1 words"
+    """Heads on the last hidden state and the words since (Ankner et al. 2024, section 3): head k is
+    told k + 1 words"""
     title = "Hydra heads"
     def __init__(self, settings, words):
         super().__init__(settings, words)
@@ -32,15 +33,18 @@ class Hydra(Trained):
 
     @classmethod
     def of(cls, model, words, heads:int=4, rank:int=None) -> "Hydra":
-        "For a Hugging Face model. `rank` None: as many weights as Medusa's heads have; 0: no bottleneck"
+        """For a Hugging Face model. `rank` None: as many weights as Medusa's heads have; 0: no
+        bottleneck"""
         if heads < 1: raise ValueError(f"need at least one head, got heads={heads}")
         c = model.config.get_text_config(decoder=True)
-        return cls(dict(d=c.hidden_size, heads=heads, rank=rank, layers=[c.num_hidden_layers]), words)
+        return cls(dict(d=c.hidden_size, heads=heads, rank=rank, layers=[c.num_hidden_layers]),
+                   words)
 
     @property
     def reach(self) -> int: return len(self.enter)
     @property
-    def hears(self) -> tuple: return self.layers                 # the states that drafting is told, side by side
+    # the states that drafting is told, side by side
+    def hears(self) -> tuple: return self.layers
 
     def after(self,
         h, # `[..., 1, d]`: the last hidden state of the text
@@ -48,11 +52,13 @@ class Hydra(Trained):
     ): # `[..., d]`
         "The state that foretells the next word"
         k, e = told.shape[-1] - 1, self.embed[told].float().flatten(-2)
-        return h[..., -1, :] + self.leave[k](F.silu(self.enter[k](torch.cat([h[..., -1, :], e], -1))))
+        return h[..., -1,
+                 :] + self.leave[k](F.silu(self.enter[k](torch.cat([h[..., -1, :], e], -1))))
 
     def guessed(self, batch):
         h, tokens = batch["hidden"][self.layers[-1]], batch["tokens"]
-        for k in range(self.reach):                              # a row whose words lie beyond the end is cut off
+        # a row whose words lie beyond the end is cut off
+        for k in range(self.reach):
             n = max(0, tokens.shape[1] - 1 - k)
             told = torch.stack([tokens[:, 1 + i:1 + i + n] for i in range(k + 1)], -1)
             yield self.guesses(batch, self.after(h[:, :n, None], told), 1 + k)
@@ -65,10 +71,12 @@ class PathState:
     def learn(self, text, states): # the text; `[n, d]`: new states, of its last words but one
         "The text goes on"
         seen = states if self.draft is None else torch.cat([self.states, states])
-        self.pending, self.states, self.draft, self.rows = text[-1], seen[-self.keep:], Draft(), None
+        self.pending, self.states, self.draft, self.rows = (text[-1], seen[-self.keep:], Draft(),
+                                                            None)
 
 class PathReader:
-    "A network that sees a path of words and the states before it, in the role of a target: nodes of one depth are answered together"
+    """A network that sees a path of words and the states before it, in the role of a target: nodes
+    of one depth are answered together"""
     window, max_nodes, branches, chunk = None, 256, True, 1
     def __init__(self, net): self.net = net
 
@@ -80,7 +88,8 @@ class PathReader:
             state.rows, state.draft = None if not old else state.rows, draft
             parts.append([] if not old else list(state.rows))
             for i in range(old - 1, len(draft)):
-                path = [state.pending, *(draft.tokens[n] for n in (draft.path(i) if i >= 0 else ()))]
+                path = [state.pending,
+                        *(draft.tokens[n] for n in (draft.path(i) if i >= 0 else ()))]
                 new.setdefault((len(path), len(state.states)), []).append((j, i + 1, state, path))
         made = {}
         for group in new.values():
@@ -95,7 +104,9 @@ class PathReader:
     def rows(self, group): # of `(state, path)`, paths of one length
         "Logits after each path"
         states, device = torch.stack([state.states for state, _ in group]), self.net.head.device
-        return self.net.predict(self.net.after(states, torch.tensor([path for _, path in group], device=device)))
+        return self.net.predict(self.net.after(states,
+                                               torch.tensor([path for _, path in group],
+                                                            device=device)))
 
 class PathDrafting(TreeDrafting):
     "One request: the target's states are heard, and kept as far as they are asked for"
@@ -104,7 +115,8 @@ class PathDrafting(TreeDrafting):
         self.state, self.news = PathState(drafter.target, drafter.net.settings.get("m", 1)), []
         if state.prefilled.hidden: self.hear(state.prefilled.hidden, slice(-self.state.keep, None))
 
-    def hear(self, hidden, rows): self.news.append(torch.cat([hidden[i][rows] for i in self.drafter.net.hears], -1).float())
+    def hear(self, hidden, rows):
+        self.news.append(torch.cat([hidden[i][rows] for i in self.drafter.net.hears], -1).float())
     def observe(self, step): self.hear(step.scores.hidden, step.verdict.rows)
 
     def follow(self, text):
@@ -113,7 +125,8 @@ class PathDrafting(TreeDrafting):
         return self.drafter.net.reach if self.state.draft is not None else 0
 
 class PathDrafter(LevelDrafter):
-    "Drafts with a network that sees paths: a chain drawn from its laws, or the best part of a dynamic tree"
+    """Drafts with a network that sees paths: a chain drawn from its laws, or the best part of a
+    dynamic tree"""
     reader:type = PathReader
     def begin(self, ctx, state): return PathDrafting(self, ctx, state)
 

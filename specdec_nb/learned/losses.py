@@ -51,4 +51,5 @@ def judge(logits, p) -> dict: # figures of one guess
     if logits.requires_grad: logits, p = logits[::8], p[::8]
     with torch.no_grad():
         agree = logits.argmax(-1) == p.argmax(-1)
-        return dict(top1=float(agree.float().mean()), overlap=float(1 - variation_loss(logits, p).mean()))
+        return dict(top1=float(agree.float().mean()),
+                    overlap=float(1 - variation_loss(logits, p).mean()))

@@ -20,14 +20,16 @@ from .network import Trained, TrainedDrafter, known_as
 # %% ../../nbs/4_learning/22_medusa.ipynb #d30878fa
 @known_as("medusa")
 class Medusa(Trained):
-    "Heads on the last hidden state: head k foretells the token k + 2 places on (Cai et al. 2024, section 2.1)"
+    """Heads on the last hidden state: head k foretells the token k + 2 places on (Cai et al. 2024,
+    section 2.1)"""
     title = "Medusa heads"
     def __init__(self, settings, words):
         super().__init__(settings, words)
         self.layers = tuple(settings["layers"])
         d, heads = settings["d"], settings["heads"]
         self.mix = nn.ModuleList(nn.Linear(d, d) for _ in range(heads))
-        for linear in self.mix.children():                       # at first each head is the target's own
+        # at first each head is the target's own
+        for linear in self.mix.children():
             nn.init.zeros_(linear.weight)
             nn.init.zeros_(linear.bias)
 
@@ -61,7 +63,8 @@ def rank_accuracies(
         for i in range(min(len(batches), most)):
             for k, (logits, p) in enumerate(net.guessed(batches[i])):
                 top, favourite = p.max(-1, keepdim=True)
-                sure = top > 1 - p.sum(-1, keepdim=True)         # else it may be a word the drafter does not have
+                # else it may be a word the drafter does not have
+                sure = top > 1 - p.sum(-1, keepdim=True)
                 right = sure & (logits.topk(ranks).indices == favourite)
                 hits.setdefault(k, []).append(right.float().cpu())
     found = [torch.cat(hits[k]) for k in sorted(hits)]
@@ -70,7 +73,8 @@ def rank_accuracies(
 # %% ../../nbs/4_learning/22_medusa.ipynb #2e458150
 @register("medusa")
 class MedusaDrafter(TrainedDrafter):
-    "Medusa: all heads at once, in a static tree built from their measured accuracies, or a chain drawn from their laws"
+    """Medusa: all heads at once, in a static tree built from their measured accuracies, or a chain
+    drawn from their laws"""
     kind = "medusa"
     def __init__(self, network=None, k:int=4, tree:int=8):
         super().__init__(network, k, tree)
@@ -129,7 +133,8 @@ class _Medusa(ModelDrafting):
         tokens, parents, at, s, best = [], [], {-1: -1}, {-1: self.s}, {}
         for i, (d, above, rank) in enumerate(zip(shape.depth, shape.parents, shape.tokens)):
             if above not in at: continue
-            place = d if s[above] is None else above             # a law that minds no words ranks once a head
+            # a law that minds no words ranks once a head
+            place = d if s[above] is None else above
             if place not in best: best[place] = self.likely(rows, d - 1, s[above], n)
             if rank >= len(best[place]): continue
             at[i], x = len(tokens), best[place][rank][0]

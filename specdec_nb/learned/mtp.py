@@ -28,11 +28,12 @@ def mtp_layers(
     model, # a Hugging Face model, whose checkpoint lies in a folder
     folder=None, # another folder
 ) -> dict: # `{name in the checkpoint: file}`
-    "The weights of the first MTP module in a model's checkpoint; empty if it ships none. ValueError if there is no folder to look into"
+    """The weights of the first MTP module in a model's checkpoint; empty if it ships none.
+    ValueError if there is no folder to look into"""
     folder = Path(folder or model.config.name_or_path)
     if not folder.is_dir():
-        raise ValueError(f"the MTP head lies in the model's checkpoint, and {str(folder)!r} is no folder: "
-                         "give the checkpoint's, drafter=MtpDrafter(folder=…)")
+        raise ValueError(f"the MTP head lies in the model's checkpoint, and {str(folder)!r} is no "
+                         "folder: give the checkpoint's, drafter=MtpDrafter(folder=…)")
     n, found = model.config.get_text_config(decoder=True).num_hidden_layers, {}
     mine = re.compile(rf"^(mtp\.|model\.layers\.{n}\.)")
     index = folder / "model.safetensors.index.json"
@@ -52,24 +53,30 @@ def load_mtp(
     model:Any, # a Hugging Face model
     folder=None, # of its checkpoint; None: where it was loaded from
 ): # transformers' `MtpModel`, with one layer
-    "The MTP head of a checkpoint. ValueError, by name, if it has none, if weights are missing, or if transformers is too old"
+    """The MTP head of a checkpoint. ValueError, by name, if it has none, if weights are missing, or
+    if transformers is too old"""
     name, found = type(model).__name__, mtp_layers(model, folder)
     if not any(key.endswith((".eh_proj.weight", "mtp.fc.weight")) for key in found):
-        raise ValueError(f"{name} in {folder or model.config.name_or_path} ships no MTP head: its checkpoint holds no "
-                         "mtp.fc, and no layer behind the last with an eh_proj. drafter=\"auto\" needs none")
+        raise ValueError(f"{name} in {folder or model.config.name_or_path} ships no MTP head: "
+                         "its checkpoint holds no mtp.fc, and no layer behind the last with "
+                         "an eh_proj. drafter=\"auto\" needs none")
     try: from transformers.modeling_layers import MtpModel
     except ImportError: raise ValueError("MTP heads need transformers 5.23 or newer") from None
     twin, config = copy.copy(model), copy.deepcopy(model.config)
     text = config.get_text_config(decoder=True)
     text.num_mtp_layers, config.name_or_path = 1, str(folder or model.config.name_or_path)
     for of in ("layer_types", "mlp_layer_types"):
-        if getattr(text, of, None) and not getattr(text, f"mtp_{of}", None): setattr(text, f"mtp_{of}", [_kind(text, of)])
-    twin.config, twin._keys_to_ignore_on_load_unexpected = config, [r"^mtp\.", rf"^model\.layers\.{text.num_hidden_layers}\."]
+        if getattr(text, of, None) and not getattr(text, f"mtp_{of}", None):
+            setattr(text, f"mtp_{of}", [_kind(text, of)])
+    twin.config = config
+    twin._keys_to_ignore_on_load_unexpected = [r"^mtp\.",
+                                               rf"^model\.layers\.{text.num_hidden_layers}\."]
     try: return MtpModel.from_pretrained(twin).eval().requires_grad_(False)
     except RuntimeError as e: raise ValueError(f"the MTP head of {name} is not whole: {e}") from e
 
 def _kind(text, of):
-    "The kind of layer that a module is: attention over all words, and experts where the last layer has them"
+    """The kind of layer that a module is: attention over all words, and experts where the last
+    layer has them"""
     return "full_attention" if of == "layer_types" else getattr(text, of)[-1]
 
 # %% ../../nbs/4_learning/23a_mtp.ipynb #d21e3565
@@ -84,7 +91,8 @@ class MtpTarget(RowTarget):
         self.mtp, self.vocab_size, self.branches = mtp, vocab_size, branches
         self.layer, self.device = mtp.layers[0], mtp.layers[0].eh_proj.weight.device
 
-    def open(self, prompt=(), asks=Asks()) -> MtpState: return MtpState(self, prompt, RowCache(), asks)
+    def open(self, prompt=(), asks=Asks()) -> MtpState:
+        return MtpState(self, prompt, RowCache(), asks)
     def forward(self, feeds): return [self._one(feed) for feed in feeds]
 
     @torch.no_grad()
@@ -92,26 +100,33 @@ class MtpTarget(RowTarget):
         cache, base, old = feed.state.cache, feed.state.length, feed.old
         cache.cut(base + old)
         tokens = torch.tensor([list(feed.tokens)], device=self.device)
-        positions = torch.tensor([[base, *(base + d for d in feed.below.depth)][old:]], device=self.device) + 1
+        positions = torch.tensor([[base, *(base + d for d in feed.below.depth)][old:]],
+                                 device=self.device) + 1
         embeds = self.mtp.embed_tokens(tokens)
-        seen = np.concatenate([np.ones((1 + len(feed.below), base), bool), feed.below.mask()], 1)[old:]
+        seen = np.concatenate([np.ones((1 + len(feed.below), base), bool), feed.below.mask()],
+                              1)[old:]
         turned = self.mtp.rotary_emb(embeds, position_ids=positions)
-        made = self.layer(embeds, feed.state.before(feed)[None].to(embeds.dtype), position_embeddings=turned,
-                          attention_mask=dressed(seen, self.mtp, self.device), position_ids=positions, past_key_values=cache)[0]
+        made = self.layer(embeds, feed.state.before(feed)[None].to(embeds.dtype),
+                          position_embeddings=turned,
+                          attention_mask=dressed(seen, self.mtp, self.device),
+                          position_ids=positions, past_key_values=cache)[0]
         feed.state.dream(feed, made)
         rows = made[feed.first:]
         return self.mtp.shared_head(rows) if len(rows) else None, {}
 
 @register("mtp")
 class MtpDrafter(Drafter):
-    "The MTP head that the target's checkpoint ships (DeepSeek-V3, GLM-4.5, Qwen3-Next): a chain, or the best part of a dynamic tree"
+    """The MTP head that the target's checkpoint ships (DeepSeek-V3, GLM-4.5, Qwen3-Next): a chain,
+    or the best part of a dynamic tree"""
     def __init__(self,
         folder=None, # the checkpoint; None: where the target was loaded from
         k:int=3, # levels at most
         tree:int=0, # nodes of a tree; 0: a chain
         width:int=4,
     ):
-        if k < 0 or tree < 0 or width < 1: raise ValueError(f"need k >= 0, tree >= 0 and width >= 1, got k={k}, tree={tree}, width={width}")
+        if k < 0 or tree < 0 or width < 1:
+            raise ValueError(f"need k >= 0, tree >= 0 and width >= 1, got k={k}, tree={tree}, "
+                             f"width={width}")
         self.folder, self.k, self.tree, self.width, self.least = folder, k, tree, width, 0.
         self.model, self.layers = None, ()
 
@@ -119,7 +134,8 @@ class MtpDrafter(Drafter):
         model = getattr(target, "model", None)
         if model is self.model and model is not None: return
         if not isinstance(model, PreTrainedModel):
-            raise ValueError(f"an MTP head is read for a Hugging Face model, as HFTarget(model), and not for {type(target).__name__}")
+            raise ValueError("an MTP head is read for a Hugging Face model, as HFTarget(model), "
+                             f"and not for {type(target).__name__}")
         self.target = MtpTarget(load_mtp(model, self.folder), target.vocab_size, target.branches)
         self.model, self.layers, self.asks = model, (target.layers,), Asks(hidden=(target.layers,))
         self.bridge = SameTokens(target.vocab_size, target.vocab_size)

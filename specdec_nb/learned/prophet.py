@@ -17,12 +17,14 @@ from .hydra import PathDrafter, PathReader
 
 # %% ../../nbs/4_learning/23d_prophet.ipynb #e3a02daf
 class PastLayer(nn.Module):
-    "A decoder layer for runs of rows, one behind each place of a text: a row sees its run so far, and states of the text"
+    """A decoder layer for runs of rows, one behind each place of a text: a row sees its run so far,
+    and states of the text"""
     def __init__(self, d:int, heads:int, size:int, inner:int):
         super().__init__()
         def linear(a, b): return nn.Linear(a, b, bias=False)
         self.heads, self.norm1, self.norm2 = heads, nn.RMSNorm(d), nn.RMSNorm(d)
-        self.q, self.kv, self.out = linear(d, heads * size), linear(d, 2 * heads * size), linear(heads * size, d)
+        self.q, self.kv = linear(d, heads * size), linear(d, 2 * heads * size)
+        self.out = linear(heads * size, d)
         self.up, self.down = linear(d, inner), linear(inner, d)
 
     def offered(self, x): # `[..., d]` -> keys and values `[..., heads, size]`
@@ -54,7 +56,8 @@ def _look(q, k, v, past, seen): # `[B, T, n, heads * size]`
 
 # %% ../../nbs/4_learning/23d_prophet.ipynb #2484f356
 class PastNetwork(Trained):
-    "Networks of `PastLayer`s, their `blocks`: runs behind each place of a text, which see the last `m` states, 0 for all"
+    """Networks of `PastLayer`s, their `blocks`: runs behind each place of a text, which see the
+    last `m` states, 0 for all"""
     blocks:Any
     def __init__(self, settings, words):
         super().__init__(settings, words)
@@ -63,8 +66,11 @@ class PastNetwork(Trained):
 
     @staticmethod
     def sizes(model, **settings) -> dict:
-        "The settings of a network for a Hugging Face model. ValueError for a reach below 1, or a negative window"
-        if settings["reach"] < 1 or settings["m"] < 0: raise ValueError(f"need reach >= 1 and m >= 0, got reach={settings['reach']}, m={settings['m']}")
+        """The settings of a network for a Hugging Face model. ValueError for a reach below 1, or a
+        negative window"""
+        if settings["reach"] < 1 or settings["m"] < 0:
+            raise ValueError(f"need reach >= 1 and m >= 0, got reach={settings['reach']}, "
+                             f"m={settings['m']}")
         c = model.config.get_text_config(decoder=True)
         d, heads = c.hidden_size, c.num_attention_heads
         size = getattr(c, "head_dim", None) or d // heads
@@ -99,17 +105,21 @@ class PastNetwork(Trained):
 # %% ../../nbs/4_learning/23d_prophet.ipynb #a24893a8
 @known_as("prophet")
 class Prophet(PastNetwork):
-    "A small transformer that starts from the target's last states (after lucidrains' prophet): of `m` of them, 0 for all"
+    """A small transformer that starts from the target's last states (after lucidrains' prophet): of
+    `m` of them, 0 for all"""
     title = "A prophet"
     def __init__(self, settings, words):
         super().__init__(settings, words)
         d, heads, size = (settings[k] for k in ("d", "heads", "head_dim"))
-        self.blocks = nn.ModuleList(PastLayer(d, heads, size, 2 * d) for _ in range(settings["depth"]))
-        self.enter, self.unsaid, self.norm = nn.Linear(d, d, bias=False), nn.Parameter(.02 * torch.randn(d)), nn.RMSNorm(d)
+        self.blocks = nn.ModuleList(PastLayer(d, heads, size, 2 * d)
+                                    for _ in range(settings["depth"]))
+        self.enter, self.unsaid = nn.Linear(d, d, bias=False), nn.Parameter(.02 * torch.randn(d))
+        self.norm = nn.RMSNorm(d)
 
     @classmethod
     def of(cls, model, words, reach:int=4, m:int=4, told:bool=True, depth:int=2) -> "Prophet":
-        "For a Hugging Face model: `reach` words foretold from the last `m` states (0: all), `told` of the words since or not"
+        """For a Hugging Face model: `reach` words foretold from the last `m` states (0: all),
+        `told` of the words since or not"""
         if depth < 1: raise ValueError(f"need depth >= 1, got depth={depth}")
         return cls(cls.sizes(model, depth=depth, m=m, reach=reach, told=told), words)
 
@@ -119,7 +129,8 @@ class Prophet(PastNetwork):
         at, # `[T]`: the positions of these states
         past, # what `past` made of the text's states
     ): # `[B, T, n, d]`: after each of the words, the state that foretells the next
-        words = self.enter(self.embed[told].float()) if self.settings["told"] else self.unsaid.expand(*told.shape, -1)
+        words = (self.enter(self.embed[told].float()) if self.settings["told"]
+                 else self.unsaid.expand(*told.shape, -1))
         x = torch.cat([h[:, :, None], words], 2)
         turn, seen = self.around(at, 0, x.shape[2], past)
         for block, offered in zip(self.blocks, past): x = block(x, turn, offered, seen)
@@ -134,31 +145,37 @@ class Prophet(PastNetwork):
         h, tokens = batch["hidden"][self.layers[-1]].float(), batch["tokens"]
         told = torch.stack([tokens.roll(-1 - k, 1) for k in range(self.reach)], -1)
         made = self.runs(h, told, torch.arange(h.shape[1], device=h.device), self.past(h))
-        for k in range(self.reach): yield self.guesses(batch, made[:, :, k], 1 + k)   # rows told words beyond the end are cut off
+        # rows told words beyond the end are cut off
+        for k in range(self.reach): yield self.guesses(batch, made[:, :, k], 1 + k)
 
 # %% ../../nbs/4_learning/23d_prophet.ipynb #fc7b963d
 class PastReader(PathReader):
-    "The same for a network that sees states of the text: what they offer is made once, not for every node"
+    """The same for a network that sees states of the text: what they offer is made once, not for
+    every node"""
     def rows(self, group): # of `(state, path)`, paths of one length
         "Logits after each path"
         for state, _ in group: self.recall(state)
         layers = zip(*(state.past for state, _ in group))
         past = [tuple(torch.cat(z) for z in zip(*layer)) for layer in layers]
         told = torch.tensor([path for _, path in group], device=self.net.head.device)
-        return self.net.predict(self.net.after(torch.stack([state.states for state, _ in group]), told, past))
+        return self.net.predict(self.net.after(torch.stack([state.states for state, _ in group]),
+                                               told, past))
 
     def recall(self, state):
-        "What a request's states offer, of each layer; where none is ever forgotten, that of new ones is added"
+        """What a request's states offer, of each layer; where none is ever forgotten, that of new
+        ones is added"""
         known = getattr(state, "known", None)
         if known is state.states: return
         old = 0 if known is None or state.keep else len(known)
         new = self.net.past(state.states[None, old:], old)
-        if old: new = [tuple(torch.cat(z, 1) for z in zip(*layer)) for layer in zip(state.past, new)]
+        if old:
+            new = [tuple(torch.cat(z, 1) for z in zip(*layer)) for layer in zip(state.past, new)]
         state.past, state.known = new, state.states
 
 @register("prophet")
 class ProphetDrafter(PathDrafter):
-    "A small transformer started from the target's last states: a chain drawn from its laws, or the best part of a dynamic tree"
+    """A small transformer started from the target's last states: a chain drawn from its laws, or
+    the best part of a dynamic tree"""
     kind = "prophet"
     reader = PastReader
 
@@ -170,15 +187,21 @@ def train_jointly(
     detach:bool=False, # leave the target out of the prophet's loss
     lr:float=2e-3,
 ) -> list: # of each step the target's loss and the prophet's
-    "Target and prophet on one text: L_main + L_prophet (lucidrains/speculative-decoding, `ModelWithProphetWrapper`)"
-    adam, told = torch.optim.AdamW([*model.parameters(), *net.parameters()], lr, betas=(.9, .95)), []
+    """Target and prophet on one text: L_main + L_prophet (lucidrains/speculative-decoding,
+    `ModelWithProphetWrapper`)"""
+    adam = torch.optim.AdamW([*model.parameters(), *net.parameters()], lr, betas=(.9, .95))
+    told = []
     for ids in map(torch.as_tensor, texts):
         out = model(input_ids=ids, labels=ids, output_hidden_states=True)
-        net.target = None                                        # the model that it fits is on the move
+        # the model that it fits is on the move
+        net.target = None
         net.join(Lender(model))
-        said, real = F.one_hot(ids.roll(-1, 1), net.vocab_size)[..., net.words].float(), torch.ones_like(ids, dtype=torch.bool)
-        real[:, -1] = False                                      # nobody knows what follows the last word
-        hidden = {i: out.hidden_states[i].detach() if detach else out.hidden_states[i] for i in net.layers}
+        said = F.one_hot(ids.roll(-1, 1), net.vocab_size)[..., net.words].float()
+        real = torch.ones_like(ids, dtype=torch.bool)
+        # nobody knows what follows the last word
+        real[:, -1] = False
+        hidden = {i: out.hidden_states[i].detach() if detach else out.hidden_states[i]
+                  for i in net.layers}
         loss = net.loss(dict(tokens=ids, real=real, hidden=hidden, p=said))[0]
         adam.zero_grad()
         (out.loss + loss).backward()

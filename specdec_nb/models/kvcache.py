@@ -17,29 +17,45 @@ def tree_masks(
     config, # the model's text configuration
     draft:Draft,
     base:int, # committed rows in the cache; also the position of the pending token
-) -> dict: # `{layer kind: [1+n, base+1+n] booleans}`, with the single key None where all layers are alike
+    # `{layer kind: [1+n, base+1+n] booleans}`, with the single key None where all layers are alike
+) -> dict:
     "Who sees whom, by kind of layer, for the pending token and a draft's nodes"
     position = np.array([base, *(base + d for d in draft.depth)])
     everyone = np.concatenate([np.arange(base), position])
     sees = np.concatenate([np.ones((len(draft) + 1, base), bool), draft.mask()], axis=1)
-    window, size = getattr(config, "sliding_window", None), getattr(config, "attention_chunk_size", None)
+    window = getattr(config, "sliding_window", None)
+    size = getattr(config, "attention_chunk_size", None)
     kinds = {"full_attention": lambda: sees,
              "sliding_attention": lambda: sees & (position[:, None] - everyone[None] < window),
-             "chunked_attention": lambda: sees & (position[:, None] // size == everyone[None] // size)}
-    if getattr(config, "layer_types", None): return {kind: kinds[kind]() for kind in set(config.layer_types)}
-    alone = "sliding_attention" if window is not None else "chunked_attention" if size is not None else "full_attention"
+             "chunked_attention": lambda: sees & (position[:, None] // size
+                                                  == everyone[None] // size)}
+    if getattr(config, "layer_types", None):
+        return {kind: kinds[kind]() for kind in set(config.layer_types)}
+    alone = ("sliding_attention" if window is not None else "chunked_attention" if size is not None
+             else "full_attention")
     return {None: kinds[alone]()}
 
 # %% ../../nbs/2_models/12_kvcache.ipynb #0833f750
 class KVCache:
-    "One request's keys and values of all layers: rows of one buffer, the first `length` of them the text. It attends to them"
-    def __init__(self, layers:int, kv_heads:int, head_dim:int, dtype=torch.float32, device="cpu", capacity:int=512,
-        config=None, # the model's text configuration, for windows and chunks; None: rows see all that is before them
-        kinds=None, # of each layer, as in `config.layer_types`
-        attention=grouped_attention, # who computes it
+    """One request's keys and values of all layers: rows of one buffer, the first `length` of them
+    the text. It attends to them"""
+    def __init__(
+        self,
+        layers: int,
+        kv_heads: int,
+        head_dim: int,
+        dtype=torch.float32,
+        device="cpu",
+        capacity: int = 512,
+        # the model's text configuration, for windows and chunks; None: rows see all that is before
+        # them
+        config=None,
+        kinds=None,  # of each layer, as in `config.layer_types`
+        attention=grouped_attention,  # who computes it
     ):
         self.rows = torch.empty(layers, 2, kv_heads, capacity, head_dim, dtype=dtype, device=device)
-        self.config, self.kinds, self.attention, self.length = config, kinds or [None] * layers, attention, 0
+        self.config, self.kinds = config, kinds or [None] * layers
+        self.attention, self.length = attention, 0
 
     def expect(self,
         draft, # what is scored below the first row that is not yet text
@@ -51,20 +67,27 @@ class KVCache:
             bigger = self.rows.new_empty(*self.rows.shape[:3], 2 * need, self.rows.shape[4])
             bigger[..., :self.used, :] = self.rows[..., :self.used, :]
             self.rows = bigger
-        self.masks, alone = {None: None}, n == 1 and not old and getattr(self.config, "sliding_window", None) is None
-        if not alone: self.masks = {kind: m[old:] for kind, m in tree_masks(self.config, draft, self.length).items()}
+        self.masks, alone = ({None: None},
+                             n == 1 and not old
+                             and getattr(self.config, "sliding_window", None) is None)
+        if not alone:
+            self.masks = {kind: m[old:]
+                          for kind, m in tree_masks(self.config, draft, self.length).items()}
         self.shown:dict = {}
 
-    def attend(self, i:int, q, k, v): # `[n, heads, head_dim]`, twice `[n, kv_heads, head_dim]` -> `[n, heads * head_dim]`
+    # `[n, heads, head_dim]`, twice `[n, kv_heads, head_dim]` -> `[n, heads * head_dim]`
+    def attend(self, i:int, q, k, v):
         "Write layer `i`'s new rows, and let each see what it may"
         keys, values = self.rows[i, :, :, :self.used + len(k)]
         keys[:, self.used:], values[:, self.used:] = k.transpose(0, 1), v.transpose(0, 1)
         kind = self.kinds[i] if self.kinds[i] in self.masks else None
-        if kind not in self.shown: self.shown[kind] = self._shown(self.masks[kind], q.shape[1] // k.shape[1])
+        if kind not in self.shown:
+            self.shown[kind] = self._shown(self.masks[kind], q.shape[1] // k.shape[1])
         return self.attention(q, keys, values, self.shown[kind])
 
     def _shown(self, mask, group):
-        "The mask once for each head of a group; as numbers to be added, which PyTorch would else write out in each layer"
+        """The mask once for each head of a group; as numbers to be added, which PyTorch would else
+        write out in each layer"""
         if mask is None: return None
         mask = torch.from_numpy(mask).to(self.rows.device).repeat(group, 1)
         if self.attention is not grouped_attention: return mask
@@ -87,7 +110,8 @@ class KVCache:
 
 class SideBySide:
     "The caches of several requests, for one pass over the rows of all of them"
-    def __init__(self, caches, sizes): self.caches, self.sizes = caches, sizes # how many rows each has in this pass
+    # how many rows each has in this pass
+    def __init__(self, caches, sizes): self.caches, self.sizes = caches, sizes
     def attend(self, i, q, k, v):
         parts = zip(self.caches, *(x.split(self.sizes) for x in (q, k, v)))
         return torch.cat([cache.attend(i, *rows) for cache, *rows in parts])

@@ -12,16 +12,17 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 from .machine import LANES, PANEL, TALLEST, entry, kernel, once, piece
-from .simd import (
-    brains, bytes_at, floats_at, form, fourth, halves, ints, vector_at, nibbles, outer, prefetch, put, scaled, singles, write,
-    tile, total, words32, zeros_like)
+from .simd import (brains, bytes_at, floats_at, form, fourth, halves, ints,
+                                    vector_at, nibbles, outer, prefetch, put, scaled, singles,
+                                    write, tile, total, words32, zeros_like)
 
 # %% ../../nbs/2_models/14c_linear.ipynb #8a574551
 LAYOUT = 1 # its version: what is packed otherwise is packed again
 FAR = 4096 # bytes ahead that are fetched
 F32, F16, BF16, Q4, Q8, Q6 = range(6) # how a matrix is stored
 DEEP = 1, 1, 1, 32, 32, 256 # weights of a column in one block
-SIZE = 4 * PANEL, 2 * PANEL, 2 * PANEL, 20 * PANEL, 34 * PANEL, 274 * PANEL # bytes of one block of a panel
+# bytes of one block of a panel
+SIZE = 4 * PANEL, 2 * PANEL, 2 * PANEL, 20 * PANEL, 34 * PANEL, 274 * PANEL
 
 # %% ../../nbs/2_models/14c_linear.ipynb #827ca3fb
 @piece
@@ -51,7 +52,8 @@ def q8(acc, x, xs, i, stride, K, w, o, c, far):
     for b in range(K // 32):
         ahead(w, o, 34 * PANEL, far)
         s = zeros_like(acc)
-        for k in range(32): s = outer(s, x, i + 32 * b + k, stride, ints(acc, w, o + PANEL * (2 + k) + c))
+        for k in range(32):
+            s = outer(s, x, i + 32 * b + k, stride, ints(acc, w, o + PANEL * (2 + k) + c))
         acc = scaled(acc, s, halves(acc, w, o + 2 * c))
         o += 34 * PANEL
     return acc
@@ -87,7 +89,9 @@ def q6(acc, x, xs, i, stride, K, w, o, c, far):
         t, k = zeros_like(acc), i + 256 * b
         for g in range(16):
             s = zeros_like(acc)
-            for j in range(16): s = outer(s, x, k + 16 * g + j, stride, ints(acc, w, o + PANEL * (18 + 16 * g + j) + c))
+            for j in range(16):
+                s = outer(s, x, k + 16 * g + j, stride,
+                          ints(acc, w, o + PANEL * (18 + 16 * g + j) + c))
             t = scaled(t, s, ints(acc, w, o + PANEL * (2 + g) + c))
         acc = scaled(acc, t, halves(acc, w, o + 2 * c))
         o += 274 * PANEL
@@ -103,7 +107,9 @@ def times(form, acc, x, xs, i, stride, K, w, o, c, far):
 @overload(times, jit_options=dict(forceinline=True))
 def _times(form, acc, x, xs, i, stride, K, w, o, c, far):
     tile_of = _TIMES[form.kind]
-    return lambda form, acc, x, xs, i, stride, K, w, o, c, far: tile_of(acc, x, xs, i, stride, K, w, o, c, far)
+    return lambda form, acc, x, xs, i, stride, K, w, o, c, far: tile_of(
+        acc, x, xs, i, stride, K, w, o, c, far
+    )
 
 # %% ../../nbs/2_models/14c_linear.ipynb #304d5cd4
 @kernel
@@ -114,8 +120,10 @@ def spread(form, x, xi, stride, xs, n, K, w, o, size, first, last, y, yi, ys, fa
         row, tiles = 0, (n + TALLEST - 1) // TALLEST
         while tiles > 0:
             rows = (n - row + tiles - 1) // tiles
-            fetch = far if row == 0 and rows > 2 else 0                         # few rows: the processor does it by itself
-            _rows(form, rows, x, xi + row * stride, stride, xs, K, w, at, y, to + row * ys, ys, fetch)
+            # few rows: the processor does it by itself
+            fetch = far if row == 0 and rows > 2 else 0
+            _rows(form, rows, x, xi + row * stride, stride, xs, K, w, at, y, to + row * ys, ys,
+                  fetch)
             row, tiles = row + rows, tiles - 1
 
 @piece
@@ -123,7 +131,8 @@ def _one(acc, form, c, x, i, stride, xs, K, w, o, y, yi, ys, far):
     put(times(form, acc, x, xs, i, stride, K, w, o, c, far), y, yi + c, ys)
 
 @kernel
-def _tall(acc, form, c, x, i, stride, xs, K, w, o, y, yi, ys, far):                     # a function of its own keeps its registers
+# a function of its own keeps its registers
+def _tall(acc, form, c, x, i, stride, xs, K, w, o, y, yi, ys, far):
     _one(acc, form, c, x, i, stride, xs, K, w, o, y, yi, ys, far)
 
 @kernel
@@ -134,8 +143,10 @@ def _rows(form, rows, x, i, stride, xs, K, w, o, y, yi, ys, far):
     else:
         for c in range(0, PANEL, LANES):
             if rows == 3: _tall(tile(3, LANES), form, c, x, i, stride, xs, K, w, o, y, yi, ys, far)
-            elif rows == 4: _tall(tile(4, LANES), form, c, x, i, stride, xs, K, w, o, y, yi, ys, far)
-            elif rows == 5: _tall(tile(5, LANES), form, c, x, i, stride, xs, K, w, o, y, yi, ys, far)
+            elif rows == 4:
+                _tall(tile(4, LANES), form, c, x, i, stride, xs, K, w, o, y, yi, ys, far)
+            elif rows == 5:
+                _tall(tile(5, LANES), form, c, x, i, stride, xs, K, w, o, y, yi, ys, far)
             else: _tall(tile(6, LANES), form, c, x, i, stride, xs, K, w, o, y, yi, ys, far)
 
 # %% ../../nbs/2_models/14c_linear.ipynb #f538c71c
@@ -144,7 +155,8 @@ _LESS = np.append(_ONCE[4:], np.zeros(4, np.float32))
 
 @kernel
 def prepare(x, xi, K, xp, xs, si):
-    "What `q4` takes instead of a row: a nibble is read with those below it, which the next ones' factors take back. And sums of 32"
+    """What `q4` takes instead of a row: a nibble is read with those below it, which the next ones'
+    factors take back. And sums of 32"""
     once, less = vector_at(_ONCE, 0, 16), vector_at(_LESS, 0, 16)
     for i in range(0, K, 32):
         a, b = vector_at(x, xi + i, 16), vector_at(x, xi + i + 16, 16)
@@ -156,15 +168,22 @@ def prepare(x, xi, K, xp, xs, si):
 @kernel
 def _apply(form, deep, size, x, stride, xs, n, K, w, first, last, y, ys):
     panel = K // deep * size
-    spread(form, floats_at(x), 0, stride, floats_at(xs), n, K, bytes_at(w), 0, panel, first, last, floats_at(y), 0, ys, FAR)
+    spread(form, floats_at(x), 0, stride, floats_at(xs), n, K, bytes_at(w), 0, panel, first, last,
+           floats_at(y), 0, ys, FAR)
 
 # %% ../../nbs/2_models/14c_linear.ipynb #87ac3b38
-def apply_f32(x, stride, xs, n, K, w, first, last, y, ys): _apply(form(0), 1, 4 * PANEL, x, stride, xs, n, K, w, first, last, y, ys)
-def apply_f16(x, stride, xs, n, K, w, first, last, y, ys): _apply(form(1), 1, 2 * PANEL, x, stride, xs, n, K, w, first, last, y, ys)
-def apply_bf16(x, stride, xs, n, K, w, first, last, y, ys): _apply(form(2), 1, 2 * PANEL, x, stride, xs, n, K, w, first, last, y, ys)
-def apply_q4(x, stride, xs, n, K, w, first, last, y, ys): _apply(form(3), 32, 20 * PANEL, x, stride, xs, n, K, w, first, last, y, ys)
-def apply_q8(x, stride, xs, n, K, w, first, last, y, ys): _apply(form(4), 32, 34 * PANEL, x, stride, xs, n, K, w, first, last, y, ys)
-def apply_q6(x, stride, xs, n, K, w, first, last, y, ys): _apply(form(5), 256, 274 * PANEL, x, stride, xs, n, K, w, first, last, y, ys)
+def apply_f32(x, stride, xs, n, K, w, first, last, y, ys):
+    _apply(form(0), 1, 4 * PANEL, x, stride, xs, n, K, w, first, last, y, ys)
+def apply_f16(x, stride, xs, n, K, w, first, last, y, ys):
+    _apply(form(1), 1, 2 * PANEL, x, stride, xs, n, K, w, first, last, y, ys)
+def apply_bf16(x, stride, xs, n, K, w, first, last, y, ys):
+    _apply(form(2), 1, 2 * PANEL, x, stride, xs, n, K, w, first, last, y, ys)
+def apply_q4(x, stride, xs, n, K, w, first, last, y, ys):
+    _apply(form(3), 32, 20 * PANEL, x, stride, xs, n, K, w, first, last, y, ys)
+def apply_q8(x, stride, xs, n, K, w, first, last, y, ys):
+    _apply(form(4), 32, 34 * PANEL, x, stride, xs, n, K, w, first, last, y, ys)
+def apply_q6(x, stride, xs, n, K, w, first, last, y, ys):
+    _apply(form(5), 256, 274 * PANEL, x, stride, xs, n, K, w, first, last, y, ys)
 
 _APPLY = apply_f32, apply_f16, apply_bf16, apply_q4, apply_q8, apply_q6 # by kind
 _SAID = "float32", "float16", "bfloat16", "four bits", "eight bits", "six bits"
@@ -174,12 +193,14 @@ _COMPILED:dict = {} # kind -> machine code
 def address_of(kind:int) -> int:
     "Where the machine code for a kind of matrix begins; compiled when first asked for"
     if kind not in _COMPILED:
-        _COMPILED[kind] = once(f"the kernel for {_SAID[kind]}", lambda: entry(_APPLY[kind], SIGNATURE))
+        _COMPILED[kind] = once(f"the kernel for {_SAID[kind]}",
+                               lambda: entry(_APPLY[kind], SIGNATURE))
     return _COMPILED[kind].address
 
 # %% ../../nbs/2_models/14c_linear.ipynb #45d02127
 def _side_by_side(a):
-    "`[N, blocks, ...]` -> `[N / PANEL, blocks, bytes]`: what PANEL rows have at the same place lies side by side"
+    """`[N, blocks, ...]` -> `[N / PANEL, blocks, bytes]`: what PANEL rows have at the same place
+    lies side by side"""
     a = a.reshape(-1, PANEL, *a.shape[1:])
     a = np.ascontiguousarray(np.moveaxis(a, 1, -1))
     return a.view(np.uint8).reshape(*a.shape[:2], -1)
@@ -187,15 +208,20 @@ def _side_by_side(a):
 def _q4_1(raw):
     "Blocks of 20 bytes: scale, minimum, 32 nibbles. Nibble j of word g becomes weight 4j + g"
     b = raw.reshape(len(raw), -1, 20)
-    heads, quarters = b[..., :4].copy().view(np.float16), b[..., 4:].reshape(*b.shape[:2], 4, 4).astype(np.uint32)
+    heads = b[..., :4].copy().view(np.float16)
+    quarters = b[..., 4:].reshape(*b.shape[:2], 4, 4).astype(np.uint32)
     shift = 4 * np.arange(4, dtype=np.uint32)[:, None]
-    return [heads, (((quarters & 15) << shift) | ((quarters >> 4) << (shift + 16))).sum(-2, dtype=np.uint32)]
+    return [
+        heads,
+        (((quarters & 15) << shift) | ((quarters >> 4) << (shift + 16))).sum(-2, dtype=np.uint32),
+    ]
 
 def _q4_0(raw):
     "Blocks of 18 bytes: a scale d, 32 nibbles q; a weight is d (q - 8)"
     b = raw.reshape(len(raw), -1, 18)
     d = b[..., :2].copy().view(np.float16)
-    return _q4_1(np.concatenate([b[..., :2], (d * np.float16(-8)).view(np.uint8), b[..., 2:]], -1).reshape(len(raw), -1))
+    return _q4_1(np.concatenate([b[..., :2], (d * np.float16(-8)).view(np.uint8), b[..., 2:]],
+                                -1).reshape(len(raw), -1))
 
 def _q8_0(raw):
     "Blocks of 34 bytes: a scale, 32 signed bytes"
@@ -205,22 +231,27 @@ def _q8_0(raw):
 def _q6_k(raw):
     "Blocks of 210 bytes: 256 low halves, 256 quarters on top, 16 scales, and a scale of these"
     b = raw.reshape(len(raw), -1, 210)
-    low, high = b[..., :128].reshape(*b.shape[:2], 2, 1, 64), b[..., 128:192].reshape(*b.shape[:2], 2, 1, 32)
+    low = b[..., :128].reshape(*b.shape[:2], 2, 1, 64)
+    high = b[..., 128:192].reshape(*b.shape[:2], 2, 1, 32)
     low = (low >> np.array([0, 4], np.uint8)[:, None]) & 15
     high = (high >> np.array([0, 2, 4, 6], np.uint8)[:, None]) & 3
-    q = (low.reshape(*b.shape[:2], 256) | (high.reshape(*b.shape[:2], 256) << 4)).astype(np.int8) - np.int8(32)
+    q = (low.reshape(*b.shape[:2],
+                     256) | (high.reshape(*b.shape[:2], 256) << 4)).astype(np.int8) - np.int8(32)
     return [b[..., 208:].copy().view(np.float16), b[..., 192:208].view(np.int8), q]
 
-BLOCKS = {"Q4_1": (Q4, _q4_1), "Q4_0": (Q4, _q4_0), "Q8_0": (Q8, _q8_0), "Q6_K": (Q6, _q6_k)} # GGUF's name: kind, parts
+# GGUF's name: kind, parts
+BLOCKS = {"Q4_1": (Q4, _q4_1), "Q4_0": (Q4, _q4_0), "Q8_0": (Q8, _q8_0), "Q6_K": (Q6, _q6_k)}
 
 def panels(
     stored, # a GGUF format's name, or None for numbers
     rows, # `[N, bytes]`, or `[N, K]` float32, float16, or bfloat16 as uint16
 ) -> tuple: # `(kind, [N / PANEL, blocks, bytes])`, N rounded up with zeros
     "A matrix as kernels read it, no number changed"
-    if short := -len(rows) % PANEL: rows = np.concatenate([rows, np.zeros((short, rows.shape[1]), rows.dtype)])
+    if short := -len(rows) % PANEL:
+        rows = np.concatenate([rows, np.zeros((short, rows.shape[1]), rows.dtype)])
     if stored is None:
-        kind = {np.dtype(np.float32): F32, np.dtype(np.float16): F16, np.dtype(np.uint16): BF16}[rows.dtype]
+        kind = {np.dtype(np.float32): F32, np.dtype(np.float16): F16,
+                np.dtype(np.uint16): BF16}[rows.dtype]
         return kind, _side_by_side(rows)
     kind, parts = BLOCKS[stored]
     return kind, np.concatenate([_side_by_side(part) for part in parts(rows)], -1)

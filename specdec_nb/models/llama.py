@@ -42,9 +42,12 @@ def grouped_attention(
     q, # `[n, heads, d]`
     keys, # `[kv_heads, L, d]`
     values, # `[kv_heads, L, d]`
-    mask=None, # `[group * n, L]` booleans or what they add, the rows' mask once for each head of a group; None: all see all
+    # `[group * n, L]` booleans or what they add, the rows' mask once for each head of a group;
+    # None: all see all
+    mask=None,
 ): # `[n, heads * d]`
-    "Attention of grouped heads without copies of keys: heads that share a key head are more rows of it"
+    """Attention of grouped heads without copies of keys: heads that share a key head are more rows
+    of it"""
     n, heads, d = q.shape
     kv, group = len(keys), heads // len(keys)
     q = q.view(n, kv, group, d).permute(1, 2, 0, 3).reshape(1, kv, group * n, d)
@@ -64,16 +67,20 @@ def as_half(
     "A matrix scaled by a power of two such that every entry is a float16 number"
     def exact(w): return bool((half := w.half()).isfinite().all()) and torch.equal(half.float(), w)
     if exact(weight): return weight, 1.
-    scale = 2. ** (15 - math.frexp(float(weight.abs().max()))[1])           # brings the largest just below 2 ** 15
+    # brings the largest just below 2 ** 15
+    scale = 2. ** (15 - math.frexp(float(weight.abs().max()))[1])
     scaled = weight * scale
     return (scaled, scale) if exact(scaled) else None
 
 def _in_half(weight, bias):
-    "FBGEMM's layout in float16: half the bytes, single precision in all sums. None if a weight would be rounded"
+    """FBGEMM's layout in float16: half the bytes, single precision in all sums. None if a weight
+    would be rounded"""
     if weight.dtype != torch.float32 or (half := as_half(weight)) is None: return None
     (scaled, scale), linear = half, torch.ops.quantized.linear_dynamic_fp16.default
-    linear = getattr(linear, "_op", linear)                                       # called at once, without first asking whether it is being traced
-    packed = torch.ops.quantized.linear_prepack_fp16(scaled.contiguous(), None if bias is None else bias * scale)
+    # called at once, without first asking whether it is being traced
+    linear = getattr(linear, "_op", linear)
+    packed = torch.ops.quantized.linear_prepack_fp16(scaled.contiguous(),
+                                                     None if bias is None else bias * scale)
     def apply(x, plus=None):
         if plus is not None: return torch.add(plus, linear(x, packed), alpha=1 / scale)
         return linear(x, packed) if scale == 1 else linear(x, packed).mul_(1 / scale)
@@ -83,21 +90,27 @@ def _in_blocks(weight, bias):
     "oneDNN's layout"
     if weight.dtype not in (torch.float32, torch.bfloat16): return None
     packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous())
-    alone, adding = torch.ops.mkldnn._linear_pointwise.default, torch.ops.mkldnn._linear_pointwise.binary
-    return lambda x, plus=None: alone(x, packed, bias, "none", [], "") if plus is None else adding(x, plus, packed, bias, "add")
+    alone = torch.ops.mkldnn._linear_pointwise.default
+    adding = torch.ops.mkldnn._linear_pointwise.binary
+    return lambda x, plus=None: alone(x, packed, bias, "none", [],
+                                      "") if plus is None else adding(x, plus, packed, bias, "add")
 
 def pack(
     weight, # `[m, n]`
     bias=None, # `[m]` or None
 ): # a function: `[rows, n]`, and perhaps `[rows, m]` to be added -> `[rows, m]`
-    "A linear map, its weight laid out once as the processor reads it fastest; `F.linear` where PyTorch has no such layout"
+    """A linear map, its weight laid out once as the processor reads it fastest; `F.linear` where
+    PyTorch has no such layout"""
     for layout in (_in_half, _in_blocks) if weight.device.type == "cpu" else ():
         try:
             if apply := layout(weight, bias):
                 apply(weight.new_zeros(1, weight.shape[1]), weight.new_zeros(1, len(weight)))
                 return apply
-        except (AttributeError, RuntimeError, NotImplementedError): pass       # operators not of PyTorch's public face: they may be missing
-    return lambda x, plus=None: F.linear(x, weight, bias) if plus is None else plus + F.linear(x, weight, bias)
+        # operators not of PyTorch's public face: they may be missing
+        except (AttributeError, RuntimeError, NotImplementedError): pass
+    return lambda x, plus=None: (
+        F.linear(x, weight, bias) if plus is None else plus + F.linear(x, weight, bias)
+    )
 
 # %% ../../nbs/2_models/11_llama.ipynb #56fde51f
 @dataclass
@@ -109,7 +122,8 @@ class Block:
     norm2: torch.Tensor
     gate_up: object
     down: object
-    qk_norm: torch.Tensor | None = None # `[heads + kv_heads, head_dim]`: Qwen3 normalises queries and keys
+    # `[heads + kv_heads, head_dim]`: Qwen3 normalises queries and keys
+    qk_norm: torch.Tensor | None = None
 
 def _fuse(*layers):
     "Linear layers on one input as a single packed map"
@@ -121,10 +135,11 @@ def _block(layer):
     a, m, qk_norm = layer.self_attn, layer.mlp, None
     if hasattr(a, "q_norm"):
         pairs = ((a.q_norm.weight, a.q_proj.out_features), (a.k_norm.weight, a.k_proj.out_features))
-        qk_norm = torch.cat([norm.detach().expand(width // a.head_dim, -1) for norm, width in pairs])
-    return Block(layer.input_layernorm.weight.detach(), _fuse(a.q_proj, a.k_proj, a.v_proj), _fuse(a.o_proj),
-                 layer.post_attention_layernorm.weight.detach(), _fuse(m.gate_proj, m.up_proj),
-                 _fuse(m.down_proj), qk_norm)
+        qk_norm = torch.cat([norm.detach().expand(width // a.head_dim, -1)
+                             for norm, width in pairs])
+    return Block(layer.input_layernorm.weight.detach(), _fuse(a.q_proj, a.k_proj, a.v_proj),
+                 _fuse(a.o_proj), layer.post_attention_layernorm.weight.detach(),
+                 _fuse(m.gate_proj, m.up_proj), _fuse(m.down_proj), qk_norm)
 
 # %% ../../nbs/2_models/11_llama.ipynb #561543d3
 def _refusal(config):
@@ -134,11 +149,13 @@ def _refusal(config):
         return f"{config.model_type} is not a Llama-type architecture known here"
     if rope in ("dynamic", "longrope"):
         return f"rotary angles of type {rope} depend on how many tokens a call holds"
-    return None if config.hidden_act == "silu" else f"its activation is {config.hidden_act}, not silu"
+    return (None if config.hidden_act == "silu"
+            else f"its activation is {config.hidden_act}, not silu")
 
 def _kinds(config):
     "Of each layer: how far back it looks"
-    alone = "full_attention" if getattr(config, "sliding_window", None) is None else "sliding_attention"
+    alone = "full_attention" if getattr(config, "sliding_window",
+                                        None) is None else "sliding_attention"
     return getattr(config, "layer_types", None) or [alone] * config.num_hidden_layers
 
 # %% ../../nbs/2_models/11_llama.ipynb #f456e9b7
@@ -147,12 +164,18 @@ class Llama:
 
     Made `from_hf`; `Llama.refuses(config)` says why an architecture is not one of these.
     """
-    def __init__(self, config, embed, blocks, norm, head, inv_freq, scale, generation_config=None, unembed=None):
-        self.config, self.embed, self.blocks, self.norm, self.head = config, embed, blocks, norm, head
-        self.unembed = embed if unembed is None else unembed     # the head's matrix as it was, for drafters that borrow it
-        self.inv_freq, self.scale, self.generation_config = inv_freq.float(), scale, generation_config
+    def __init__(self, config, embed, blocks, norm, head, inv_freq, scale, generation_config=None,
+                 unembed=None):
+        self.config, self.embed = config, embed
+        self.blocks, self.norm = blocks, norm
+        self.head = head
+        # the head's matrix as it was, for drafters that borrow it
+        self.unembed = embed if unembed is None else unembed
+        self.inv_freq, self.scale = inv_freq.float(), scale
+        self.generation_config = generation_config
         self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
-        self.eps = torch.tensor(config.rms_norm_eps, dtype=torch.promote_types(embed.dtype, torch.float32))
+        self.eps = torch.tensor(config.rms_norm_eps,
+                                dtype=torch.promote_types(embed.dtype, torch.float32))
         self.head_dim = getattr(config, "head_dim", None) or config.hidden_size // self.heads
         self.dtype, self.device, self.vocab_size = embed.dtype, embed.device, config.vocab_size
         self.kinds, self.attend = _kinds(config), attention_on(self.device)
@@ -161,14 +184,20 @@ class Llama:
     def forward(self,
         tokens, # `[n]` LongTensor
         positions, # `[n]` LongTensor
-        cache, # `attend(i, q, k, v)`: takes layer i's new rows, returns what each has seen, `[n, heads * head_dim]`
+        # `attend(i, q, k, v)`: takes layer i's new rows, returns what each has seen, `[n, heads *
+        # head_dim]`
+        cache,
         logits=None, # the rows whose logits are wanted, a LongTensor; None: all
-        hidden:dict=None, # keys are layers; gets what enters each, `[n, d]`; key `n_layers`: what leaves the last norm
+        # keys are layers; gets what enters each, `[n, d]`; key `n_layers`: what leaves the last
+        # norm
+        hidden:dict=None,
     ): # `[m, V]` logits of the rows wanted; None if there are none
         "One pass over `n` rows, whosever they are"
         n, x, eps = len(tokens), self.embed[tokens], self.eps
-        heads, turning = self.heads, self.heads + self.kv_heads             # queries; queries and keys
-        turn, hidden = rotation(positions, self.inv_freq, self.scale, x.dtype), {} if hidden is None else hidden
+        # queries; queries and keys
+        heads, turning = self.heads, self.heads + self.kv_heads
+        turn = rotation(positions, self.inv_freq, self.scale, x.dtype)
+        hidden = {} if hidden is None else hidden
         for i, b in enumerate(self.blocks):
             if i in hidden: hidden[i] = x
             qkv = b.qkv(rms_norm(x, b.norm1, eps)).view(n, -1, self.head_dim)
@@ -193,6 +222,7 @@ class Llama:
             raise ValueError(f"{why}: use it through HFTarget, which takes any decoder")
         body = model.model
         blocks = [_block(layer) for layer in body.layers]
-        return cls(model.config, body.embed_tokens.weight.detach(), blocks, body.norm.weight.detach(),
-                   pack(model.lm_head.weight.detach()), body.rotary_emb.inv_freq,
-                   body.rotary_emb.attention_scaling, model.generation_config, model.lm_head.weight.detach())
+        return cls(model.config, body.embed_tokens.weight.detach(), blocks,
+                   body.norm.weight.detach(), pack(model.lm_head.weight.detach()),
+                   body.rotary_emb.inv_freq, body.rotary_emb.attention_scaling,
+                   model.generation_config, model.lm_head.weight.detach())

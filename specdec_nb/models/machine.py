@@ -49,7 +49,8 @@ else: PANEL, LANES, TALLEST = 32, 16, 6 # 32 registers of 4
 KERNELS = ("machine", "simd", "linear", "selfattention", "forward")
 
 def _folder():
-    "Where compiled code is kept: one folder for each version of these modules, of numba and of Python"
+    """Where compiled code is kept: one folder for each version of these modules, of numba and of
+    Python"""
     sources = [Path(__file__).with_name(f"{name}.py") for name in KERNELS]
     said = [numba.__version__, sys.version, *(p.read_text() for p in sources if p.exists())]
     return cache_folder() / "kernels" / sha1("\0".join(said).encode()).hexdigest()[:12]
@@ -63,7 +64,8 @@ def once(what:str, work): # what `work` returns
     print(f"Compiling {what} for this processor, once …", file=sys.stderr, flush=True)
     done = work()
     try: mark.parent.mkdir(parents=True, exist_ok=True); mark.touch()
-    except OSError: pass                                                        # a disk that is full: said again next time
+    # a disk that is full: said again next time
+    except OSError: pass
     return done
 
 def kernel(f):
@@ -82,7 +84,8 @@ def entry(
     known = f.__module__.startswith("specdec_nb.")
     before, config.CACHE_DIR = config.CACHE_DIR, str(_folder()) if known else config.CACHE_DIR
     try:
-        if signature is not None: return cfunc(signature, nopython=True, error_model="numpy", cache=known)(f)
+        if signature is not None:
+            return cfunc(signature, nopython=True, error_model="numpy", cache=known)(f)
         return njit(nogil=True, boundscheck=False, error_model="numpy", cache=known)(f)
     finally: config.CACHE_DIR = before
 

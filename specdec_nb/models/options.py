@@ -15,44 +15,62 @@ import copy
 import warnings
 import torch
 from transformers import GenerationConfig
-from transformers.generation import (EncoderNoRepeatNGramLogitsProcessor, EncoderRepetitionPenaltyLogitsProcessor, EosTokenCriteria,
-                                     GenerationMixin, MaxLengthCriteria, MinPLogitsWarper, NoBadWordsLogitsProcessor, NoRepeatNGramLogitsProcessor,
-                                     PrefixConstrainedLogitsProcessor, RepetitionPenaltyLogitsProcessor, SequenceBiasLogitsProcessor,
-                                     StopStringCriteria, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper)
+from transformers.generation import (EncoderNoRepeatNGramLogitsProcessor,
+                                     EncoderRepetitionPenaltyLogitsProcessor, EosTokenCriteria,
+                                     GenerationMixin, MaxLengthCriteria, MinPLogitsWarper,
+                                     NoBadWordsLogitsProcessor, NoRepeatNGramLogitsProcessor,
+                                     PrefixConstrainedLogitsProcessor,
+                                     RepetitionPenaltyLogitsProcessor, SequenceBiasLogitsProcessor,
+                                     StopStringCriteria, TemperatureLogitsWarper, TopKLogitsWarper,
+                                     TopPLogitsWarper)
 from ..sampling import Law
 from ..stops import Stop
 
 # %% ../../nbs/2_models/13a_options.ipynb #46bb5a12
 class HFProcessors:
-    "Logits processors as a function of prefix and row; `pure` if all of them are the library's own, and ask nobody else"
-    def __init__(self, processors, prompt, visible, record=False, bare=None): # bare: the prompt as those see it that count no tokens
-        self.processors, self.prompt, self.visible, self.record, self.seen, self.bare = processors, prompt, visible, record, {}, bare
-        self.pure = all(type(p).__module__.startswith("transformers.") and type(p) not in _ASKS_OTHERS for p in processors)
+    """Logits processors as a function of prefix and row; `pure` if all of them are the library's
+    own, and ask nobody else"""
+    # bare: the prompt as those see it that count no tokens
+    def __init__(self, processors, prompt, visible, record=False, bare=None):
+        self.processors, self.prompt = processors, prompt
+        self.visible, self.record = visible, record
+        self.seen, self.bare = {}, bare
+        self.pure = all(type(p).__module__.startswith("transformers.")
+                        and type(p) not in _ASKS_OTHERS for p in processors)
     def __call__(self, prefix, row):
         ids = _whole(self.prompt, prefix, self.visible)
         raw = scores = torch.tensor(row, dtype=torch.float32, device=ids.device)[None]
         text = ids if self.bare is None else _whole(self.bare, prefix, self.visible)
-        for process in self.processors: scores = process(text if type(process) in _COUNT_NOTHING else ids, scores)
+        for process in self.processors:
+            scores = process(text if type(process) in _COUNT_NOTHING else ids, scores)
         if self.record: self.seen[tuple(prefix)] = raw, scores
         return scores[0].cpu().numpy()
 
 _ASKS_OTHERS = {PrefixConstrainedLogitsProcessor}
-_COUNT_NOTHING = {RepetitionPenaltyLogitsProcessor, NoRepeatNGramLogitsProcessor, SequenceBiasLogitsProcessor, NoBadWordsLogitsProcessor}
+_COUNT_NOTHING = {RepetitionPenaltyLogitsProcessor, NoRepeatNGramLogitsProcessor,
+                  SequenceBiasLogitsProcessor, NoBadWordsLogitsProcessor}
 
 def for_row(
     processors, # of a call
     row:int, # of its batch
     rows:int, # that it has
-    prompt=None, # `[1, l]` the row's tokens, without padding; None: what processors keep are an encoder's texts
+    # `[1, l]` the row's tokens, without padding; None: what processors keep are an encoder's texts
+    prompt=None,
 ) -> list:
-    "The processors of one row, which see that row alone. ValueError for one with a memory that cannot be copied"
+    """The processors of one row, which see that row alone. ValueError for one with a memory that
+    cannot be copied"""
     def mine(p):
         if type(p) is PrefixConstrainedLogitsProcessor:
-            return PrefixConstrainedLogitsProcessor(lambda _, text: p._prefix_allowed_tokens_fn(row, text), 1)
-        if rows > 1 and type(p) in _PROMPTS: return _sliced(p, row, rows) if prompt is None else _PROMPTS[type(p)](p, prompt)
+            return PrefixConstrainedLogitsProcessor(
+                lambda _, text: p._prefix_allowed_tokens_fn(row, text), 1
+            )
+        if rows > 1 and type(p) in _PROMPTS:
+            return _sliced(p, row, rows) if prompt is None else _PROMPTS[type(p)](p, prompt)
         if rows == 1 or type(p).__module__.startswith("transformers."): return p
         try: return copy.deepcopy(p)
-        except Exception as e: raise ValueError(f"{type(p).__name__} cannot be copied, and each row of a batch needs its own: {e}") from e
+        except Exception as e:
+            raise ValueError(f"{type(p).__name__} cannot be copied, and each row of a batch needs "
+                             f"its own: {e}") from e
     return list(map(mine, processors))
 
 def _with(p, **changes):
@@ -60,32 +78,48 @@ def _with(p, **changes):
     vars(twin).update(changes)
     return twin
 
-_KEPT = {EncoderRepetitionPenaltyLogitsProcessor: "encoder_input_ids", EncoderNoRepeatNGramLogitsProcessor: "generated_ngrams",
+_KEPT = {EncoderRepetitionPenaltyLogitsProcessor: "encoder_input_ids",
+         EncoderNoRepeatNGramLogitsProcessor: "generated_ngrams",
          RepetitionPenaltyLogitsProcessor: "prompt_ignore_length"}
 
 def _sliced(p, row, rows):
-    "A processor that keeps something of each text, with that of one row; several rows may have one text"
+    """A processor that keeps something of each text, with that of one row; several rows may have
+    one text"""
     kept = getattr(p, _KEPT[type(p)])
     if not hasattr(kept, "__len__"): return p
     at = row * len(kept) // rows
     return _with(p, **{_KEPT[type(p)]: kept[at:at + 1], "batch_size": 1})
 
 def _unpadded(p, prompt):
-    "A penalty that knows where each row's padding ends, for a text without; a number that somebody chose is kept"
-    return _with(p, prompt_ignore_length=None) if torch.is_tensor(getattr(p, "prompt_ignore_length", None)) else p
+    """A penalty that knows where each row's padding ends, for a text without; a number that
+    somebody chose is kept"""
+    return (
+        _with(p, prompt_ignore_length=None)
+        if torch.is_tensor(getattr(p, "prompt_ignore_length", None))
+        else p
+    )
 
-_PROMPTS = { # what keeps something of each prompt -> the same with that of one row
+_PROMPTS = {  # what keeps something of each prompt -> the same with that of one row
     EncoderRepetitionPenaltyLogitsProcessor: lambda p, prompt: _with(p, encoder_input_ids=prompt),
-    EncoderNoRepeatNGramLogitsProcessor: lambda p, prompt: EncoderNoRepeatNGramLogitsProcessor(p.ngram_size, prompt),
-    RepetitionPenaltyLogitsProcessor: _unpadded}
+    EncoderNoRepeatNGramLogitsProcessor: lambda p, prompt: EncoderNoRepeatNGramLogitsProcessor(
+        p.ngram_size, prompt
+    ),
+    RepetitionPenaltyLogitsProcessor: _unpadded,
+}
 
 def _whole(prompt, text, visible):
-    "The text as the user sees it: the prompt with its padding, then what came after the `visible` tokens of it"
-    return torch.cat([prompt, torch.tensor([text[visible:]], dtype=torch.long, device=prompt.device)], 1)
+    """The text as the user sees it: the prompt with its padding, then what came after the `visible`
+    tokens of it"""
+    return torch.cat([prompt,
+                      torch.tensor([text[visible:]], dtype=torch.long, device=prompt.device)], 1)
 
 # %% ../../nbs/2_models/13a_options.ipynb #77d7a7fa
-WARPERS = {TemperatureLogitsWarper: "temperature", TopKLogitsWarper: "top_k", TopPLogitsWarper: "top_p",
-           MinPLogitsWarper: "min_p"} # in the order that `Law` applies them
+WARPERS = {
+    TemperatureLogitsWarper: "temperature",
+    TopKLogitsWarper: "top_k",
+    TopPLogitsWarper: "top_p",
+    MinPLogitsWarper: "min_p",
+}  # in the order that `Law` applies them
 
 def law_of(
     processors, # what `model.generate` prepared, in its order
@@ -93,16 +127,23 @@ def law_of(
     prompt, # `[1, L]` the prompt's ids, padding included
     visible:int, # how many of them the model sees
     record:bool=False, # remember the rows that were asked for, before and after the processors
-    bare=None, # `[1, l]` the same without the padding that only makes it as long as its neighbours; hidden from who counts no tokens
+    # `[1, l]` the same without the padding that only makes it as long as its neighbours; hidden
+    # from who counts no tokens
+    bare=None,
 ) -> Law:
     "The law that a list of logits processors describes"
-    whole = Law(temperature=int(do_sample), processors=(HFProcessors(processors, prompt, visible, record, bare),))
+    whole = Law(temperature=int(do_sample),
+                processors=(HFProcessors(processors, prompt, visible, record, bare),))
     rank, front = list(WARPERS), list(processors)
     tail:list = []
-    while do_sample and front and type(front[-1]) in rank and getattr(front[-1], "min_tokens_to_keep", 1) == 1 \
-            and (not tail or rank.index(type(front[-1])) < rank.index(type(tail[0]))): tail.insert(0, front.pop())
+    def cuts(p): # may this filter be made a part of the law, in its place before the others?
+        return (type(p) in rank and getattr(p, "min_tokens_to_keep", 1) == 1
+                and (not tail or rank.index(type(p)) < rank.index(type(tail[0]))))
+    while do_sample and front and cuts(front[-1]): tail.insert(0, front.pop())
     settings = {WARPERS[type(w)]: getattr(w, WARPERS[type(w)]) for w in tail}
-    if record: return _Told(whole.temperature, processors=whole.processors, drafts=law_of(processors, do_sample, prompt, visible, bare=bare))
+    if record:
+        return _Told(whole.temperature, processors=whole.processors,
+                     drafts=law_of(processors, do_sample, prompt, visible, bare=bare))
     if front and "top_p" in settings: return whole
     if "top_p" in settings: return _TopP(**settings, whole=whole)
     if front: settings["processors"] = (HFProcessors(front, prompt, visible, bare=bare),)
@@ -116,17 +157,21 @@ def law_after(
     bare=None, # as for `law_of`
 ) -> Law:
     "A law of one's own, of the rows that a list of logits processors leaves"
-    return replace(law, processors=(HFProcessors(processors, prompt, visible, False, bare), *law.processors)) if processors else law
+    return replace(law,
+                   processors=(HFProcessors(processors, prompt, visible, False, bare),
+                               *law.processors)) if processors else law
 
 @dataclass(frozen=True)
 class _Told(Law):
-    "The rows that somebody wants to see are those of the text: drafters are told the same law, and nothing of theirs is written down"
+    """The rows that somebody wants to see are those of the text: drafters are told the same law,
+    and nothing of theirs is written down"""
     drafts: Law = Law() # the law, for whoever asks about guesses
     def on_drafts(self): return self.drafts.on_drafts()
 
 @dataclass(frozen=True)
 class _TopP(Law):
-    "Top-p sorts a few; which of several equal tokens at its edge stay is for the library's own sort to say"
+    """Top-p sorts a few; which of several equal tokens at its edge stay is for the library's own
+    sort to say"""
     whole: Law = Law() # the same law, by the library's processors
     def on_drafts(self): return Law(self.temperature, self.top_k, self.top_p, self.min_p)
     def row(self, s, scores, i):
@@ -145,7 +190,8 @@ def stop_of(
     "The stop that a list of stopping criteria describes; each is asked for every committed token"
     limit, eos, others = None, set(), []
     def asked(c):
-        pure = isinstance(c, StopStringCriteria)                   # anybody else's may count its calls
+        # anybody else's may count its calls
+        pure = isinstance(c, StopStringCriteria)
         def ends(text):
             told = None if pure else scores(text)
             return bool(torch.as_tensor(c(_whole(prompt, text, visible), told)).all())
@@ -156,46 +202,66 @@ def stop_of(
         elif isinstance(c, EosTokenCriteria): eos |= {int(t) for t in c.eos_token_id.flatten()}
         else: others.append(asked(c))
     if limit is None: raise ValueError("nothing bounds the text: give max_new_tokens or max_length")
-    if limit < 1: raise ValueError(f"no room for new tokens: the prompt has {prompt.shape[1]} tokens, "
-                                   f"max_length is {prompt.shape[1] + limit}")
+    if limit < 1:
+        raise ValueError(f"no room for new tokens: the prompt has {prompt.shape[1]} tokens, "
+                         f"max_length is {prompt.shape[1] + limit}")
     if window and window >= visible and visible + limit - 1 > window:
-        warnings.warn(f"the model's context window of {window} tokens leaves room for {window - visible + 1} new "
-                      f"ones, not {limit}: stopping there")
+        warnings.warn(f"the model's context window of {window} tokens leaves room for "
+                      f"{window - visible + 1} new ones, not {limit}: stopping there")
     return Stop(limit, frozenset(eos), tuple(others))
 
 # %% ../../nbs/2_models/13a_options.ipynb #bad6157e
-HONOURED = set("""max_length max_new_tokens min_length min_new_tokens max_time stop_strings do_sample temperature top_k top_p
-    min_p top_h typical_p epsilon_cutoff eta_cutoff repetition_penalty encoder_repetition_penalty no_repeat_ngram_size
-    encoder_no_repeat_ngram_size bad_words_ids renormalize_logits forced_bos_token_id forced_eos_token_id
-    remove_invalid_values exponential_decay_length_penalty suppress_tokens begin_suppress_tokens sequence_bias
-    token_healing num_return_sequences output_scores output_logits return_dict_in_generate pad_token_id bos_token_id eos_token_id""".split())
-HARMLESS = set("""early_stopping length_penalty use_cache cache_config max_cache_len decoder_start_token_id
-    num_assistant_tokens num_assistant_tokens_schedule assistant_confidence_threshold max_matching_ngram_size
-    assistant_lookbehind target_lookbehind compile_config disable_compile continuous_batching_config low_memory
-    prefill_chunk_size _from_model_config transformers_version""".split()) # of beams, caches, speed: not of the text
-REFUSED = {name: (None, False) for name in """use_mtp output_attentions output_hidden_states watermarking_config
-    prompt_lookup_num_tokens assistant_early_exit assistant_ensemble_weight speculation_type is_assistant penalty_alpha
+HONOURED = set("""
+    max_length max_new_tokens min_length min_new_tokens max_time stop_strings do_sample
+    temperature top_k top_p min_p top_h typical_p epsilon_cutoff eta_cutoff repetition_penalty
+    encoder_repetition_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids
+    renormalize_logits forced_bos_token_id forced_eos_token_id remove_invalid_values
+    exponential_decay_length_penalty suppress_tokens begin_suppress_tokens sequence_bias
+    token_healing num_return_sequences output_scores output_logits return_dict_in_generate
+    pad_token_id bos_token_id eos_token_id""".split())
+# of beams, caches, speed: not of the text
+HARMLESS = set("""
+    early_stopping length_penalty use_cache cache_config max_cache_len decoder_start_token_id
+    num_assistant_tokens num_assistant_tokens_schedule assistant_confidence_threshold
+    max_matching_ngram_size assistant_lookbehind target_lookbehind compile_config
+    disable_compile continuous_batching_config low_memory prefill_chunk_size _from_model_config
+    transformers_version""".split())
+REFUSED = {name: (None, False) for name in """
+    use_mtp output_attentions output_hidden_states watermarking_config prompt_lookup_num_tokens
+    assistant_early_exit assistant_ensemble_weight speculation_type is_assistant penalty_alpha
     dola_layers constraints force_words_ids""".split()} | dict(
     num_beams=(None, 1), num_beam_groups=(None, 1), diversity_penalty=(None, 0),
-    guidance_scale=(None, 1), cache_implementation=(None, "dynamic", "dynamic_full", "hybrid")) # name -> what is off
+    # name -> what is off
+    guidance_scale=(None, 1), cache_implementation=(None, "dynamic", "dynamic_full", "hybrid"))
 
 def refuse_options(
     options, # names and values, as in a `GenerationConfig`
 ):
-    "Raise ValueError, naming it, for an option that is neither honoured nor known to leave the text alone"
+    """Raise ValueError, naming it, for an option that is neither honoured nor known to leave the
+    text alone"""
     fields = vars(GenerationConfig())
     for name, given in options.items():
-        if name in HONOURED | HARMLESS or name not in fields or given in REFUSED.get(name, (None, False, fields[name])):
+        if (
+            name in HONOURED | HARMLESS
+            or name not in fields
+            or given in REFUSED.get(name, (None, False, fields[name]))
+        ):
             continue
-        hint = "drafter='lookup', k=..." if name == "prompt_lookup_num_tokens" else "model.generate for it"
-        raise ValueError(f"{name}={given!r} is not supported by speculative decoding here; use {hint}")
+        hint = ("drafter='lookup', k=..." if name == "prompt_lookup_num_tokens"
+                else "model.generate for it")
+        raise ValueError(f"{name}={given!r} is not supported by speculative decoding here; "
+                         f"use {hint}")
     if options.get("use_cache") is False:
-        warnings.warn("use_cache=False: speculative decoding keeps a cache all the same; the text is not affected")
+        warnings.warn("use_cache=False: speculative decoding keeps a cache all the same; "
+                      "the text is not affected")
 
 # %% ../../nbs/2_models/13a_options.ipynb #7d81cfbe
-CALL = set("""self kwargs inputs generation_config logits_processor stopping_criteria prefix_allowed_tokens_fn streamer
-    assistant_model trust_remote_code""".split()) # arguments of `model.generate` that are honoured, or do nothing here
-_TAKEN = {"attention_mask", "position_ids", "past_key_values", "cache", "use_cache", "logits_to_keep", "cache_position"}
+# arguments of `model.generate` that are honoured, or do nothing here
+CALL = set("""
+    self kwargs inputs generation_config logits_processor stopping_criteria
+    prefix_allowed_tokens_fn streamer assistant_model trust_remote_code""".split())
+_TAKEN = {"attention_mask", "position_ids", "past_key_values", "cache", "use_cache",
+          "logits_to_keep", "cache_position"}
 
 def refuse_call(given):
     "The call's own arguments: what is not in `CALL` must be off"
@@ -211,8 +277,10 @@ def refuse_inputs(inputs):
         if torch.is_tensor(x): return name.endswith("token_type_ids") and not x.any()
         return x is None or isinstance(x, (Mapping, list, tuple)) and not any(
             v is not None for v in (x.values() if isinstance(x, Mapping) else x))
-    if strange := sorted(name for name, x in inputs.items() if name not in _TAKEN and not empty(name, x)):
-        raise ValueError(f"model inputs {strange} are not supported: only input_ids and attention_mask are")
+    if strange := sorted(name for name, x in inputs.items()
+                         if name not in _TAKEN and not empty(name, x)):
+        raise ValueError(f"model inputs {strange} are not supported: only input_ids and "
+                         "attention_mask are")
 
 def whole_number(name, x, least=None):
     "`x` as an int, or None. ValueError if it is a fraction, or less than `least`"
@@ -220,5 +288,6 @@ def whole_number(name, x, least=None):
     try: n = index(x)
     except TypeError: raise ValueError(f"{name} must be a whole number, got {x!r}") from None
     if isinstance(x, bool) or least is not None and n < least:
-        raise ValueError(f"{name} must be a whole number{'' if least is None else f' of at least {least}'}, got {x!r}")
+        raise ValueError(f"{name} must be a whole "
+                         f"number{'' if least is None else f' of at least {least}'}, got {x!r}")
     return n

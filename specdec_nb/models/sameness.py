@@ -21,7 +21,8 @@ def variant_widths(
     "At which numbers of rows some row has other bits than it has alone"
     same = torch.equal if isinstance(x, torch.Tensor) else np.array_equal
     alone = [f(x[i:i + 1])[0] for i in range(len(x))]
-    return [n for n in range(2, len(x) + 1) if not all(same(row, one) for row, one in zip(f(x[:n]), alone))]
+    return [n for n in range(2, len(x) + 1)
+            if not all(same(row, one) for row, one in zip(f(x[:n]), alone))]
 
 # %% ../../nbs/2_models/14h_sameness.ipynb #0f336ab9
 def forced(
@@ -55,8 +56,12 @@ class NearTies:
         return all(margin <= self.within for _, margin in self.flips)
 
     def __repr__(self):
-        said = "no word differs" if not self.flips else f"{len(self.flips)} words differ, the first at {self.flips[0][0]} (margin {self.flips[0][1]:.2g})"
-        return f"{self.positions} rows: {said}" + ("" if self.excused else f": NOT rounding, which is at most {self.within:g} here")
+        said = ("no word differs" if not self.flips
+                else (f"{len(self.flips)} words differ, the first at {self.flips[0][0]} (margin "
+                      f"{self.flips[0][1]:.2g})"))
+        return (f"{self.positions} rows: {said}"
+                + ("" if self.excused
+                   else f": NOT rounding, which is at most {self.within:g} here"))
 
 def near_ties_of(
     one, other, # `[n, V]` logits of the same text
@@ -64,7 +69,9 @@ def near_ties_of(
 ) -> NearTies:
     "A near-tie report of two readings"
     one, other = torch.as_tensor(one).float(), torch.as_tensor(other).float()
-    if one.shape != other.shape: raise ValueError(f"two readings of one text are compared; got rows of shape {tuple(one.shape)} and {tuple(other.shape)}")
+    if one.shape != other.shape:
+        raise ValueError("two readings of one text are compared; got rows of shape "
+                         f"{tuple(one.shape)} and {tuple(other.shape)}")
     top = one.topk(2).values
     margins, differ = top[:, 0] - top[:, 1], one.argmax(1) != other.argmax(1)
     flips = tuple((int(i), float(margins[i])) for i in differ.nonzero()[:, 0])
@@ -79,6 +86,7 @@ def parting(
     r = q / np.maximum(p, 1e-300)
     order = np.argsort(r)
     p, q, r = p[order], q[order], r[order]
-    below, above = np.cumsum(p), np.maximum(1 - np.cumsum(q), 0)         # of the tokens that r ranks up to here, and behind
+    # of the tokens that r ranks up to here, and behind
+    below, above = np.cumsum(p), np.maximum(1 - np.cumsum(q), 0)
     both = (p > 0) & (q > 0)
     return max(0., 1 - float((p[both] / (below[both] + above[both] / r[both])).sum()))

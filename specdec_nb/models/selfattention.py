@@ -9,19 +9,23 @@ __all__ = ['FIRST', 'ROWS', 'BASE', 'OLD', 'CAPACITY', 'NODES', 'SEES', 'KEYS', 
 # %% ../../nbs/2_models/14d_selfattention.ipynb #5060f423
 import numpy as np
 from .machine import PANEL, TALLEST, kernel
-from .simd import bytes_at, fma, form, full, highest, larger, vector_at, nearest, power_of_two, write, total
+from .simd import (bytes_at, fma, form, full, highest, larger, vector_at, nearest,
+                                    power_of_two, write, total)
 from .linear import F32, spread
 
 # %% ../../nbs/2_models/14d_selfattention.ipynb #0bcfe1ed
-_LOG2E, _LN2_HIGH, _LN2_LOW = np.float32(1.4426950408889634), np.float32(0.693359375), np.float32(-2.12194440e-4)
-_E0, _E1, _E2, _E3, _E4, _E5 = (np.float32(c) for c in (
-    1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1))
+_LOG2E, _LN2_HIGH = np.float32(1.4426950408889634), np.float32(0.693359375)
+_LN2_LOW = np.float32(-2.12194440e-4)
+_E0, _E1, _E2, _E3, _E4, _E5 = (np.float32(c)
+                                for c in (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3,
+                                          4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1))
 _LOWEST, _HIGHEST, _ZERO, _ONE, _NEVER = (np.float32(c) for c in (-87, 88, 0, 1, -3e38))
 
 @kernel
 def exp(x):
     "e to the x of 16 numbers between -87 and 88 (polynomial of the Cephes library)"
-    x = full(_ZERO, 16) - larger(full(_ZERO, 16) - larger(x, full(_LOWEST, 16)), full(-_HIGHEST, 16))
+    x = full(_ZERO, 16) - larger(full(_ZERO, 16) - larger(x, full(_LOWEST, 16)),
+                                 full(-_HIGHEST, 16))
     k = nearest(x * full(_LOG2E, 16))
     r = fma(k, full(-_LN2_LOW, 16), fma(k, full(-_LN2_HIGH, 16), x))
     p = fma(full(_E0, 16), r, full(_E1, 16))
@@ -54,13 +58,15 @@ def rotate(x, i, half, cos, sin, t):
 
 # %% ../../nbs/2_models/14d_selfattention.ipynb #a46acb86
 class Angles:
-    "Cosines and sines of all positions so far, a thousand at a time: who grew the table cannot matter"
+    """Cosines and sines of all positions so far, a thousand at a time: who grew the table cannot
+    matter"""
     def __init__(self,
         rotary, # a model's rotary embedding: frequencies, and a scale
         packed, # the `Packed` model, which may stretch the frequencies
         half:int, # numbers in half a head, padding included
     ):
-        self.freq, self.scale, self.half = rotary.inv_freq.float().numpy(), rotary.attention_scaling, half
+        self.freq, self.scale = rotary.inv_freq.float().numpy(), rotary.attention_scaling
+        self.half = half
         if "freqs" in packed.index: self.freq = self.freq / packed.vector("freqs")
         self.flat:tuple = (np.zeros(0, np.float32), np.zeros(0, np.float32))
 
@@ -68,15 +74,20 @@ class Angles:
         "Tables for at least `n` positions"
         while len(self.flat[0]) < n * self.half:
             at = len(self.flat[0]) // self.half
-            angle = (np.arange(at, at + 1024, dtype=np.float32)[:, None] * self.freq).astype(np.float64)
-            page = (np.pad(f(angle) * self.scale, ((0, 0), (0, self.half - angle.shape[1]))) for f in (np.cos, np.sin))
-            self.flat = tuple(np.append(old, new.astype(np.float32).reshape(-1)) for old, new in zip(self.flat, page))
+            angle = (np.arange(at, at + 1024, dtype=np.float32)[:, None] * self.freq).astype(
+                np.float64
+            )
+            page = (np.pad(f(angle) * self.scale, ((0, 0), (0, self.half - angle.shape[1])))
+                    for f in (np.cos, np.sin))
+            self.flat = tuple(np.append(old, new.astype(np.float32).reshape(-1))
+                              for old, new in zip(self.flat, page))
         return self.flat
 
 # %% ../../nbs/2_models/14d_selfattention.ipynb #b7932898
 @kernel
 def hide(sc, o, L, lo, start, base, see, so, depth, uo, d, window, value):
-    "Write `value` where row `so` of a request's tree does not look: before `start`, beside its path, behind the end"
+    """Write `value` where row `so` of a request's tree does not look: before `start`, beside its
+    path, behind the end"""
     for l in range(lo, min(start, base)): sc[o + l] = value
     for u in range(L - base):
         if not see[so + u] or (window > 0 and d - depth[uo + u] >= window): sc[o + base + u] = value
@@ -84,7 +95,8 @@ def hide(sc, o, L, lo, start, base, see, so, depth, uo, d, window, value):
 
 @kernel
 def soften(sc, o, L, lo, start, base, see, so, depth, uo, d, window, scale, tail):
-    "Scores at `sc[o + slot]` become weights, not yet divided by their sum; returns one over it. The sum goes by position, never by slot"
+    """Scores at `sc[o + slot]` become weights, not yet divided by their sum; returns one over it.
+    The sum goes by position, never by slot"""
     hide(sc, o, L, lo, start, base, see, so, depth, uo, d, window, _NEVER)
     top = full(_NEVER, 16)
     for l in range(lo, L, 16): top = larger(vector_at(sc, o + l, 16), top)
@@ -102,7 +114,8 @@ def soften(sc, o, L, lo, start, base, see, so, depth, uo, d, window, scale, tail
 
 # %% ../../nbs/2_models/14d_selfattention.ipynb #448f65f4
 @kernel
-def _look(q, a, rows, at, group, request, layer, g, kv, hq, hv, see, depth, window, scale, sc, S, tail, out):
+def _look(q, a, rows, at, group, request, layer, g, kv, hq, hv, see, depth, window, scale, sc, S,
+          tail, out):
     "Rows `a` and after of one key head: score all slots, soften, add up the values"
     base, old, cap, uo = request[BASE], request[OLD], request[CAPACITY], request[NODES]
     nodes, low = old + request[ROWS], base
@@ -111,23 +124,30 @@ def _look(q, a, rows, at, group, request, layer, g, kv, hq, hv, see, depth, wind
         d = depth[uo + old + (a + r - at) // group]
         low = min(low, base + d - window + 1) if window > 0 else 0
     low = max(low, 0) // PANEL * PANEL
-    head, keys, values = 4 * cap * (layer * kv + g), bytes_at(request[KEYS]), bytes_at(request[VALUES])
+    head, keys = 4 * cap * (layer * kv + g), bytes_at(request[KEYS])
+    values = bytes_at(request[VALUES])
     last = (L + PANEL - 1) // PANEL
-    spread(form(F32), q, a * hq, hq, q, rows, hq, keys, head * hq, 4 * hq * PANEL, low // PANEL, last, sc, 0, S, 0)
+    spread(form(F32), q, a * hq, hq, q, rows, hq, keys, head * hq, 4 * hq * PANEL, low // PANEL,
+           last, sc, 0, S, 0)
     for r in range(rows):
         u = old + (a + r - at) // group
         d = depth[uo + u]
         start, so = base + d - window + 1 if window > 0 else 0, request[SEES] + u * nodes
-        sc[r * S + S - 1] = soften(sc, r * S, L, low, start, base, see, so, depth, uo, d, window, scale, tail)
+        sc[r * S + S - 1] = soften(sc, r * S, L, low, start, base, see, so, depth, uo, d, window,
+                                   scale, tail)
     o, size = head * hv + 4 * low * PANEL, 4 * cap * PANEL
-    spread(form(F32), sc, low, S, sc, rows, L - low, values, o, size, 0, hv // PANEL, out, a * hv, hv, 0)
+    spread(form(F32), sc, low, S, sc, rows, L - low, values, o, size, 0, hv // PANEL, out, a * hv,
+           hv, 0)
     for r in range(rows):
         share = full(sc[r * S + S - 1], 16)
-        for i in range((a + r) * hv, (a + r + 1) * hv, 16): write(out, i, vector_at(out, i, 16) * share)
+        for i in range((a + r) * hv, (a + r + 1) * hv, 16):
+            write(out, i, vector_at(out, i, 16) * share)
 
 @kernel
-def attend(q, lo, hi, requests, layer, heads, kv, hq, hv, see, depth, window, scale, sc, S, tail, out):
-    "Rows `lo` to `hi` of all heads of all rows; `q` and `out` go by request, key head, row, and head of its group"
+def attend(q, lo, hi, requests, layer, heads, kv, hq, hv, see, depth, window, scale, sc, S, tail,
+           out):
+    """Rows `lo` to `hi` of all heads of all rows; `q` and `out` go by request, key head, row, and
+    head of its group"""
     group = heads // kv
     for s in range(len(requests)):
         n = requests[s, ROWS]
@@ -137,5 +157,6 @@ def attend(q, lo, hi, requests, layer, heads, kv, hq, hv, see, depth, window, sc
             while a < end:
                 tiles = (end - a + TALLEST - 1) // TALLEST
                 rows = (end - a + tiles - 1) // tiles
-                _look(q, a, rows, at, group, requests[s], layer, g, kv, hq, hv, see, depth, window, scale, sc, S, tail, out)
+                _look(q, a, rows, at, group, requests[s], layer, g, kv, hq, hv, see, depth, window,
+                      scale, sc, S, tail, out)
                 a += rows

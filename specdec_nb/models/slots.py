@@ -13,7 +13,8 @@ from transformers.cache_utils import DynamicLayer
 
 # %% ../../nbs/2_models/12b_slots.ipynb #96ff8b43
 class RowLayer(DynamicLayer):
-    "One layer's keys and values as rows of a buffer; `keys` and `values` are views of the part in use"
+    """One layer's keys and values as rows of a buffer; `keys` and `values` are views of the part in
+    use"""
     def update(self, key_states, value_states, *args, **kwargs):
         if not self.is_initialized: self.lazy_initialization(key_states, value_states)
         used, n = self.get_seq_length(), key_states.shape[-2]
@@ -24,7 +25,8 @@ class RowLayer(DynamicLayer):
     def _put(self, name, view, new, used, n):
         buffer = getattr(self, name, None)
         mine = buffer is not None and (not used or buffer.data_ptr() == view.data_ptr())
-        mine = mine and (torch.is_inference_mode_enabled() or not buffer.is_inference())  # such a buffer is read-only
+        # such a buffer is read-only
+        mine = mine and (torch.is_inference_mode_enabled() or not buffer.is_inference())
         if not mine or used + n > buffer.shape[-2]:
             buffer = new.new_empty(*new.shape[:-2], max(256, 2 * (used + n)), new.shape[-1])
             if used: buffer[..., :used, :] = view
@@ -37,7 +39,8 @@ def layers_of(cache) -> list:
     return cache.layers
 
 class RowCache(DynamicCache):
-    "A Hugging Face cache whose first `length` rows are the text, and which keeps chosen ones of those behind"
+    """A Hugging Face cache whose first `length` rows are the text, and which keeps chosen ones of
+    those behind"""
     def __init__(self):
         super().__init__()
         self.layer_class_to_replicate, self.length = RowLayer, 0
@@ -45,7 +48,8 @@ class RowCache(DynamicCache):
     def cut(self, n:int):
         "Forget all rows but the first `n`"
         for layer in layers_of(self):
-            if layer.is_initialized: layer.keys, layer.values = layer.keys[..., :n, :], layer.values[..., :n, :]
+            if layer.is_initialized:
+                layer.keys, layer.values = layer.keys[..., :n, :], layer.values[..., :n, :]
 
     def keep(self,
         rows, # which of the rows scored last become text: indices behind `length`, ascending
@@ -56,13 +60,19 @@ class RowCache(DynamicCache):
         for layer in self.layers if chosen is not None else ():
             if not layer.is_initialized: continue
             for view in (layer.keys, layer.values):
-                view[..., base:base + n, :] = view[..., base:, :].index_select(-2, chosen.to(view.device))
+                view[..., base : base + n, :] = view[..., base:, :].index_select(
+                    -2, chosen.to(view.device)
+                )
         self.length = base + n
 
 # %% ../../nbs/2_models/12b_slots.ipynb #ec74920f
 class Slot:
-    "One request's place among others. Its first `length` rows are the text, up to `used` there are rows on trial"
-    def __init__(self, slots, index, length, used): self.slots, self.index, self.length, self.used, self.closed = slots, index, length, used, False
+    """One request's place among others. Its first `length` rows are the text, up to `used` there
+    are rows on trial"""
+    def __init__(self, slots, index, length, used):
+        self.slots, self.index = slots, index
+        self.length, self.used = length, used
+        self.closed = False
     def get_seq_length(self): return self.length
     def close(self): self.closed = True
     def cut(self, n): self.used = n
@@ -81,7 +91,8 @@ class Slot:
         "The rows as a cache of their own, a copy"
         cache = RowCache()
         for i, layer in enumerate(self.slots.layers):
-            cache.update(*(x[self.index, None, :, :self.used].clone() for x in (layer.keys, layer.values)), i)
+            cache.update(*(x[self.index, None, :, :self.used].clone()
+                           for x in (layer.keys, layer.values)), i)
         cache.length = self.length
         return cache
 
@@ -89,14 +100,17 @@ class Slot:
 
 class SlotLayer(DynamicLayer):
     "One layer of `Slots`: buffers `[slots, kv_heads, columns, d]`"
-    def __init__(self, slots=None): super().__init__(); self.slots, self.is_initialized = slots, False
+    def __init__(self, slots=None):
+        super().__init__(); self.slots, self.is_initialized = slots, False
     def get_seq_length(self): return self.slots.width - self.slots.at.shape[1]
 
     def room(self, like, slots, columns):
-        "Buffers of at least this size. Zeros: nobody sees a row that was never written, but zero times NaN is NaN"
+        """Buffers of at least this size. Zeros: nobody sees a row that was never written, but zero
+        times NaN is NaN"""
         S, L = self.keys.shape[0::2] if self.is_initialized else (0, 0)
         if slots <= S and columns <= L: return
-        shape = max(slots, min(2 * S, slots + 8)), like.shape[1], max(columns, 2 * L if columns > L else L, 64), like.shape[-1]
+        shape = (max(slots, min(2 * S, slots + 8)), like.shape[1],
+                 max(columns, 2 * L if columns > L else L, 64), like.shape[-1])
         for name in ("keys", "values"):
             bigger = like.new_zeros(shape)
             if self.is_initialized: bigger[:S, :, :L] = getattr(self, name)
@@ -107,14 +121,16 @@ class SlotLayer(DynamicLayer):
         at, width = self.slots.at, self.slots.width
         self.room(key_states, len(at), width)
         where = at[:, None, :, None].expand_as(key_states)
-        for buffer, new in ((self.keys, key_states), (self.values, value_states)): buffer[:len(at)].scatter_(2, where, new)
+        for buffer, new in ((self.keys, key_states), (self.values, value_states)):
+            buffer[:len(at)].scatter_(2, where, new)
         return self.keys[:len(at), :, :width], self.values[:len(at), :, :width]
 
 class Slots(DynamicCache):
     "A Hugging Face cache of many requests, each in a slot and as long as it is"
     def __init__(self):
         super().__init__()
-        self.held, self.at, self.width = [], None, 0 # weak references to slots; where a call's rows go, `[slots, n]`; columns in view
+        # weak references to slots; where a call's rows go, `[slots, n]`; columns in view
+        self.held, self.at, self.width = [], None, 0
 
     def update(self, key_states, value_states, layer_idx, *args, **kwargs):
         while len(self.layers) <= layer_idx: self.layers.append(SlotLayer(self))
@@ -122,7 +138,8 @@ class Slots(DynamicCache):
 
     def enter(self, cache:RowCache) -> Slot:
         "A slot for a request, which brings the rows it has"
-        rows, mine = [(layer.keys, layer.values) for layer in layers_of(cache) if layer.is_initialized], layers_of(self)
+        rows = [(layer.keys, layer.values) for layer in layers_of(cache) if layer.is_initialized]
+        mine = layers_of(self)
         used, index = rows[0][0].shape[-2] if rows else 0, len(self.held)
         for i, (keys, values) in enumerate(rows):
             if len(mine) <= i: mine.append(SlotLayer(self))
@@ -135,10 +152,12 @@ class Slots(DynamicCache):
 
     def tidy(self) -> list: # of `Slot`s, in the order of their rows
         "Give up the slots of requests that are over; the last ones move into their places"
-        there = [slot for slot in (ref() for ref in self.held) if slot is not None and not slot.closed]
+        there = [slot for slot in (ref() for ref in self.held)
+                 if slot is not None and not slot.closed]
         for i, slot in enumerate(there):
             for layer in layers_of(self) if slot.used and slot.index != i else ():
-                for buffer in (layer.keys, layer.values): buffer[i, :, :slot.used] = buffer[slot.index, :, :slot.used]
+                for buffer in (layer.keys, layer.values):
+                    buffer[i, :, :slot.used] = buffer[slot.index, :, :slot.used]
             slot.index = i
         self.held = [weakref.ref(slot) for slot in there]
         return there

@@ -16,8 +16,11 @@ from .slots import RowCache
 
 # %% ../../nbs/2_models/12c_trials.ipynb #eaa6cb75
 def quantised(model) -> bool:
-    "Whether a model rounds its activations by what all rows of a call hold: one scale (torch's dynamic quantisation), one set of outliers (LLM.int8())"
-    def shared(m): return ".quantized.dynamic" in type(m).__module__ or getattr(getattr(m, "state", None), "threshold", 0) > 0
+    """Whether a model rounds its activations by what all rows of a call hold: one scale (torch's
+    dynamic quantisation), one set of outliers (LLM.int8())"""
+    def shared(m):
+        return (".quantized.dynamic" in type(m).__module__
+                or getattr(getattr(m, "state", None), "threshold", 0) > 0)
     return isinstance(model, torch.nn.Module) and any(shared(m) for m in model.modules())
 
 def _tolerance(model):
@@ -35,7 +38,8 @@ def same_rows(
     return bool(error <= _tolerance(model) * b.abs().nan_to_num(0.).max())
 
 # %% ../../nbs/2_models/12c_trials.ipynb #2c67ff2c
-TREE = Draft.merge([[0, 1], [0, 2, 3, 4], [1]])[0] # six nodes, four deep: below a text, rows and positions differ by up to five
+# six nodes, four deep: below a text, rows and positions differ by up to five
+TREE = Draft.merge([[0, 1], [0, 2, 3, 4], [1]])[0]
 
 def _words(target, seed):
     "Fifteen words, of which neighbours differ, however few there are"
@@ -44,11 +48,15 @@ def _words(target, seed):
 def tree_equals_paths(
     target, # a `RowTarget`
 ) -> bool:
-    "Whether a small tree's rows equal those of its paths, scored one by one, wherever the text may end"
+    """Whether a small tree's rows equal those of its paths, scored one by one, wherever the text
+    may end"""
     words = _words(target, 0)
     draft, state = Draft([words[i] for i in TREE.tokens], TREE.parents), target.open(words[6:])
-    try: return tree_fits(target, state, draft) and all(tree_fits(target, s, draft) for s in target.elsewhere(state))
-    except Exception: return False                               # the architecture takes no such mask, or no such row
+    try:
+        return tree_fits(target, state, draft) and all(tree_fits(target, s, draft)
+                                                       for s in target.elsewhere(state))
+    # the architecture takes no such mask, or no such row
+    except Exception: return False
 
 def tree_fits(target, state, draft:Draft) -> bool:
     "Whether the rows of a draft below one text equal those of its paths"
@@ -68,18 +76,21 @@ _COUNT = re.compile("^(num|n|max)_|layers|experts|heads|token|_id$")
 def row_bounds(
     config, # a text configuration, or a dictionary
 ) -> dict: # name -> a number of rows
-    "The windows, chunks and scales that a configuration names: where a model may begin to treat rows otherwise"
+    """The windows, chunks and scales that a configuration names: where a model may begin to treat
+    rows otherwise"""
     found:dict = {}
     for name, value in (config if isinstance(config, dict) else config.to_dict()).items():
         if isinstance(value, dict): found |= row_bounds(value)
         elif _BOUND.search(str(name)) and not _COUNT.search(name):
-            sizes = [v for v in (value if isinstance(value, list) else [value]) if isinstance(v, (int, float))]
+            sizes = [v for v in (value if isinstance(value, list) else [value])
+                     if isinstance(v, (int, float))]
             if sizes and (most := max(sizes)) > 1 and most == int(most): found[name] = int(most)
     return found
 
 # %% ../../nbs/2_models/12c_trials.ipynb #e6571e4e
 class ShadowLayer(DynamicLayer):
-    "`n` rows that repeat those of a `layer`, the first of them loud; new ones are shown to their own call, and forgotten"
+    """`n` rows that repeat those of a `layer`, the first of them loud; new ones are shown to their
+    own call, and forgotten"""
     def __init__(self, layer, n, loud=True):
         super().__init__()
         self.layer, self.n, self.length, self.loud = layer, n, n, loud
@@ -87,7 +98,9 @@ class ShadowLayer(DynamicLayer):
     def update(self, keys, values, *args, **kwargs):
         self.length += keys.shape[-2]
         at = torch.arange(self.n, device=keys.device)
-        loud = torch.where(at < 8 * self.loud, min(max(self.n / 8, 2), 64), 1).to(values.dtype)[:, None]
+        loud = torch.where(at < 8 * self.loud, min(max(self.n / 8, 2), 64), 1).to(values.dtype)[
+            :, None
+        ]
         old = [x[..., at % x.shape[-2], :] for x in (self.layer.keys, self.layer.values)]
         return torch.cat([old[0], keys], -2), torch.cat([old[1] * loud, values], -2)
 
@@ -96,7 +109,8 @@ class ShadowCache(RowCache):
     def __init__(self, cache, n, loud=True): # loud: or of each layer, whether its first rows are
         super().__init__()
         louds = [loud] * len(cache.layers) if isinstance(loud, bool) else loud
-        self.layers, self.length = [ShadowLayer(layer, n, one) for layer, one in zip(cache.layers, louds)], n
+        self.layers = [ShadowLayer(layer, n, one) for layer, one in zip(cache.layers, louds)]
+        self.length = n
     def cut(self, n):
         for layer in self.layers: layer.length = n
 
@@ -108,10 +122,11 @@ def rows_stay_apart(
     words = _words(target, 1)
     draft = Draft([words[i] for i in TREE.tokens], TREE.parents)
     try:
-        pairs = [(target.open(text), d) for text, d in ((words[6:], draft), (words[6:8], Draft()), (words[6:7], draft))]
+        pairs = [(target.open(text), d)
+                 for text, d in ((words[6:], draft), (words[6:8], Draft()), (words[6:7], draft))]
         together = [scores.rows for scores in target.score(pairs)]
-        return all(same_rows(rows, target.score([(target.open(state.tokens), d)])[0].rows, target.model)
-                   for rows, (state, d) in zip(together, pairs))
+        return all(same_rows(rows, target.score([(target.open(state.tokens), d)])[0].rows,
+                             target.model) for rows, (state, d) in zip(together, pairs))
     except Exception: return False
 
 def rows_look_back(
@@ -119,5 +134,6 @@ def rows_look_back(
 ) -> bool:
     "Whether a row ignores what comes after it"
     v = target.vocab_size
-    one, other = (target.score([(target.open([0]), Draft.chain([1 % v, x]))])[0].rows for x in (2 % v, 3 % v))
+    one, other = (target.score([(target.open([0]), Draft.chain([1 % v, x]))])[0].rows
+                  for x in (2 % v, 3 % v))
     return same_rows(one[:2], other[:2], target.model)

@@ -18,16 +18,22 @@ from ..drafters.lookahead import Lookahead, node_at
 # %% ../../nbs/6_phrases/29_ouroboros.ipynb #4c6dbcc5
 @register("ouroboros")
 class Ouroboros(Drafter):
-    """A draft model that writes phrase by phrase, drafts lengthened by phrases, phrases from whatever was judged (Zhao et al. 2024).
+    """A draft model that writes phrase by phrase, drafts lengthened by phrases, phrases from
+    whatever was judged (Zhao et al. 2024).
 
     Every mechanism is a switch; with all of them off it is speculative decoding with greedy drafts.
     """
     def __init__(self,
-        model=None, # the draft model: whatever `as_target` knows; None: the one that comes with the package
+        # the draft model: whatever `as_target` knows; None: the one that comes with the package
+        model=None,
         k:int=4, # tokens that the draft model writes at least, the paper's γ; 0: it is not asked
-        phrases:bool=None, # it writes by lookahead, several tokens a forward; None: unless on a CPU, where that does not pay
+        # it writes by lookahead, several tokens a forward; None: unless on a CPU, where that does
+        # not pay
+        phrases:bool=None,
         lengthen:int=3, # phrases tried after its last token, the paper's K; 0: none
-        unsure:int=0, # at how many earlier places, those it was least sure of, as many phrases are tried (not in the paper)
+        # at how many earlier places, those it was least sure of, as many phrases are tried (not in
+        # the paper)
+        unsure:int=0,
         discarded:bool=True, # keep phrases in which rejected guesses agree with the target
         corrected:bool=True, # keep what the target would have said along each phrase that was tried
         history:bool=True, # keep the pool from request to request
@@ -40,14 +46,20 @@ class Ouroboros(Drafter):
         for name, given in dict(k=k, lengthen=lengthen, unsure=unsure).items():
             if not isinstance(given, int) or given < 0:
                 raise ValueError(f"{name} must be a whole number of at least 0, got {given!r}")
-        switches:dict = dict(phrases=phrases, discarded=discarded, corrected=corrected, history=history, text=text)
+        switches:dict = dict(phrases=phrases, discarded=discarded, corrected=corrected,
+                             history=history, text=text)
         for name, switch in switches.items():
-            if switch not in (0, 1) and (name, switch) != ("phrases", None): raise ValueError(f"{name} is a switch, 0 or 1, got {switch!r}")
+            if switch not in (0, 1) and (name, switch) != ("phrases", None):
+                raise ValueError(f"{name} is a switch, 0 or 1, got {switch!r}")
         if pool is not None and not history:
-            raise ValueError("history=False forgets the pool after each request, and a pool was given: drop one of them")
-        self.model, self.k, self.phrases, self.lengthen, self.unsure = ModelDrafter(model), k, phrases, lengthen, unsure
+            raise ValueError("history=False forgets the pool after each request, and a pool was "
+                             "given: drop one of them")
+        self.model, self.k = ModelDrafter(model), k
+        self.phrases, self.lengthen = phrases, lengthen
+        self.unsure = unsure
         self.discarded, self.corrected, self.text, self.learns = discarded, corrected, text, history
-        self.forwards, self.shelf = 0, max(guesses, lengthen, 1)    # of the draft model, so far; phrases a key
+        # of the draft model, so far; phrases a key
+        self.forwards, self.shelf = 0, max(guesses, lengthen, 1)
         self.pool = PhrasePool(per_key=self.shelf) if pool is None else pool
         self.ahead:dict = dict(window=window, n=n, guesses=guesses, text=False)
         Lookahead(**self.ahead)                                     # complains now, if it must
@@ -55,8 +67,9 @@ class Ouroboros(Drafter):
     def bind(self, target):
         self.model.bind(target)
         if (mine := self.model.target.vocab_size) != target.vocab_size:
-            raise ValueError(f"the draft model has a vocabulary of {mine} tokens, the target of {target.vocab_size}: "
-                             "phrases pass between the two, so they must have the same")
+            raise ValueError(f"the draft model has a vocabulary of {mine} tokens, the target of "
+                             f"{target.vocab_size}: phrases pass between the two, so they must "
+                             "have the same")
 
     def begin(self, ctx, state): return _Drafting(self, ctx)
 
@@ -67,8 +80,11 @@ class _Drafting:
         if not drafter.learns: self.pool = PhrasePool(per_key=drafter.shelf)
         on_cpu = getattr(getattr(drafter.model.target, "device", None), "type", None) == "cpu"
         phrases = not on_cpu if drafter.phrases is None else drafter.phrases
-        writer = Lookahead(**drafter.ahead, pool=self.pool).begin(ctx, None) if phrases else NoDrafter()
-        if self._due(ctx): self.request = Request(drafter.model.target, writer, ctx.tokens, Law(temperature=0), stop=Stop(1 << 60))
+        writer = (Lookahead(**drafter.ahead, pool=self.pool).begin(ctx, None) if phrases
+                  else NoDrafter())
+        if self._due(ctx):
+            self.request = Request(drafter.model.target, writer, ctx.tokens, Law(temperature=0),
+                                   stop=Stop(1 << 60))
 
     def _due(self, ctx):
         "How many tokens the draft model is to write: its own window may end before the target's"
@@ -84,7 +100,8 @@ class _Drafting:
             step = yield from self.request.round()
             tokens += step.verdict.tokens
             self.drafter.forwards += 1
-            if self.drafter.unsure: sure += [softmax(step.scores.row(row)).max() for row in step.verdict.rows]
+            if self.drafter.unsure:
+                sure += [softmax(step.scores.row(row)).max() for row in step.verdict.rows]
         return tokens, sure
 
     def propose(self, ctx, rng):
@@ -93,9 +110,11 @@ class _Drafting:
         chain, sure = yield from self.write(ctx)
         self.tried = [(chain, p) for p in self.pool.after(self.before + chain, K)]
         for i in sorted(range(len(sure)), key=sure.__getitem__)[:self.drafter.unsure]:
-            self.tried += [(chain[:i], p) for p in self.pool.after(self.before + chain[:i], K) if p[0] != chain[i]]
+            self.tried += [(chain[:i], p) for p in self.pool.after(self.before + chain[:i], K)
+                           if p[0] != chain[i]]
         paths = [chain, *(above + [*phrase] for above, phrase in self.tried)]
-        if not ctx.budget.branches: paths = paths[:2][-1:]            # a chain: with its first phrase, if there is one
+        # a chain: with its first phrase, if there is one
+        if not ctx.budget.branches: paths = paths[:2][-1:]
         return Draft.merge(path[:ctx.budget.depth] for path in paths)[0]
 
     def _learn(self, text):
@@ -104,11 +123,15 @@ class _Drafting:
         self.read = max(0, len(text) - n)
 
     def observe(self, step):
-        d, said, best, key = self.drafter, list(step.verdict.tokens), step.scores.best, self.pool.key
+        d, said = self.drafter, list(step.verdict.tokens)
+        best, key = step.scores.best, self.pool.key
         for above, phrase in self.tried:
             before = (self.before + above)[-key:]
             if said[:len(above)] == above: self.pool.credit(before, [phrase], said[len(above):])
-            nodes = [node_at(step.draft, (*above, *phrase[:i])) for i in range(len(phrase))] if d.corrected else [None]
-            if None not in nodes: self.pool.add((*before, *(best(i + 1) for i in nodes)), "corrected")
+            nodes = [node_at(step.draft, (*above, *phrase[:i]))
+                     for i in range(len(phrase))] if d.corrected else [None]
+            if None not in nodes:
+                self.pool.add((*before, *(best(i + 1) for i in nodes)), "corrected")
         if d.discarded:
-            for phrase in discarded_phrases(step.draft, step.verdict, best, self.before, key): self.pool.add(phrase, "discarded")
+            for phrase in discarded_phrases(step.draft, step.verdict, best, self.before, key):
+                self.pool.add(phrase, "discarded")

@@ -16,7 +16,8 @@ def lockstep(
     laws, # of each row what its rule indexes: `p[0]` follows the pending token, `p[1 + i]` node i
     rule, # a `verify_*` function
     rng,
-    redraw:bool=False, # rows that are held back draw their last token anew (WRONG: it changes the law)
+    # rows that are held back draw their last token anew (WRONG: it changes the law)
+    redraw:bool=False,
 ) -> list: # a `Verdict` for each row, all of the same length
     "One round of a batch whose rows stay equally long"
     verdicts = [rule(draft, p, rng) for draft, p in zip(drafts, laws)]
@@ -33,13 +34,15 @@ def lockstep_tokens(
     k:int, # drafted tokens
     batch:int, # rows
 ): # tokens a row and call, the last one included
-    "The mean number of tokens that a row commits if all rows keep as many guesses as the one that keeps fewest"
+    """The mean number of tokens that a row commits if all rows keep as many guesses as the one that
+    keeps fewest"""
     if batch < 1: raise ValueError(f"a batch has a row or more, got {batch}")
     return sum(alpha**(i * batch) for i in range(k + 1))
 
 # %% ../../nbs/7_serving/31_batch.ipynb #d63f7720
 class Layout:
-    "Where a batch's texts lie: `cells[row][column]` is a token's number in its row, -1 for what nobody may see"
+    """Where a batch's texts lie: `cells[row][column]` is a token's number in its row, -1 for what
+    nobody may see"""
     moved = 0 # entries that were copied to another column
     def __init__(self, rows:int): self.cells:list = [[] for _ in range(rows)]
     def add(self,
@@ -58,10 +61,14 @@ class Layout:
     def _repr_html_(self):
         def cell(c):
             look = "background:#2f6f9f;color:#fff" if c >= 0 else "background:rgba(128,128,128,.15)"
-            return f'<td style="{look};width:17px;text-align:center;padding:0;font-size:10px">{c if c >= 0 else ""}</td>'
+            look += ";width:17px;text-align:center;padding:0;font-size:10px"
+            return f'<td style="{look}">{c if c >= 0 else ""}</td>'
         def line(row): return f"<tr>{''.join(map(cell, row + [-1] * (self.width - len(row))))}</tr>"
-        return f'<div>{escape(repr(self))}<table style="border-spacing:1px">{"".join(map(line, self.cells))}</table></div>'
-    def __repr__(self): return f"{type(self).__name__}: {self.width} columns, {self.holes:.0%} without text, {self.moved} entries moved"
+        return (f'<div>{escape(repr(self))}<table '
+                f'style="border-spacing:1px">{"".join(map(line, self.cells))}</table></div>')
+    def __repr__(self):
+        return (f"{type(self).__name__}: {self.width} columns, {self.holes:.0%} without text, "
+                f"{self.moved} entries moved")
 
 class Holes(Layout):
     "Everybody is given the same columns; what was rejected stays there"
@@ -74,7 +81,8 @@ class RightAligned(Layout):
         texts = [[c for c in row if c >= 0] for row in self.cells]
         texts = [text + self._text(text, n) for text, n in zip(texts, kept)]
         width = max(map(len, texts))
-        before = [len(row) - sum(c >= 0 for c in row) for row in self.cells]                  # where each text began
+        # where each text began
+        before = [len(row) - sum(c >= 0 for c in row) for row in self.cells]
         self.moved += sum(len(t) for t, n, b in zip(texts, kept, before) if width - len(t) != b)
         self.cells = [[-1] * (width - len(text)) + text for text in texts]
 
@@ -99,7 +107,9 @@ def share_of(
     others:int, # rows of the call that are not its own
     batch:int, # requests that share the call
 ) -> CostCurve:
-    "What a request pays: its share of the call as it would be without guesses of its own, and all that these add"
+    """What a request pays: its share of the call as it would be without guesses of its own, and all
+    that these add"""
     base = curve(others + 1)
     rows = range(1, 66)
-    return CostCurve(rows, [base / batch + curve(others + n) - base for n in rows], dict(curve.provenance, others=others, batch=batch))
+    return CostCurve(rows, [base / batch + curve(others + n) - base for n in rows],
+                     dict(curve.provenance, others=others, batch=batch))

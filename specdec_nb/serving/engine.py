@@ -26,8 +26,10 @@ from .ration import Ration
 _SILENT = NoDrafter()
 
 class Served(Request):
-    "A request as an engine sees it: it may be called off or put off, and sends no more guesses than it is allowed"
-    nodes, rank, why, fault, called = None, (0, 0), None, None, False # why: "cancelled", "error", or None
+    """A request as an engine sees it: it may be called off or put off, and sends no more guesses
+    than it is allowed"""
+    # why: "cancelled", "error", or None
+    nodes, rank, why, fault, called = None, (0, 0), None, None, False
     drafting:Any
     tries:Any = None # by rank: accepted, sent
     def __init__(self, *args, told=None, **options):
@@ -35,7 +37,8 @@ class Served(Request):
         self.told, self.arrived = told or (lambda r, step: None), time.perf_counter()
     def budget(self):
         b = super().budget()
-        return b if self.nodes is None else replace(b, nodes=min(b.nodes, self.nodes), depth=min(b.depth, self.nodes))
+        return b if self.nodes is None else replace(b, nodes=min(b.nodes, self.nodes),
+                                                    depth=min(b.depth, self.nodes))
     @property
     def reading(self) -> bool: return not self.done and len(self.state.unread) > 0
 
@@ -50,10 +53,12 @@ class Served(Request):
         self._close()
         release(self.state)
         self.state = None
-    def _close(self): self.drafting = self.asking = None                 # the cache is the engine's to give back
+    # the cache is the engine's to give back
+    def _close(self): self.drafting = self.asking = None
 
     def silence(self, on:bool):
-        "Guess nothing and listen to nothing; or begin to guess again, from the text as it is then. Who lives on hidden states must not miss any"
+        """Guess nothing and listen to nothing; or begin to guess again, from the text as it is
+        then. Who lives on hidden states must not miss any"""
         if on and self.drafter.asks == Asks(): self.drafting = _SILENT
         elif not on and self.drafting is _SILENT: self.drafting = None
 
@@ -61,7 +66,8 @@ class Served(Request):
     def answer(self, scores): return self._kindly(lambda: Request.answer(self, scores))
     def _kindly(self, ask):
         try: return ask()
-        except Exception as e: self.fault, self.drafting, self.asking, self.draft = e, _SILENT, None, Draft()
+        except Exception as e:
+            self.fault, self.drafting, self.asking, self.draft = e, _SILENT, None, Draft()
     def advance(self, scores):
         try: return super().advance(scores)
         except Exception as e: self.end("error", e)
@@ -70,10 +76,13 @@ class Served(Request):
 def row_bytes(target) -> int:
     "Bytes that a token's keys and values take in all layers"
     cache:Any = target.new_cache() if hasattr(target, "new_cache") else None
-    if hasattr(cache, "capacity"): return (cache.keys.nbytes + cache.values.nbytes) // cache.capacity
+    if hasattr(cache, "capacity"):
+        return (cache.keys.nbytes + cache.values.nbytes) // cache.capacity
     if hasattr(cache, "rows"): return cache.rows.nbytes // cache.rows.shape[3]
-    if (c := getattr(target, "config", None)) is None: return 8          # a table keeps the tokens only
-    heads, dim = getattr(c, "num_key_value_heads", None) or c.num_attention_heads, getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
+    # a table keeps the tokens only
+    if (c := getattr(target, "config", None)) is None: return 8
+    heads = getattr(c, "num_key_value_heads", None) or c.num_attention_heads
+    dim = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
     return 2 * c.num_hidden_layers * heads * dim * target.model.dtype.itemsize
 
 def shared(a:list, b:list) -> int:
@@ -83,9 +92,13 @@ def shared(a:list, b:list) -> int:
 def _shareable(state): return getattr(state, "asks", None) == Asks() and hasattr(state, "pieces")
 
 class Memory:
-    "What caches may hold: those of requests, and those that are kept because a text may begin alike"
-    def __init__(self, target, limit:int, nodes:int, least:int=16): # bytes; nodes of a draft; tokens below which sharing is not worth it
-        self.target, self.limit, self.nodes, self.least, self.row = target, limit, nodes, least, row_bytes(target)
+    """What caches may hold: those of requests, and those that are kept because a text may begin
+    alike"""
+    # bytes; nodes of a draft; tokens below which sharing is not worth it
+    def __init__(self, target, limit:int, nodes:int, least:int=16):
+        self.target, self.limit = target, limit
+        self.nodes, self.least = nodes, least
+        self.row = row_bytes(target)
         self.kept:list = []
     def size(self, tokens:int) -> int:
         "Bytes that a text's cache takes at most"
@@ -95,7 +108,8 @@ class Memory:
         cache = getattr(state, "cache", None)
         rows = getattr(cache, "capacity", 0) or getattr(cache, "rows", np.zeros((0,) * 4)).shape[3]
         return max(self.size(len(state.tokens)), self.row * rows)
-    def held(self, running) -> int: return sum(map(self.of, (*(r.state for r in running), *self.kept)))
+    def held(self, running) -> int:
+        return sum(map(self.of, (*(r.state for r in running), *self.kept)))
     def room(self, running, more:int=0) -> bool:
         "Whether so many bytes are free; what is only kept is given up if need be, the oldest first"
         while self.held(running) + more > self.limit and self.kept: self.kept.pop(0)
@@ -111,11 +125,14 @@ class Memory:
         self.kept.append(twin)
 
     def share(self, r, running) -> bool:
-        "Take over what has been read of the same beginning. False: somebody is about to read more of it"
-        states = [s for s in (*self.kept, *(o.state for o in running)) if _shareable(s)] if _shareable(r.state) else []
+        """Take over what has been read of the same beginning. False: somebody is about to read more
+        of it"""
+        states = [s for s in (*self.kept, *(o.state for o in running))
+                  if _shareable(s)] if _shareable(r.state) else []
         had = [shared(r.tokens[:-1], s.tokens[:s.length]) for s in states]
         best = max(had, default=0)
-        if any(shared(r.tokens[:-1], s.tokens[:-1]) >= best + self.least for s in states): return False
+        if any(shared(r.tokens[:-1], s.tokens[:-1]) >= best + self.least for s in states):
+            return False
         if best < self.least: return True
         donor = states[had.index(best)]
         r.state = donor.fork()
@@ -126,7 +143,8 @@ class Memory:
 
 # %% ../../nbs/7_serving/32_engine.ipynb #0b2e919c
 class Engine:
-    "Serves requests that come and go. A list of requests for `serve`, which asks it before every round"
+    """Serves requests that come and go. A list of requests for `serve`, which asks it before every
+    round"""
     def __init__(self,
         model, # a target, or a model that `as_target` knows
         drafter="auto", # one for all requests
@@ -136,23 +154,30 @@ class Engine:
         nodes:int=16, # guesses of a request in a round, at most
         curve:CostCurve=None, # what a call costs, by rows; None: measured
     ):
-        self.target, self.drafter, self.most, self.nodes = copy(as_target(model)), make_drafter(drafter), most, nodes
+        self.target, self.drafter = copy(as_target(model)), make_drafter(drafter)
+        self.most, self.nodes = most, nodes
         if chunk: self.target.chunk = chunk
         introduce(self.drafter, self.target)
         plain = isinstance(self.drafter, NoDrafter)
-        self.ration = None if plain else Ration(curve or cost_of(self.target), nodes, getattr(self.drafter, "pace", None))
-        self.memory, self.lock, self.closed, self.reader, self.occupied = Memory(self.target, memory, nodes), Condition(), False, None, 0
+        self.ration = None if plain else Ration(curve or cost_of(self.target), nodes,
+                                                getattr(self.drafter, "pace", None))
+        self.memory, self.lock = Memory(self.target, memory, nodes), Condition()
+        self.closed, self.reader = False, None
+        self.occupied = 0
         self.waiting:list = []
         self.running:list = []
         self.steps:list = []
         self.counts:Counter = Counter()
 
-    def submit(self, prompt, law=Law(), stop=None, rng=None, rule=None, priority=0, told=None) -> Served:
-        "A new request; of equal priority the first comes first. `told(request, step)` hears each step, and `None` if it ends without one"
+    def submit(self, prompt, law=Law(), stop=None, rng=None, rule=None, priority=0,
+               told=None) -> Served:
+        """A new request; of equal priority the first comes first. `told(request, step)` hears each
+        step, and `None` if it ends without one"""
         r = Served(self.target, self.drafter, prompt, law, rule, rng, stop, told=told)
         r.tries, need = np.zeros((2, self.nodes)), self.memory.size(len(r.tokens) + r.stop.limit)
         if need > self.memory.limit:
-            raise ValueError(f"prompt and answer may need {need / 2**20:.1f} MiB of cache, the engine has {self.memory.limit / 2**20:.1f}: ask for fewer tokens")
+            raise ValueError(f"prompt and answer may need {need / 2**20:.1f} MiB of cache, the "
+                             f"engine has {self.memory.limit / 2**20:.1f}: ask for fewer tokens")
         with self.lock:
             if self.closed: raise RuntimeError("the engine is closed")
             self.counts["requests"] += 1
@@ -167,7 +192,8 @@ class Engine:
         with self.lock:
             self.dismiss()
             self.admit()
-            while not self.memory.room(self.running) and len(self.running) > 1: self.put_off(self.running[-1])
+            while not self.memory.room(self.running) and len(self.running) > 1:
+                self.put_off(self.running[-1])
             self.occupied = self.memory.held(self.running)
         deciding, self.steps = [r for r in self.running if not r.reading], []
         self.reader = next((r for r in self.running if r.reading), None)
@@ -186,7 +212,9 @@ class Engine:
     def admit(self):
         "Those who wait come in, by rank, if there is room; who has priority may take another's"
         for r in list(self.waiting):
-            while self.running and (len(self.running) >= self.most or not self.memory.room(self.running, self.memory.size(len(r.tokens) + 32))):
+            while self.running and (len(self.running) >= self.most
+                                    or not self.memory.room(self.running,
+                                                            self.memory.size(len(r.tokens) + 32))):
                 if (last := self.running[-1]).rank[0] <= r.rank[0]: return
                 self.put_off(last)
             if not self.memory.share(r, self.running): continue
@@ -205,12 +233,14 @@ class Engine:
         while self.running or self.waiting:
             try:
                 for r, step in serve(self): self.hear(r, step)
-            except Exception as e:                                       # a forward failed, and nobody knows for whom
+            # a forward failed, and nobody knows for whom
+            except Exception as e:
                 for r in self.running or self.waiting[:1]: r.end("error", e)
 
     def hear(self, r, step):
         self.steps.append((r, step))
-        self.counts.update(calls=1, tokens=len(step.verdict.tokens), drafted=len(step.draft), accepted=len(step.verdict.path))
+        self.counts.update(calls=1, tokens=len(step.verdict.tokens), drafted=len(step.draft),
+                           accepted=len(step.verdict.path))
         self.tell(r, step)
 
     def tell(self, r, step):

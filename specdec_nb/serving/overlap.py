@@ -14,18 +14,22 @@ def two_machines(
     k:int, # drafted tokens
     c:float, # time of one drafted token over that of a target call
     bets:int=0, # outcomes that are drafted for while the target verifies, the likeliest first
-    right:float=1., # the probability that the target's own token, which the draft must follow, was guessed
+    # the probability that the target's own token, which the draft must follow, was guessed
+    right:float=1.,
     n:int=20_000, # rounds
     seed:int=0,
 ) -> float: # tokens in the time of a target call
     "Drafting while verifying, by a discrete-event clock"
-    rng, chances = np.random.default_rng(seed), [alpha**a * (1 - alpha) for a in range(k)] + [alpha**k]
+    rng, chances = np.random.default_rng(seed), [alpha**a * (1 - alpha)
+                                                 for a in range(k)] + [alpha**k]
     order = sorted(range(k + 1), key=lambda a: -chances[a])[:bets]
     kept, guessed = np.minimum(rng.geometric(1 - alpha, n) - 1, k), rng.random(n) < right
-    verified, drafted = 0., k * c                                        # when each machine's work is done
+    # when each machine's work is done
+    verified, drafted = 0., k * c
     for a, luck in zip(kept.tolist(), guessed):
         begun = max(verified, drafted)
         verified = begun + 1
-        drafted = verified + k * c                                       # as if nothing had been prepared
+        # as if nothing had been prepared
+        drafted = verified + k * c
         if luck and a in order: drafted = min(drafted, begun + (1 + order.index(a)) * k * c)
     return float((kept + 1).sum() / verified)

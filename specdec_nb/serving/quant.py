@@ -47,7 +47,8 @@ def blocks(
     if bits == 4:
         nibbles = (q + 8).astype(np.uint8)
         q = nibbles[..., :16] | nibbles[..., 16:] << 4
-    return f"Q{bits}_0", np.concatenate([d.view(np.uint8), q.view(np.uint8)], -1).reshape(len(w), -1)
+    return (f"Q{bits}_0",
+            np.concatenate([d.view(np.uint8), q.view(np.uint8)], -1).reshape(len(w), -1))
 
 # %% ../../nbs/7_serving/34_quant.ipynb #feae8b67
 _TWINS:WeakKeyDictionary = WeakKeyDictionary() # model -> {bits: its twin}
@@ -56,14 +57,24 @@ def few_bits(
     model, # a `Native`, or a Hugging Face model on the CPU
     bits:int, # 8 or 4
 ): # a model of the same kind; of a Hugging Face model that our runtime claims, a `Native`
-    "A twin with linear maps rounded to few bits, made once a model. ValueError for what cannot be rounded"
-    if bits not in (4, 8): raise ValueError(f"weights are rounded to 4 or 8 bits, which the kernels read; got bits={bits}")
-    if why := why_not_native(): raise ValueError(f"blocks of few bits are read by the native kernels, which cannot serve here: {why}")
+    """A twin with linear maps rounded to few bits, made once a model. ValueError for what cannot be
+    rounded"""
+    if bits not in (4, 8):
+        raise ValueError("weights are rounded to 4 or 8 bits, which the kernels read; got "
+                         f"bits={bits}")
+    if why := why_not_native():
+        raise ValueError("blocks of few bits are read by the native kernels, which cannot "
+                         f"serve here: {why}")
     if not isinstance(model, (Native, PreTrainedModel)):
-        why = "has packed its weights away: load it with runtime='native'" if isinstance(model, Llama) else "does not hand out its weights"
+        why = (
+            ("has packed its weights away: load it with runtime='native'")
+            if isinstance(model, Llama)
+            else "does not hand out its weights"
+        )
         raise ValueError(f"{type(model).__name__} {why}")
     known = _TWINS.setdefault(model, {})
-    if bits not in known: known[bits] = (_native_twin if isinstance(model, Native) else _hf_twin)(model, bits)
+    if bits not in known:
+        known[bits] = (_native_twin if isinstance(model, Native) else _hf_twin)(model, bits)
     return known[bits]
 
 def _native_twin(model, bits): return model.twin(Packed.laid(_rounded(model.packed, bits)))
@@ -79,7 +90,8 @@ def _rounded(packed, bits):
 class QuantSelf(ModelDrafter):
     """The target's own weights draft, rounded to four or eight bits; the full ones verify.
 
-    On the native runtime the draft reads the target's keys and values (after QSpec, Zhao et al. 2024, and QuantSpec, Tiwari et al. 2025);
+    On the native runtime the draft reads the target's keys and values (after QSpec, Zhao et al.
+    2024, and QuantSpec, Tiwari et al. 2025);
     a Hugging Face model's twin has a cache of its own.
     """
     def __init__(self,
@@ -88,7 +100,8 @@ class QuantSelf(ModelDrafter):
         shared:bool=True, # read the target's rows, where that can be; else keep own ones
         **options, # tree, width, least: as for `ModelDrafter`
     ):
-        if bits not in (4, 8): raise ValueError(f"quantself rounds weights to 4 or 8 bits, got bits={bits}")
+        if bits not in (4, 8):
+            raise ValueError(f"quantself rounds weights to 4 or 8 bits, got bits={bits}")
         self.bits, self.shared, self.full = bits, shared, None
         super().__init__(None, k, **options)
 
@@ -103,14 +116,16 @@ class QuantSelf(ModelDrafter):
         super().bind(target)
 
     def begin(self, ctx, state):
-        behind = self.shared and isinstance(self.full, Native) and isinstance(getattr(state, "cache", None), NativeCache)
+        behind = (self.shared and isinstance(self.full, Native)
+                  and isinstance(getattr(state, "cache", None), NativeCache))
         return BehindDrafting(self, ctx, state) if behind else super().begin(ctx, state)
 
 def _warn_if_as_large(model, twin):
     if not isinstance(model, Native): return
     theirs, ours = (len(m.packed.blob) / 1e6 for m in (model, twin))
     if ours > .8 * theirs:
-        warnings.warn(f"the target's weights are {theirs:.0f} MB as they are, rounded {ours:.0f} MB: a guess costs what a word costs")
+        warnings.warn(f"the target's weights are {theirs:.0f} MB as they are, rounded "
+                      f"{ours:.0f} MB: a guess costs what a word costs")
 
 # %% ../../nbs/7_serving/34_quant.ipynb #bea4f6d4
 class QuantLinear(torch.nn.Module):
@@ -125,13 +140,20 @@ class QuantLinear(torch.nn.Module):
 
 def _hf_twin(model, bits):
     "Of a Llama a `Native`; of others a copy that shares all tensors but those of its linear maps"
-    if model.device.type != "cpu": raise ValueError(f"blocks of few bits are read on the CPU, and the model is on {model.device}: give a quantised copy of it, drafter=ModelDrafter(copy)")
-    if getattr(model.config, "quantization_config", None) is not None: raise ValueError(f"the weights of this {type(model).__name__} are quantised already: nothing is left to round")
+    if model.device.type != "cpu":
+        raise ValueError("blocks of few bits are read on the CPU, and the model is on "
+                         f"{model.device}: give a quantised copy of it, "
+                         "drafter=ModelDrafter(copy)")
+    if getattr(model.config, "quantization_config", None) is not None:
+        raise ValueError(f"the weights of this {type(model).__name__} are quantised already: "
+                         "nothing is left to round")
     if not Llama.refuses(model.config): return _native_twin(Native.from_hf(model), bits)
     twin = copy.deepcopy(model, {id(t): t for t in (*model.parameters(), *model.buffers())})
     maps = [(name, m) for name, m in twin.named_modules() if type(m) in (torch.nn.Linear, Conv1D)]
-    if not maps: raise ValueError(f"{type(model).__name__} has no linear maps that could be rounded")
+    if not maps:
+        raise ValueError(f"{type(model).__name__} has no linear maps that could be rounded")
     for name, m in maps:
         above, _, last = name.rpartition(".")
-        setattr(twin.get_submodule(above), last, QuantLinear(m.weight.T if isinstance(m, Conv1D) else m.weight, m.bias, bits))
+        setattr(twin.get_submodule(above), last,
+                QuantLinear(m.weight.T if isinstance(m, Conv1D) else m.weight, m.bias, bits))
     return twin

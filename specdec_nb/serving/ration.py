@@ -38,26 +38,34 @@ class _Book:
 
 class Ration:
     "How many guesses each request may send"
-    def __init__(self, curve:CostCurve, nodes:int=16, pace=None): # pace: of a drafter that sizes its drafts by what they cost
+    # pace: of a drafter that sizes its drafts by what they cost
+    def __init__(self, curve:CostCurve, nodes:int=16, pace=None):
         self.curve, self.nodes, self.pace = curve, nodes, pace
-        self.tries = np.stack([6 * .8 ** np.arange(1, nodes + 1), np.full(nodes, 6.)])      # by rank: accepted, sent
+        # by rank: accepted, sent
+        self.tries = np.stack([6 * .8 ** np.arange(1, nodes + 1), np.full(nodes, 6.)])
         self.books:dict = {}
         self.scale, self.guesses = 1., 0.
 
     def values(self, tries):
         "By rank, the probability to be accepted"
-        return np.minimum.accumulate((tries[0] + 6 * self.tries[0] / self.tries[1]) / (tries[1] + 6))
+        return np.minimum.accumulate(
+            (tries[0] + 6 * self.tries[0] / self.tries[1]) / (tries[1] + 6)
+        )
 
     def sizes(self, records) -> list: # of each request: `[2, nodes]`
         "The guesses that bring the most tokens a second"
-        B, offers = len(records), sorted((-v, i) for i, tries in enumerate(records) for v in self.values(tries))
+        B, offers = len(records), sorted((-v, i) for i, tries in enumerate(records)
+                                         for v in self.values(tries))
         tokens = B - np.cumsum([0, *(v for v, _ in offers)])
-        chosen = Counter(i for _, i in offers[:int(np.argmax(tokens / self.curve(B + np.arange(len(tokens)))))])
+        chosen = Counter(
+            i for _, i in offers[: int(np.argmax(tokens / self.curve(B + np.arange(len(tokens)))))]
+        )
         return [chosen[i] for i in range(B)]
 
     def charge(self, B:int):
         "Tell a drafter that sizes its drafts itself what rows cost here"
-        seconds = np.maximum.accumulate(share_of(self.curve, B - 1 + round(self.guesses), B)(np.arange(1, len(self.pace.cost) + 1)))
+        seconds = np.maximum.accumulate(share_of(self.curve, B - 1 + round(self.guesses),
+                                                 B)(np.arange(1, len(self.pace.cost) + 1)))
         self.pace.cost = seconds / seconds[0]
         self.pace.cheapest = float(np.diff(self.pace.cost).min(initial=1))
 
@@ -67,21 +75,26 @@ class Ration:
         B, book = len(requests), self.books.setdefault(len(requests).bit_length(), _Book())
         resting = book.resting()
         if self.pace and not resting: self.charge(B)
-        sizes = [0] * B if resting else [self.nodes] * B if self.pace else self.sizes([r.tries for r in requests])
+        sizes = ([0] * B if resting else [self.nodes] * B if self.pace
+                 else self.sizes([r.tries for r in requests]))
         if book.probing and not resting: sizes = [0] * (B - 1) + [max(sizes[-1], 2)]
         for r, n in zip(requests, sizes):
             r.nodes = n
             r.silence(resting or book.probing and not n)
 
-    def learn(self, steps, forwards:bool=True): # `[(request, step), ...]`; whether their forward held nothing else
+    # `[(request, step), ...]`; whether their forward held nothing else
+    def learn(self, steps, forwards:bool=True):
         "After a round"
         if not steps: return
         B, sent = len(steps), sum(len(s.draft) for _, s in steps)
         base, whole = self.curve(B), self.curve(B + sent)
-        if forwards: self.scale += .05 * (sum(s.seconds["forward"] for _, s in steps) / whole - self.scale)
-        listening = sum(s.seconds.get(what, 0.) for _, s in steps for what in ("propose", "observe"))
+        if forwards:
+            self.scale += .05 * (sum(s.seconds["forward"] for _, s in steps) / whole - self.scale)
+        listening = sum(s.seconds.get(what, 0.) for _, s in steps
+                        for what in ("propose", "observe"))
         extra = sum(len(s.verdict.tokens) - 1 for _, s in steps)
-        self.books.setdefault(B.bit_length(), _Book()).add(extra * self.scale * base / B, self.scale * (whole - base) + listening)
+        self.books.setdefault(B.bit_length(), _Book()).add(extra * self.scale * base / B,
+                                                           self.scale * (whole - base) + listening)
         self.guesses += .1 * (sent - self.guesses)
         for r, s in steps:
             n, new = min(len(s.draft), self.nodes), np.zeros((2, self.nodes))

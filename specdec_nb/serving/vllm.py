@@ -27,44 +27,54 @@ def _rope(settings) -> dict:
     "The rotary angles as the engine writes them. ValueError for those that it makes otherwise"
     size, angles = settings["head_dim"], torch.tensor(settings["inv_freq"], dtype=torch.float64)
     theta = float(angles[-1]) ** (-size / (size - 2))
-    if settings["scale"] != 1 or not torch.allclose(angles, theta ** -(torch.arange(0, size, 2).double() / size), rtol=1e-4):
-        raise ValueError("this drafter turns its keys by scaled angles, for which the format has no name: it stays here")
+    if settings["scale"] != 1 or not torch.allclose(
+        angles, theta ** -(torch.arange(0, size, 2).double() / size), rtol=1e-4
+    ):
+        raise ValueError("this drafter turns its keys by scaled angles, for which the format "
+                         "has no name: it stays here")
     return {"rope_type": "default", "rope_theta": round(theta, 3)}
 
 def _eagle3(net, model, config) -> tuple: # `(page, tensors)`
     "EAGLE-3 as the `speculators` format has it, which vLLM reads unasked"
     s, words = net.settings, net.words
-    q, k, v = net.qkv.weight.split([n * s["head_dim"] for n in (s["heads"], s["kv_heads"], s["kv_heads"])])
+    q, k, v = net.qkv.weight.split([n * s["head_dim"]
+                                    for n in (s["heads"], s["kv_heads"], s["kv_heads"])])
     gate, up = net.gate_up.weight.chunk(2)
-    layer = {"self_attn.q_proj": q, "self_attn.k_proj": k, "self_attn.v_proj": v, "self_attn.o_proj": net.out.weight,
-             "mlp.gate_proj": gate, "mlp.up_proj": up, "mlp.down_proj": net.down.weight,
-             "input_layernorm": net.norm_e.weight, "hidden_norm": net.norm_g.weight,
-             "post_attention_layernorm": net.norm2.weight}
+    layer = {"self_attn.q_proj": q, "self_attn.k_proj": k, "self_attn.v_proj": v,
+             "self_attn.o_proj": net.out.weight, "mlp.gate_proj": gate, "mlp.up_proj": up,
+             "mlp.down_proj": net.down.weight, "input_layernorm": net.norm_e.weight,
+             "hidden_norm": net.norm_g.weight, "post_attention_layernorm": net.norm2.weight}
     tensors = {f"layers.0.{name}.weight": w for name, w in layer.items()}
-    tensors |= {"fc.weight": net.fuse.weight, "norm.weight": net.norm.weight, "lm_head.weight": net.head,
-                "d2t": words - torch.arange(len(words))}
-    one = dict(model_type="llama", hidden_size=s["d"], intermediate_size=s["inner"], num_hidden_layers=1,
-               num_attention_heads=s["heads"], num_key_value_heads=s["kv_heads"], head_dim=s["head_dim"],
-               vocab_size=net.vocab_size, rms_norm_eps=s["eps"], hidden_act="silu", rope_parameters=_rope(s),
+    tensors |= {"fc.weight": net.fuse.weight, "norm.weight": net.norm.weight,
+                "lm_head.weight": net.head, "d2t": words - torch.arange(len(words))}
+    one = dict(model_type="llama", hidden_size=s["d"], intermediate_size=s["inner"],
+               num_hidden_layers=1, num_attention_heads=s["heads"],
+               num_key_value_heads=s["kv_heads"], head_dim=s["head_dim"], vocab_size=net.vocab_size,
+               rms_norm_eps=s["eps"], hidden_act="silu", rope_parameters=_rope(s),
                max_position_embeddings=config.max_position_embeddings, tie_word_embeddings=False)
-    return dict(architectures=["Eagle3Speculator"], speculators_model_type="eagle3", speculators_version="0.9.0",
-                draft_vocab_size=len(words), target_hidden_size=s["d"], norm_before_residual=False,
-                eagle_aux_hidden_state_layer_ids=s["layers"][:3], transformer_layer_config=one,
-                speculators_config=_speculators("eagle3", config)), tensors
+    return (dict(architectures=["Eagle3Speculator"], speculators_model_type="eagle3",
+                 speculators_version="0.9.0", draft_vocab_size=len(words),
+                 target_hidden_size=s["d"], norm_before_residual=False,
+                 eagle_aux_hidden_state_layer_ids=s["layers"][:3], transformer_layer_config=one,
+                 speculators_config=_speculators("eagle3", config)), tensors)
 
 def _speculators(algorithm, config):
-    method = dict(proposal_type="greedy", speculative_tokens=TOKENS, verifier_accept_k=1, accept_tolerance=0.)
+    method = dict(proposal_type="greedy", speculative_tokens=TOKENS, verifier_accept_k=1,
+                  accept_tolerance=0.)
     verifier = dict(name_or_path=config._name_or_path, architectures=config.architectures)
-    return dict(algorithm=algorithm, default_proposal_method="greedy", proposal_methods=[method], verifier=verifier)
+    return dict(algorithm=algorithm, default_proposal_method="greedy", proposal_methods=[method],
+                verifier=verifier)
 
 # %% ../../nbs/7_serving/35_vllm.ipynb #5b39c87e
 def _medusa(net, model, config):
-    mixes = {f"blocks.{i}.layers.0.{kind}": w for i, mix in enumerate(net.mix) for kind, w in mix.named_parameters()}
+    mixes = {f"blocks.{i}.layers.0.{kind}": w for i, mix in enumerate(net.mix)
+             for kind, w in mix.named_parameters()}
     page = dict(model_type="medusa", architectures=["MedusaModel"], hidden_size=net.settings["d"],
-                vocab_size=net.vocab_size, num_heads=len(net.mix), num_hidden_layers=1, medusa_fc_bias=True,
-                original_lm_head=True)
+                vocab_size=net.vocab_size, num_heads=len(net.mix), num_hidden_layers=1,
+                medusa_fc_bias=True, original_lm_head=True)
     head = torch.zeros(net.vocab_size, net.settings["d"], dtype=torch.float16)
-    head[net.words] = net.head.half()                             # the other words' logits are zero: never the best
+    # the other words' logits are zero: never the best
+    head[net.words] = net.head.half()
     return page, mixes | {"lm_head.weight": head}
 
 def _draft(net, model, config):
@@ -73,27 +83,34 @@ def _draft(net, model, config):
     page = dict(draft.config.to_dict(), architectures=[type(draft).__name__], dtype="float32")
     return page, {k: w for k, w in tensors.items() if not (tied and k == "lm_head.weight")}
 
-WRITERS = {"eagle3": _eagle3, "medusa": _medusa, "draft": _draft} # kind of a trained drafter -> `(page, tensors)`
+# kind of a trained drafter -> `(page, tensors)`
+WRITERS = {"eagle3": _eagle3, "medusa": _medusa, "draft": _draft}
 
 def export_drafter(
     network, # a trained drafter, `Trained`
     model, # the Hugging Face model that it was trained for
     folder, # is made; what lies there under the same names is replaced
 ) -> dict: # what vLLM is told: its `speculative_config`
-    """Write a trained drafter as stock vLLM loads it: `config.json` and `model.safetensors`, both or neither.
+    """Write a trained drafter as stock vLLM loads it: `config.json` and `model.safetensors`,
+    both or neither.
 
-    Raises ValueError for a kind that the engine has no format for, for another model's drafter, and for angles it has no name for.
+    Raises ValueError for a kind that the engine has no format for, for another model's drafter,
+    and for angles it has no name for.
     """
     if network.kind not in WRITERS:
-        raise ValueError(f"vLLM has no format for a drafter of kind {network.kind!r}; it reads {', '.join(WRITERS)}")
+        raise ValueError(f"vLLM has no format for a drafter of kind {network.kind!r}; it reads "
+                         f"{', '.join(WRITERS)}")
     folder = Path(folder)
     network.join(Lender(model))
-    page, tensors = WRITERS[network.kind](network, model, model.config.get_text_config(decoder=True))
+    page, tensors = WRITERS[network.kind](network, model,
+                                          model.config.get_text_config(decoder=True))
     with whole(folder / "config.json") as described, whole(folder / "model.safetensors") as weights:
         described.write((json.dumps(page, indent=1) + "\n").encode())
-        weights.write(save({k: w.detach().contiguous().clone() for k, w in tensors.items()}, {"format": "pt"}))
+        weights.write(save({k: w.detach().contiguous().clone() for k, w in tensors.items()},
+                           {"format": "pt"}))
     method = {"draft": "draft_model"}.get(network.kind, network.kind)
-    return dict(method=method, model=str(folder), num_speculative_tokens=page.get("num_heads", TOKENS))
+    return dict(method=method, model=str(folder),
+                num_speculative_tokens=page.get("num_heads", TOKENS))
 
 # %% ../../nbs/7_serving/35_vllm.ipynb #5c575aeb
 class _Seat:
@@ -118,10 +135,12 @@ class _Seat:
         return list(self.draft.tokens)
 
 class Proposer:
-    "A drafter of this book that vLLM asks. Subclass it with another `drafter`, and give the engine the dotted name"
+    """A drafter of this book that vLLM asks. Subclass it with another `drafter`, and give the
+    engine the dotted name"""
     drafter = "lookup"
     def __init__(self, vllm_config):
-        self.size, self.k = vllm_config.model_config.get_vocab_size(), vllm_config.speculative_config.num_speculative_tokens
+        self.size = vllm_config.model_config.get_vocab_size()
+        self.k = vllm_config.speculative_config.num_speculative_tokens
         self.budget = Budget(self.k, self.k, SimpleNamespace(branches=False))
         self.drafter = make_drafter(self.drafter)
         introduce(self.drafter, SimpleNamespace(vocab_size=self.size))
@@ -136,18 +155,22 @@ class Proposer:
         model.compute_logits = heard
 
     def propose(self,
-        sampled_token_ids, # of each row of the batch what it has just sampled; empty while its prompt is being read
+        # of each row of the batch what it has just sampled; empty while its prompt is being read
+        sampled_token_ids,
         num_tokens_no_spec, # `[rows]`: how long its text is
         token_ids_cpu, # `[rows, window]`: its text
         slot_mappings=None,
     ) -> list: # of each row a list of guesses
         "Asked by the engine, once a step"
-        texts = [token_ids_cpu[i, :num_tokens_no_spec[i]].tolist() for i in range(len(sampled_token_ids))]
+        texts = [token_ids_cpu[i, :num_tokens_no_spec[i]].tolist()
+                 for i in range(len(sampled_token_ids))]
         seats = [self._seat(i, text) for i, text in enumerate(texts)]
         for seat, text, scores in zip(seats, texts, self._rows(seats)):
             if seat and len(text) > len(seat.text): seat.hear(text, scores)
-        self.seats = [seat or (_Seat(self, text) if new else None) for seat, text, new in zip(seats, texts, sampled_token_ids)]
-        return [seat.guess(self.budget) if seat and new else [] for seat, new in zip(self.seats, sampled_token_ids)]
+        self.seats = [seat or (_Seat(self, text) if new else None)
+                      for seat, text, new in zip(seats, texts, sampled_token_ids)]
+        return [seat.guess(self.budget) if seat and new else []
+                for seat, new in zip(self.seats, sampled_token_ids)]
 
     def _seat(self, i, text):
         "Who sat there, or moved there; None: somebody new"
@@ -156,7 +179,9 @@ class Proposer:
         if found: self.seats[self.seats.index(found)] = None
         return found
 
-    def _rows(self, seats) -> list: # of each seat its rows of logits, as `Scores`; None: not to be told apart
+    def _rows(
+        self, seats,
+    ) -> list: # of each seat its rows of logits, as `Scores`; None: not to be told apart
         counts = [1 + len(seat.draft) if seat else 1 for seat in seats]
         if self.logits is None or len(self.logits) != sum(counts): return [None] * len(seats)
         return [TensorScores(rows) for rows in self.logits.split(counts)]

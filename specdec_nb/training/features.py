@@ -20,12 +20,16 @@ from ..roles import read
 
 # %% ../../nbs/4_learning/21b_features.ipynb #ad2cea02
 class Features:
-    "Of every token of some documents: hidden states of a model and the log of its normaliser, on disk"
+    """Of every token of some documents: hidden states of a model and the log of its normaliser, on
+    disk"""
     def __init__(self,
         model, # a decoder-only Hugging Face model
         documents:list, # arrays of token ids
-        layers, # hidden states wanted; the last should be the number of layers: what enters the head
-        path, # files begin with this; what agrees with the first documents stays, and reading goes on from there
+        # hidden states wanted; the last should be the number of layers: what enters the head
+        layers,
+        # files begin with this; what agrees with the first documents stays, and reading goes on
+        # from there
+        path,
         rows:int=2000, # tokens a pass, about
         tick=lambda n: None, # called with the number of tokens read
     ):
@@ -36,14 +40,17 @@ class Features:
         done = self._agree(marks, width := 2 * size * len(self.layers))
         if done < len(documents): self._go_on(model, marks, done, width, rows, tick)
         n = int(self.at[-1])
-        self.hidden = torch.from_file(f"{path}.hidden", False, n * width // 2, dtype=torch.bfloat16).view(n, -1, size)
+        self.hidden = torch.from_file(f"{path}.hidden", False, n * width // 2,
+                                      dtype=torch.bfloat16).view(n, -1, size)
         self.logz = torch.from_file(f"{path}.logz", False, n, dtype=torch.float32)
 
     def _marks(self, model): # `[documents]`
         "Each document, who reads it, and how, in eight bytes"
-        reader = torch.cat([w.detach().flatten()[:16].float().cpu() for w in model.parameters()]).numpy().tobytes()
+        reader = torch.cat([w.detach().flatten()[:16].float().cpu()
+                            for w in model.parameters()]).numpy().tobytes()
         how = reader + str((self.layers, model.dtype)).encode()
-        return np.array([blake2b(how + d.tobytes(), digest_size=8).digest() for d in self.documents]).view(np.uint64)
+        return np.array([blake2b(how + d.tobytes(), digest_size=8).digest()
+                         for d in self.documents]).view(np.uint64)
 
     def _agree(self, marks, width):
         "How many of the documents lie here already, whole"
@@ -51,22 +58,25 @@ class Features:
         if not all(f.exists() for f in files): return 0
         there = np.fromfile(files[0], np.uint64)[:len(marks)]
         done = int((there == marks[:len(there)]).cumprod().sum())
-        if any(f.stat().st_size < self.at[done] * w for f, w in zip(files[1:], (width, 4))): return 0
+        if any(f.stat().st_size < self.at[done] * w for f, w in zip(files[1:], (width, 4))):
+            return 0
         return done
 
     def _go_on(self, model, marks, done, width, rows, tick):
         "Read on after `done` documents. OSError, before anything is read, if the disk is too full"
         need, free = int(self.at[-1] - self.at[done]) * (width + 4), self._cut(done, width)
         if free < need:
-            raise OSError(f"{self.path} needs {need / 1e9:.2f} GB more for hidden states, {free / 1e9:.2f} GB are free: "
-                          "make room, or take another folder")
+            raise OSError(f"{self.path} needs {need / 1e9:.2f} GB more for hidden states, "
+                          f"{free / 1e9:.2f} GB are free: make room, or take another folder")
         with open(f"{self.path}.hidden", "r+b") as hidden, open(f"{self.path}.logz", "r+b") as logz:
             while done < len(marks):
                 pool = sorted(range(done, min(done + 64, len(marks))), key=self.length_of)
-                while pool:                                      # documents of like length, so that little is padding
+                # documents of like length, so that little is padding
+                while pool:
                     n = max(1, rows // self.length_of(pool[-1]))
                     for j, states, z in self._read(model, pool[-n:]):
-                        for file, made, size in ((hidden, states.view(torch.int16), width), (logz, z, 4)):
+                        for file, made, size in ((hidden, states.view(torch.int16), width),
+                                                 (logz, z, 4)):
                             file.seek(int(self.at[j]) * size)
                             file.write(made.numpy().tobytes())
                     del pool[-n:]
@@ -81,19 +91,25 @@ class Features:
 
     def _cut(self, done, width): # bytes that are free then
         "Away with what lies behind the first `done` documents"
-        for kind, w, n in (("marks", 8, done), ("hidden", width, self.at[done]), ("logz", 4, self.at[done])):
+        for kind, w, n in (("marks", 8, done), ("hidden", width, self.at[done]),
+                           ("logz", 4, self.at[done])):
             with open(f"{self.path}.{kind}", "ab") as f: f.truncate(int(n) * w)
         return shutil.disk_usage(self.path.parent).free
 
     @torch.inference_mode()
-    def _read(self, model, group): # of each document: its number, hidden states `[n, layers, d]` and normalisers `[n]`
+    # of each document: its number, hidden states `[n, layers, d]` and normalisers `[n]`
+    def _read(self, model, group):
         ids = torch.zeros(len(group), max(map(self.length_of, group)), dtype=torch.long)
-        for r, j in enumerate(group): ids[r, :self.length_of(j)] = torch.from_numpy(self.documents[j])
-        last = {"logits_to_keep": 1} if "logits_to_keep" in signature(model.forward).parameters else {}
-        out = model(input_ids=ids.to(model.device), output_hidden_states=True, use_cache=False, **last)
+        for r, j in enumerate(group):
+            ids[r, :self.length_of(j)] = torch.from_numpy(self.documents[j])
+        last = ({"logits_to_keep": 1} if "logits_to_keep" in signature(model.forward).parameters
+                else {})
+        out = model(input_ids=ids.to(model.device), output_hidden_states=True, use_cache=False,
+                    **last)
         head = model.get_output_embeddings().weight.detach()
         self._check(model, out, head, group)
-        for r, j in enumerate(group):                            # other logits than the last are made here, of real rows
+        # other logits than the last are made here, of real rows
+        for r, j in enumerate(group):
             states = [out.hidden_states[layer][r, :self.length_of(j)] for layer in self.layers]
             z = (out.hidden_states[-1][r, :self.length_of(j)] @ head.T).float().logsumexp(-1)
             yield j, torch.stack(states, 1).bfloat16().cpu(), z.cpu()
@@ -102,11 +118,12 @@ class Features:
         "ValueError unless the logits are the last states, which must be numbers, times a matrix"
         made, name = out.hidden_states[-1][:, -1] @ head.T, type(model).__name__
         if not made.isfinite().all():
-            raise ValueError(f"the states of {name} are no numbers in document {group[-1]} or near it: "
-                             "is the model damaged, or its precision too low?")
-        if not torch.allclose(made.float(), out.logits[:, -1].float(), rtol=.05, atol=.05 * float(made.abs().max())):
-            raise ValueError(f"{name} does more to its last states than multiply them by a matrix (a bias, a scale, a cap): "
-                             "no drafter can be trained on them")
+            raise ValueError(f"the states of {name} are no numbers in document {group[-1]} or "
+                             "near it: is the model damaged, or its precision too low?")
+        if not torch.allclose(made.float(), out.logits[:, -1].float(), rtol=.05,
+                              atol=.05 * float(made.abs().max())):
+            raise ValueError(f"{name} does more to its last states than multiply them by a matrix "
+                             "(a bias, a scale, a cap): no drafter can be trained on them")
 
 class Batches:
     "Batches of documents of like length, step by step, in an order that the seed fixes"
@@ -119,7 +136,8 @@ class Batches:
         begins=None, # count only what follows here in each document; None: all of it
     ):
         self.features, self.words, self.head, self.size = features, module.words, module.head, size
-        self.seed, self.most, self.begins, self.epoch = seed, most, begins or [1] * len(features.documents), None
+        self.seed, self.most = seed, most
+        self.begins, self.epoch = begins or [1] * len(features.documents), None
         self.n = len(self.order(0))
 
     def order(self, epoch):
@@ -127,14 +145,16 @@ class Batches:
             rng, n = np.random.default_rng([self.seed, epoch]), len(self.features.documents)
             parts = np.array_split(rng.permutation(n), max(1, n // (16 * self.size)))
             pools = [sorted(part, key=self.features.length_of) for part in parts]
-            batches = [pool[i:i + self.size] for pool in pools for i in range(0, len(pool), self.size)]
+            batches = [pool[i:i + self.size] for pool in pools
+                       for i in range(0, len(pool), self.size)]
             self.epoch, self.batches = epoch, [batches[i] for i in rng.permutation(len(batches))]
         return self.batches
 
     def __len__(self): return self.n
 
     def __getitem__(self, step):
-        "Of step `step`, counted over epochs: tokens and real `[B, T]`, hidden `{layer: [B, T, d]}`, p `[B, T, W]`"
+        """Of step `step`, counted over epochs: tokens and real `[B, T]`, hidden `{layer: [B, T,
+        d]}`, p `[B, T, W]`"""
         epoch, i = divmod(step, len(self))
         f, group = self.features, self.order(epoch)[i]
         longest = min(max(len(f.documents[j]) for j in group), self.most)
@@ -144,7 +164,10 @@ class Batches:
         for r, j in enumerate(group):
             n = min(len(f.documents[j]), longest)
             rows = slice(f.at[j], f.at[j] + n)
-            tokens[r, :n], real[r, self.begins[j] - 1:n] = torch.from_numpy(f.documents[j][:n]), True
+            tokens[r, :n], real[r, self.begins[j] - 1 : n] = (
+                torch.from_numpy(f.documents[j][:n]),
+                True,
+            )
             hidden[r, :n], logz[r, :n] = f.hidden[rows], f.logz[rows]
         tokens, real, hidden, logz = (x.to(self.head.device) for x in (tokens, real, hidden, logz))
         hidden = hidden.float()
@@ -156,14 +179,17 @@ class Batches:
 def states_of(target, text, layers) -> dict: # `{layer: [T, d]}`
     "A target's hidden states of a whole text, read in one forward"
     asks = Asks(hidden=tuple(sorted(set(layers))))
-    return read(target.open([*map(int, text), 0], asks)).prefilled.hidden # the last word, whichever, is pending and not read
+    # the last word, whichever, is pending and not read
+    return read(target.open([*map(int, text), 0], asks)).prefilled.hidden
 
 @torch.no_grad()
 def surprise(
     target, # one that lends its matrices
     documents, # arrays of token ids
     begins=None, # count only what follows here in each document; None: all of it
-) -> dict: # nats a word beyond the expected, the same in standard deviations of the sum, and how many words
+    # nats a word beyond the expected, the same in standard deviations of the sum, and how many
+    # words
+) -> dict:
     "How much more some texts surprise a target than it expects"
     over, variance, n, L = 0., 0., 0, target.layers
     for text, begin in zip(documents, begins or [1] * len(documents)):

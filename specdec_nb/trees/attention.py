@@ -38,13 +38,16 @@ def masked_attention(
     sees, # `[n, L]` booleans: which row sees which column
 ): # `[heads, n, d]`
     "Attention of grouped heads under a mask, by PyTorch's fused kernel"
-    return F.scaled_dot_product_attention(q[None], k[None], v[None], attn_mask=sees, enable_gqa=True)[0]
+    return F.scaled_dot_product_attention(q[None], k[None], v[None], attn_mask=sees,
+                                          enable_gqa=True)[0]
 
 # %% ../../nbs/5_trees/25_attention.ipynb #7f388a17
 class TreeMask:
-    """Who sees whom, in tensors of fixed shape that a mask function reads: a new tree is new numbers, not a new program.
+    """Who sees whom, in tensors of fixed shape that a mask function reads: a new tree is new
+    numbers, not a new program.
 
-    Rows beyond the draft see the past only, columns beyond it are seen by nobody; throw these rows away.
+    Rows beyond the draft see the past only, columns beyond it are seen by nobody; throw these
+    rows away.
     """
     def __init__(self,
         rows:int, # the pending token and the largest draft
@@ -59,7 +62,9 @@ class TreeMask:
     def set(self, draft, base:int) -> "TreeMask":
         "Write the tree into the tensors"
         n = len(draft) + 1
-        if n > self.rows: raise ValueError(f"room for {self.rows} rows, the draft needs {n}: make a larger TreeMask")
+        if n > self.rows:
+            raise ValueError(f"room for {self.rows} rows, the draft needs {n}: make a larger "
+                             "TreeMask")
         self.base.fill_(base)
         self.sees.zero_()[:n, :n] = torch.from_numpy(draft.mask()).to(self.sees.device)
         self.depth.zero_()[1:n] = torch.tensor(draft.depth, dtype=torch.long)
@@ -90,31 +95,41 @@ def flex_tree_attention(
 def _heads_first(query, attention_mask, more):
     "Refuse what the two attentions below do not compute, by name"
     for name in ("softcap", "s_aux"):
-        if more.get(name) is not None: raise ValueError(f"this model's attention has {name}, which tree attention here does not compute: use its own")
-    if attention_mask is not None and attention_mask.dtype != torch.bool: raise ValueError(f"expected a boolean mask, got {attention_mask.dtype}")
+        if more.get(name) is not None:
+            raise ValueError(f"this model's attention has {name}, which tree attention here does "
+                             "not compute: use its own")
+    if attention_mask is not None and attention_mask.dtype != torch.bool:
+        raise ValueError(f"expected a boolean mask, got {attention_mask.dtype}")
 
 def _tree_sdpa(module, query, key, value, attention_mask=None, scaling=None, dropout=0., **more):
-    "`[B, heads, n, d]` queries, `[B, kv_heads, L, d]` keys and values, a boolean mask or None (causal) -> `[B, n, heads, d]`, None"
+    """`[B, heads, n, d]` queries, `[B, kv_heads, L, d]` keys and values, a boolean mask or None
+    (causal) -> `[B, n, heads, d]`, None"""
     _heads_first(query, attention_mask, more)
     causal = attention_mask is None and query.shape[2] > 1
-    out = F.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask, scale=scaling, is_causal=causal, enable_gqa=True)
+    out = F.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask, scale=scaling,
+                                         is_causal=causal, enable_gqa=True)
     return out.transpose(1, 2).contiguous(), None
 
 _LAST = [None, None] # the mask seen last and its blocks: all layers of a kind share them
 
 def _blocks(mask, query, key):
     if mask is None and query.shape[2] == 1: return None
-    if mask is None: return create_block_mask(lambda b, h, i, j: j <= i, None, None, query.shape[2], key.shape[2], device=str(query.device))
+    if mask is None:
+        return create_block_mask(lambda b, h, i, j: j <= i, None, None, query.shape[2],
+                                 key.shape[2], device=str(query.device))
     if _LAST[0] is not mask:
-        _LAST[:] = mask, create_block_mask(lambda b, h, i, j: mask[b, 0, i, j], len(mask), None, *mask.shape[2:], device=str(mask.device))
+        _LAST[:] = mask, create_block_mask(lambda b, h, i, j: mask[b, 0, i, j], len(mask), None,
+                                           *mask.shape[2:], device=str(mask.device))
     return _LAST[1]
 
 def _tree_flex(module, query, key, value, attention_mask=None, scaling=None, dropout=0., **more):
     "The same by FlexAttention"
     _heads_first(query, attention_mask, more)
-    out = flex_attention(query, key, value, block_mask=_blocks(attention_mask, query, key), scale=scaling, enable_gqa=True)
+    out = flex_attention(query, key, value, block_mask=_blocks(attention_mask, query, key),
+                         scale=scaling, enable_gqa=True)
     return out.transpose(1, 2).contiguous(), None
 
 for _name, _attend in (("tree_sdpa", _tree_sdpa), ("tree_flex", _tree_flex)):
     AttentionInterface.register(_name, _attend)
-    AttentionMaskInterface.register(_name, sdpa_mask)          # for what is no tree: prompts and chains
+    # for what is no tree: prompts and chains
+    AttentionMaskInterface.register(_name, sdpa_mask)

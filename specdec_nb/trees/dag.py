@@ -15,24 +15,31 @@ from ..drafters.model import ModelDrafter, TreeDrafting
 
 # %% ../../nbs/5_trees/27_dag.ipynb #7a578292
 class TokenGraph:
-    "Continuations of a text that may meet: a node is one token, an edge leads to a node of its own or to one met before"
+    """Continuations of a text that may meet: a node is one token, an edge leads to a node of its
+    own or to one met before"""
     def __init__(self,
         text, # the tokens so far; the last is the root, node -1
         repeat:int=1, # r: two nodes are one if their last r + 1 tokens are the same; -1: never
     ):
-        if repeat < -1: raise ValueError(f"repeat counts the tokens before a node that must agree, from 0 on, or is -1: no merging; got {repeat}")
+        if repeat < -1:
+            raise ValueError("repeat counts the tokens before a node that must agree, from 0 on, "
+                             f"or is -1: no merging; got {repeat}")
         self.repeat, self.merged = repeat, 0
         self.tokens:list[int] = []
         self.parents:list[int] = []
         self.edges:dict[int, dict] = {-1: {}}
         self.known:dict[tuple, list] = {}
-        self.tail = {-1: tuple(text)[max(len(text) - repeat, 0):] if repeat > 0 else ()}          # the last r tokens at each node
+        # the last r tokens at each node
+        self.tail = {-1: tuple(text)[max(len(text) - repeat, 0):] if repeat > 0 else ()}
 
-    def add(self, u:int, token:int, q) -> int | None: # the new node; None: the edge leads to one known before
+    def add(
+        self, u:int, token:int, q,
+    ) -> int | None: # the new node; None: the edge leads to one known before
         "An edge from node `u`, worth `q`. Raises ValueError if `u` has one with this token"
         if token in self.edges[u]: raise ValueError(f"node {u} goes on with token {token} already")
         run = self.tail[u] + (token,)
-        met = next((w for w in self.known.get(run, ()) if not self.reaches(w, u)), None) if self.repeat >= 0 else None
+        met = next((w for w in self.known.get(run, ()) if not self.reaches(w, u)),
+                   None) if self.repeat >= 0 else None
         self.edges[u][token] = (len(self.tokens) if met is None else met, q, met is not None)
         if met is not None:
             self.merged += 1
@@ -40,7 +47,8 @@ class TokenGraph:
         self.tokens.append(token)
         self.parents.append(u)
         node = len(self.tokens) - 1
-        self.edges[node], self.tail[node] = {}, run[max(len(run) - self.repeat, 0):] if self.repeat > 0 else ()
+        self.edges[node], self.tail[node] = {}, run[max(len(run) - self.repeat,
+                                                        0):] if self.repeat > 0 else ()
         self.known.setdefault(run, []).append(node)
         return node
 
@@ -56,9 +64,11 @@ class TokenGraph:
     def unroll(self,
         n:int, # nodes at most
         depth:float=float("inf"), # levels at most
-        damp=1, # what an edge to a node met before is worth: its row was computed after another prefix
+        # what an edge to a node met before is worth: its row was computed after another prefix
+        damp=1,
     ) -> tuple: # `(draft, values)`
-        "The most valuable paths from the root as a trie, best first; no path twice, since no node has two edges of one token"
+        """The most valuable paths from the root as a trie, best first; no path twice, since no node
+        has two edges of one token"""
         at = {(): -1}
         def expand(path):
             out = self.edges[at[path]]
@@ -68,7 +78,8 @@ class TokenGraph:
 
 # %% ../../nbs/5_trees/27_dag.ipynb #6d756fda
 def merged_rows(repeat:int=1):
-    "The rule that would follow from one row a merged node: a walk on rows that nodes with the same last tokens share. LOSSY"
+    """The rule that would follow from one row a merged node: a walk on rows that nodes with the
+    same last tokens share. LOSSY"""
     @flagged(lossy=True)
     def verify_merged(draft, p, rng):
         first, owner = {}, {-1: -1}
@@ -84,22 +95,29 @@ def merged_rows(repeat:int=1):
 
 @flagged(lossy=True)
 def verify_longest(draft, p, rng):
-    "The rule that the original offers beside the exact one: every node has a coin of its own, the longest path wins, then the mode. LOSSY"
+    """The rule that the original offers beside the exact one: every node has a coin of its own, the
+    longest path wins, then the mode. LOSSY"""
     taken = {-1}
     for i, parent in enumerate(draft.parents):
         owed = p[parent + 1]
         q = draft.law(i, len(owed))
-        if parent in taken and rng.at(draft.depth[i] - 1, "coin").bernoulli(accept_probability(owed, q, draft.tokens[i])): taken.add(i)
+        if parent in taken and rng.at(draft.depth[i] - 1, "coin").bernoulli(
+            accept_probability(owed, q, draft.tokens[i])
+        ):
+            taken.add(i)
     end = max(taken, key=lambda i: (draft.depth[i] if i >= 0 else 0, -i))
-    return Verdict.of(draft, draft.path(end), max(range(len(p[end + 1])), key=lambda x: p[end + 1][x]))
+    return Verdict.of(draft, draft.path(end),
+                      max(range(len(p[end + 1])), key=lambda x: p[end + 1][x]))
 
 # %% ../../nbs/5_trees/27_dag.ipynb #9fc8bd87
 class _GraphDrafting(TreeDrafting):
     def grow(self, depth, budget):
-        d, at = self.drafter, {(-1, None): -1}                           # parent and token -> node of the graph
+        # parent and token -> node of the graph
+        d, at = self.drafter, {(-1, None): -1}
         self.graph = TokenGraph(self.state.tokens, d.repeat)
         def candidates(draft, node, rows, i, s):
-            found, u = self.likely(rows, i, s, d.width), at[(draft.parents[node], draft.tokens[node]) if node >= 0 else (-1, None)]
+            found = self.likely(rows, i, s, d.width)
+            u = at[(draft.parents[node], draft.tokens[node]) if node >= 0 else (-1, None)]
             kept = [(x, q) for x, q in found if q >= d.sibling * found[0][1]]
             nodes = [(x, q, self.graph.add(u, x, q)) for x, q in kept]
             at.update({(node, x): new for x, _, new in nodes})
@@ -109,10 +127,12 @@ class _GraphDrafting(TreeDrafting):
 
 @register("gsd")
 class GraphDrafter(ModelDrafter):
-    "A draft model's hypotheses as a graph whose recurring runs are drafted once (Gong et al. 2024), unrolled into a trie to be scored"
+    """A draft model's hypotheses as a graph whose recurring runs are drafted once (Gong et al.
+    2024), unrolled into a trie to be scored"""
     drafting = _GraphDrafting
     def __init__(self,
-        model=None, # the draft model: whatever `as_target` knows; None: the one that comes with the package
+        # the draft model: whatever `as_target` knows; None: the one that comes with the package
+        model=None,
         k:int=4, # levels drafted at most; the unrolled draft may be deeper
         tree:int=24, # nodes of the unrolled draft
         width:int=4, # candidates of each node
@@ -120,11 +140,15 @@ class GraphDrafter(ModelDrafter):
         repeat:int=1, # r: nodes meet if their last r + 1 tokens agree; -1: never
         damp:float=.7, # what an edge to a node met before is worth
         sibling:float=.1, # candidates below this share of the best one's probability are left out
-        least:float=0., # draft on only while the most probable next token has at least this probability
+        # draft on only while the most probable next token has at least this probability
+        least:float=0.,
     ):
-        if isinstance(tree, Draft) or tree < 1: raise ValueError(f"tree is the number of nodes to unroll, at least 1, got {tree}")
-        if not (0 < damp <= 1 and 0 <= sibling <= 1): raise ValueError(f"damp and sibling are factors up to 1, got {damp} and {sibling}")
-        if level < 1: raise ValueError(f"at least one node is expanded on each level, got level={level}")
+        if isinstance(tree, Draft) or tree < 1:
+            raise ValueError(f"tree is the number of nodes to unroll, at least 1, got {tree}")
+        if not (0 < damp <= 1 and 0 <= sibling <= 1):
+            raise ValueError(f"damp and sibling are factors up to 1, got {damp} and {sibling}")
+        if level < 1:
+            raise ValueError(f"at least one node is expanded on each level, got level={level}")
         TokenGraph([0], repeat)
         self.repeat, self.damp, self.sibling, self.level = repeat, damp, sibling, level
         super().__init__(model, k, tree, width, least)

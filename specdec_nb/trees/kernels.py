@@ -19,7 +19,8 @@ from ..models.llama import grouped_attention
 try:
     import triton
     import triton.language as tl
-except ImportError:                                 # the kernels below stay functions that nobody can launch
+# the kernels below stay functions that nobody can launch
+except ImportError:
     triton, tl = SimpleNamespace(jit=lambda f: f), SimpleNamespace(constexpr=int)
 INTERPRETED = hasattr(triton, "knobs") and triton.knobs.runtime.interpret
 
@@ -29,32 +30,39 @@ def refuses(
     "Why no kernel can be run on a tensor, in words: then PyTorch's operators do the work"
     if not hasattr(triton, "knobs"): return "Triton is not installed (pip install triton)"
     if not (x.is_cuda or INTERPRETED):
-        return f"kernels run on CUDA, not on {x.device.type}, unless TRITON_INTERPRET=1 is set before Triton is imported"
+        return (f"kernels run on CUDA, not on {x.device.type}, unless TRITON_INTERPRET=1 is "
+                "set before Triton is imported")
     if x.dtype == torch.float64: return f"{x.dtype}: the kernels compute in single precision"
     return None
 
 # %% ../../nbs/5_trees/28_kernels.ipynb #900a6610
 @dataclass(frozen=True)
 class PackedMask:
-    "What each row of a ragged batch sees: the past from some column on, and the tail, the last 128 columns, by bits"
-    sizes: torch.Tensor # `[B, 3]` int32, of each request: columns of its past, columns of its tail, rows
+    """What each row of a ragged batch sees: the past from some column on, and the tail, the last
+    128 columns, by bits"""
+    # `[B, 3]` int32, of each request: columns of its past, columns of its tail, rows
+    sizes: torch.Tensor
     first: torch.Tensor # `[B, N]` int32: the first column of the past that a row sees
-    bits: torch.Tensor # `[B, N, 2]` int64: the columns of the tail that a row sees, lowest bit first
+    # `[B, N, 2]` int64: the columns of the tail that a row sees, lowest bit first
+    bits: torch.Tensor
 
     @classmethod
     def of(cls, masks) -> "PackedMask":
-        "From masks `[n, L]`, booleans, one a request. Raises ValueError where a row sees the past in pieces"
+        """From masks `[n, L]`, booleans, one a request. Raises ValueError where a row sees the past
+        in pieces"""
         N, first, bits, sizes, whole = max(len(m) for m in masks), [], [], [], []
         for m in masks:
             n, past = len(m), max(m.shape[1] - 128, 0)
             start = past - m[:, :past].sum(1)
-            whole.append((m[:, :past] == (torch.arange(past, device=m.device) >= start[:, None])).all())
+            whole.append((m[:, :past]
+                          == (torch.arange(past, device=m.device) >= start[:, None])).all())
             tail = F.pad(m[:, past:], (0, 128 - (m.shape[1] - past), 0, N - n)).view(N, 2, 64)
             bits.append((tail.long() << torch.arange(64, device=m.device)).sum(-1))
             first.append(F.pad(start, (0, N - n)).int())
             sizes.append([past, m.shape[1] - past, n])
         if not torch.stack(whole).all():
-            raise ValueError("a row sees its past in pieces: no tree's mask, or its tree has more than 128 columns")
+            raise ValueError("a row sees its past in pieces: no tree's mask, or its tree has more "
+                             "than 128 columns")
         counted = torch.tensor(sizes, dtype=torch.int32, device=m.device)
         return cls(counted, torch.stack(first), torch.stack(bits))
 
@@ -63,12 +71,14 @@ class PackedMask:
         past, tail, n = self.sizes[b].tolist()
         shift = torch.arange(64, device=self.bits.device)
         bits = ((self.bits[b, :n, :, None] >> shift) & 1).flatten(1).bool()[:, :tail]
-        return torch.cat([torch.arange(past, device=shift.device) >= self.first[b, :n, None], bits], 1)
+        return torch.cat([torch.arange(past, device=shift.device) >= self.first[b, :n, None], bits],
+                         1)
 
 # %% ../../nbs/5_trees/28_kernels.ipynb #674086c2
 @triton.jit
 def _where_rows_lie(j, held, b, TABLE, pages, s_outer, s_row, PAGE: tl.constexpr):
-    "Where request b's rows j lie: in its own buffer (PAGE = 0), or in pages of PAGE rows that its table names"
+    """Where request b's rows j lie: in its own buffer (PAGE = 0), or in pages of PAGE rows that its
+    table names"""
     if PAGE == 0: return b.to(tl.int64) * s_outer + j * s_row
     page = tl.load(TABLE + b * pages + j // PAGE, mask=held, other=0).to(tl.int64)
     return page * s_outer + (j % PAGE) * s_row
@@ -82,7 +92,8 @@ def _fold(q, K, V, at, held, sees, scale, top, total, mean,
     k = tl.load(K + at[:, None] + d[None, :], mask=there, other=0.)
     v = tl.load(V + at[:, None] + d[None, :], mask=there, other=0.)
     kind = v.dtype
-    if UP: k, v = k.to(tl.float32), v.to(tl.float32)          # the interpreter multiplies bfloat16 wrongly
+    # the interpreter multiplies bfloat16 wrongly
+    if UP: k, v = k.to(tl.float32), v.to(tl.float32)
     s = tl.where(sees, tl.dot(q, tl.trans(k), input_precision="ieee") * scale, float("-inf"))
     new = tl.maximum(top, tl.max(s, 1))
     level = tl.where(new == float("-inf"), 0., new)               # nothing seen yet: not inf - inf
@@ -96,15 +107,17 @@ def _fold(q, K, V, at, held, sees, scale, top, total, mean,
 #| code-fold: true
 #| code-summary: "The kernel: a block of rows walks over its share of the past, then over the tail"
 @triton.jit
-def _attention(Q, K, V, OUT, LOG, SIZES, FIRST, BITS, TABLE, scale, N, KV, splits, pages,
-               s_request, s_node, s_query, s_outer, s_head, s_row, s_split,
-               G: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
-               PAGE: tl.constexpr, UP: tl.constexpr, TAIL: tl.constexpr):
-    "BM rows of one request and key head attend to one of `splits` shares of the past; the last one has the tail, too"
+def _attention(Q, K, V, OUT, LOG, SIZES, FIRST, BITS, TABLE, scale, N, KV, splits, pages, s_request,
+               s_node, s_query, s_outer, s_head, s_row, s_split, G: tl.constexpr, D: tl.constexpr,
+               BD: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, PAGE: tl.constexpr,
+               UP: tl.constexpr, TAIL: tl.constexpr):
+    """BM rows of one request and key head attend to one of `splits` shares of the past; the last
+    one has the tail, too"""
     b, kv, split = tl.program_id(1) // KV, tl.program_id(1) % KV, tl.program_id(2)
     r, d = tl.program_id(0) * BM + tl.arange(0, BM), tl.arange(0, BD)
     node, head = r // G, kv * G + r % G
-    past, tail, rows = tl.load(SIZES + 3 * b), tl.load(SIZES + 3 * b + 1), tl.load(SIZES + 3 * b + 2)
+    past, tail = tl.load(SIZES + 3 * b), tl.load(SIZES + 3 * b + 1)
+    rows = tl.load(SIZES + 3 * b + 2)
     real = node < rows
     q = tl.load(Q + b * s_request + node[:, None] * s_node + head[:, None] * s_query + d[None, :],
                 mask=real[:, None] & (d < D)[None, :], other=0.)
@@ -117,7 +130,8 @@ def _attention(Q, K, V, OUT, LOG, SIZES, FIRST, BITS, TABLE, scale, N, KV, split
     K += kv * s_head
     V += kv * s_head
 
-    begin = tl.min(first) // BN * BN                          # before that, no row of this block sees anything
+    # before that, no row of this block sees anything
+    begin = tl.min(first) // BN * BN
     share = tl.cdiv(tl.cdiv(past - begin, splits), BN) * BN
     begin += split * share
     for j0 in range(begin, tl.minimum(begin + share, past), BN):
@@ -131,7 +145,8 @@ def _attention(Q, K, V, OUT, LOG, SIZES, FIRST, BITS, TABLE, scale, N, KV, split
             at = _where_rows_lie(past + t, t < tail, b, TABLE, pages, s_outer, s_row, PAGE)
             word = tl.where((t < 64)[None, :], low[:, None], high[:, None])
             sees = ((word >> (t % 64)[None, :]) & 1) != 0
-            top, total, mean = _fold(q, K, V, at, t < tail, sees, scale, top, total, mean, D, BD, UP)
+            top, total, mean = _fold(q, K, V, at, t < tail, sees, scale, top, total, mean, D, BD,
+                                     UP)
 
     some = tl.where(total > 0, total, 1.)
     out = split * s_split + (b * N + node).to(tl.int64) * (KV * G) + head
@@ -151,7 +166,8 @@ def _combine(OUT, PART, LOG, R, splits, D: tl.constexpr, BD: tl.constexpr, BR: t
     mean = tl.zeros([BR, BD], tl.float32)
     for s in range(splits):
         log = tl.load(LOG + s * R + r, mask=r < R, other=float("-inf"))
-        part = tl.load(PART + (s * R + r).to(tl.int64)[:, None] * D + d[None, :], mask=inside, other=0.)
+        part = tl.load(PART + (s * R + r).to(tl.int64)[:, None] * D + d[None, :], mask=inside,
+                       other=0.)
         new = tl.maximum(top, log)
         level = tl.where(new == float("-inf"), 0., new)
         fade, weight = tl.exp2(top - level), tl.exp2(log - level)
@@ -163,12 +179,14 @@ def _combine(OUT, PART, LOG, R, splits, D: tl.constexpr, BD: tl.constexpr, BR: t
 #| code-fold: true
 #| code-summary: "kernel_attention: blocks, shares, the launch, and the same by PyTorch"
 def _tiles(rows:int, D:int, single:bool) -> dict:
-    "The blocks of a launch: found by compiling for three generations of processors until nothing spilled"
+    """The blocks of a launch: found by compiling for three generations of processors until nothing
+    spilled"""
     BD = max(16, 1 << (D - 1).bit_length())
     BM = 32 if single else min(max(16, 1 << (rows - 1).bit_length()), 128 if BD < 256 else 64)
     BN = (32 if BD < 256 else 16) if single else 64 if BD <= 64 and BM <= 64 else 32
     many = BD >= 128 if single else BM == 128 or BD == 256
-    return dict(BM=BM, BN=BN, BD=BD, TAIL=2 if single else 1, num_warps=8 if many else 4, num_stages=2)
+    return dict(BM=BM, BN=BN, BD=BD, TAIL=2 if single else 1, num_warps=8 if many else 4,
+                num_stages=2)
 
 def _shares(programs:int, rows:int, columns:int, processors:int) -> int:
     "Into how many shares to cut the past"
@@ -183,7 +201,8 @@ def kernel_attention(
     scale=None, # of the logits; None: 1/sqrt(D)
     splits=None, # into how many shares to cut the past; None: as many as fill the machine
 ): # `[B, N, heads, D]`; rows that a request doesn't have are zero
-    "Attention of a ragged batch of trees: by the kernel on CUDA (and interpreted), by PyTorch elsewhere"
+    """Attention of a ragged batch of trees: by the kernel on CUDA (and interpreted), by PyTorch
+    elsewhere"""
     B, N, heads, D = q.shape
     KV, page = keys.shape[1], 0 if table is None else keys.shape[2]
     scale = D ** -.5 if scale is None else scale
@@ -195,17 +214,20 @@ def kernel_attention(
     G, tiles = heads // KV, _tiles(N * heads // KV, D, q.dtype == torch.float32)
     blocks, R = -(-N * G // tiles["BM"]), B * N * heads
     if splits is None:
-        processors = torch.cuda.get_device_properties(q.device).multi_processor_count if q.is_cuda else 1
+        processors = (torch.cuda.get_device_properties(q.device).multi_processor_count if q.is_cuda
+                      else 1)
         columns = keys.shape[2] if table is None else table.shape[1] * page
         splits = _shares(blocks * B * KV, N * G, columns, processors)
     out, log = q.new_empty(B, N, heads, D), q.new_empty(splits, R, dtype=torch.float32)
     part = out if splits == 1 else q.new_empty(splits, R, D, dtype=torch.float32)
-    table, pages = (packed.sizes, 0) if table is None else (table.int().contiguous(), table.shape[1])
+    table, pages = (packed.sizes, 0) if table is None else (table.int().contiguous(),
+                                                            table.shape[1])
     up = INTERPRETED and q.dtype == torch.bfloat16
     with torch.cuda.device_of(q):
-        _attention[blocks, B * KV, splits](
-            q, keys, values, part, log, packed.sizes, packed.first, packed.bits, table, scale * math.log2(math.e),
-            N, KV, splits, pages, *q.stride()[:3], *keys.stride()[:3], R, G=G, D=D, PAGE=page, UP=up, **tiles)
+        _attention[blocks, B * KV, splits](q, keys, values, part, log, packed.sizes, packed.first,
+                                           packed.bits, table, scale * math.log2(math.e), N, KV,
+                                           splits, pages, *q.stride()[:3], *keys.stride()[:3], R,
+                                           G=G, D=D, PAGE=page, UP=up, **tiles)
         if splits > 1: _combine[-(-R // 16),](out, part, log, R, splits, D=D, BD=tiles["BD"], BR=16)
     return out
 
@@ -214,10 +236,13 @@ def _by_pytorch(q, keys, values, packed, table, scale):
     out, (heads, D) = torch.zeros_like(q), q.shape[2:]
     for b, (past, tail, n) in enumerate(packed.sizes.tolist()):
         k, v = keys, values
-        if table is not None: k, v = (x[table[b].long().clamp(min=0)].transpose(0, 1).flatten(1, 2)[None] for x in (k, v))
+        if table is not None:
+            k, v = (x[table[b].long().clamp(min=0)].transpose(0, 1).flatten(1, 2)[None]
+                    for x in (k, v))
         k, v = (x[b if table is None else 0][:, :past + tail] for x in (k, v))
         mask = packed.mask(b).repeat(heads // len(k), 1)
-        out[b, :n] = grouped_attention(q[b, :n].contiguous() * (scale * D ** .5), k, v, mask).view(n, heads, D)
+        out[b, :n] = grouped_attention(q[b, :n].contiguous() * (scale * D ** .5), k, v,
+                                       mask).view(n, heads, D)
     return out
 
 # %% ../../nbs/5_trees/28_kernels.ipynb #d3e14966
@@ -243,12 +268,14 @@ def register_kernel(name:str="tree_kernel"):
     from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
     def attend(module, query, key, value, attention_mask, scaling=None, **options):
         if odd := [o for o in ("softcap", "s_aux") if options.get(o) is not None]:
-            raise ValueError(f"{type(module).__name__} asks for {', '.join(odd)}, which the kernel does not know: "
-                             "use attn_implementation='eager'")
+            raise ValueError(f"{type(module).__name__} asks for {', '.join(odd)}, which the "
+                             "kernel does not know: use attn_implementation='eager'")
         mask, packed = attention_mask, None
         if mask is not None and mask.shape[1] == 1 and not refuses(query):
             packed = _packed(mask, lambda: list(mask[:, 0].expand(len(query), -1, -1)))
-        if packed is None: return sdpa_attention_forward(module, query, key, value, mask, scaling=scaling, **options)
+        if packed is None:
+            return sdpa_attention_forward(module, query, key, value, mask, scaling=scaling,
+                                          **options)
         return kernel_attention(query.transpose(1, 2), key, value, packed, scale=scaling), None
     AttentionInterface.register(name, attend)
     AttentionMaskInterface.register(name, sdpa_mask)

@@ -21,10 +21,14 @@ def optimal_acceptance(
     p, # `[V]` target probabilities
     siblings:dict, # `{tuple of tokens: probability}`
 ): # a probability
-    "What the best lossless rule keeps of siblings at one node, over all `2**V` sets of tokens (Khisti et al. 2024)"
-    if len(p) > 16: raise ValueError(f"2^{len(p)} sets are too many to try: see iid_optimum, or a smaller vocabulary")
+    """What the best lossless rule keeps of siblings at one node, over all `2**V` sets of tokens
+    (Khisti et al. 2024)"""
+    if len(p) > 16:
+        raise ValueError(f"2^{len(p)} sets are too many to try: see iid_optimum, or a smaller "
+                         "vocabulary")
     sets = (set(H) for n in range(len(p) + 1) for H in combinations(range(len(p)), n))
-    return 1 + min(sum(p[x] for x in H) - sum(w for t, w in siblings.items() if H.issuperset(t)) for H in sets)
+    return 1 + min(sum(p[x] for x in H) - sum(w for t, w in siblings.items() if H.issuperset(t))
+                   for H in sets)
 
 # %% ../../nbs/5_trees/26_multidraft.ipynb #844182be
 def iid_optimum(
@@ -44,7 +48,8 @@ def kseq_factor(
     k:int, # siblings
     steps:int=30, # of bisection; with Fractions 6, to keep them short
 ): # 1 <= rho <= k
-    "The factor of k-SEQ: (nearly, from above) the smallest with 1 - (1 - b)^k <= rho b, b = sum min(q, p/rho)"
+    """The factor of k-SEQ: (nearly, from above) the smallest with 1 - (1 - b)^k <= rho b, b = sum
+    min(q, p/rho)"""
     exact = p.dtype == object
     low, high = (Fraction(1), Fraction(k)) if exact else (1., float(k))
     def enough(rho):
@@ -72,10 +77,13 @@ def _runs(draft, node, size):
 
 def verify_kseq(
     draft, # a `Draft`; how many i.i.d. siblings a node has must not depend on their tokens
-    p, # `p[0]` follows the pending token, `p[1+i]` node i: the target's distributions, computed when looked at
+    # `p[0]` follows the pending token, `p[1+i]` node i: the target's distributions, computed when
+    # looked at
+    p,
     rng, # a source of randomness; positions count from the first token to be committed
 ) -> Verdict:
-    "Judge i.i.d. siblings by one and the same coin; other siblings by recursive rejection (Sun et al. 2023, SpecTr)"
+    """Judge i.i.d. siblings by one and the same coin; other siblings by recursive rejection (Sun et
+    al. 2023, SpecTr)"""
     if _walks(draft, p): return verify_walk(draft, p, rng)
     node = -1
     path:list[int] = []
@@ -84,23 +92,29 @@ def verify_kseq(
         for q, run in _runs(draft, node, len(owed)):
             if len(run) > 1:
                 rho = kseq_factor(owed, q, len(run))
-                q, one = rho * q, np.minimum(q, owed / rho)      # a try accepts x with probability one[x]
-            taken = next((i for i in run if coins.bernoulli(accept_probability(owed, q, draft.tokens[i]))), None)
+                # a try accepts x with probability one[x]
+                q, one = rho * q, np.minimum(q, owed / rho)
+            taken = next((i for i in run
+                          if coins.bernoulli(accept_probability(owed, q, draft.tokens[i]))), None)
             if taken is not None: break
             b = one.sum() if len(run) > 1 else 0
             owed = residual(owed, one * ((1 - (1 - b)**len(run)) / b) if b else q)
-        if taken is None: return Verdict.of(draft, path, rng.at(len(path), "target").categorical(owed))
+        if taken is None:
+            return Verdict.of(draft, path, rng.at(len(path), "target").categorical(owed))
         node = taken
         path.append(node)
 
 # %% ../../nbs/5_trees/26_multidraft.ipynb #547768d7
 def _after(
-    due, # `[V]` what is due at a node: with which probability it must be accepted and continued with each token
+    # `[V]` what is due at a node: with which probability it must be accepted and continued with
+    # each token
+    due,
     q, # `[V]` what a child was drawn from, that was not accepted
 ): # `[V]`
     "What is due, given that the child was not accepted"
     rest = np.maximum(due - np.asarray(q, dtype=due.dtype), 0)
-    odds = rest.sum() + (1 - due.sum())                          # of that happening; 0 only by rounding
+    # of that happening; 0 only by rounding
+    odds = rest.sum() + (1 - due.sum())
     return rest / odds if odds > 0 else due
 
 def _own(due, p, rng):
@@ -114,7 +128,8 @@ def verify_block(
     p, # `p[0]` follows the pending token, `p[1+i]` node i: the target's distributions
     rng, # a source of randomness; positions count from the first token to be committed
 ) -> Verdict:
-    "Judge a chain as a whole: accepts most of all lossless rules that look at one chain (Sun et al. 2025, algorithm 2)"
+    """Judge a chain as a whole: accepts most of all lossless rules that look at one chain (Sun et
+    al. 2025, algorithm 2)"""
     if not draft.is_chain: return verify_traversal(draft, p, rng)
     if _walks(draft, p): return verify_walk(draft, p, rng)
     coins, r, n = rng.at(0, "coin"), 1, 0
@@ -133,14 +148,17 @@ def verify_traversal(
     p, # `p[0]` follows the pending token, `p[1+i]` node i: the target's distributions
     rng, # a source of randomness; positions count from the first token to be committed
 ) -> Verdict:
-    "Judge a tree from its leaves to the root: accepted paths first, single nodes last (Weng et al. 2025)"
+    """Judge a tree from its leaves to the root: accepted paths first, single nodes last (Weng et
+    al. 2025)"""
     if _walks(draft, p): return verify_walk(draft, p, rng)
     coins = rng.at(0, "coin")
-    def visit(node, r, path): # the verdict, if the path to `node` is accepted, which has probability r
+    # the verdict, if the path to `node` is accepted, which has probability r
+    def visit(node, r, path):
         due = r * np.asarray(p[node + 1])
         for i in draft.children(node) if r > 0 else ():
             q = draft.law(i, len(due))
-            if done := visit(i, accept_probability(due, q, draft.tokens[i]), (*path, i)): return done
+            if done := visit(i, accept_probability(due, q, draft.tokens[i]), (*path, i)):
+                return done
             due = _after(due, q)
         if node < 0 or coins.bernoulli(due.sum()):
             return Verdict.of(draft, path, _own(due, p[node + 1], rng.at(len(path), "target")))
@@ -151,9 +169,11 @@ def verify_traversal(
 def verify_typical(
     draft, p, rng, # as for every rule
     epsilon:float=.09, # a token of at least this probability is always good enough
-    delta:float=.3, # times the exponential of minus the entropy: what is good enough where nothing is probable
+    # times the exponential of minus the entropy: what is good enough where nothing is probable
+    delta:float=.3,
 ) -> Verdict:
-    "LOSSY. The longest path of tokens that the target finds typical, then a draw of its own (Cai et al. 2024, Medusa, section 2.3.1)"
+    """LOSSY. The longest path of tokens that the target finds typical, then a draw of its own (Cai
+    et al. 2024, Medusa, section 2.3.1)"""
     if isinstance(p[0], Point): return verify_walk(draft, p, rng)
     best:tuple[int, ...] = ()
     worth, stack = 1., [(-1, best, 1.)]
@@ -164,13 +184,16 @@ def verify_typical(
         row = np.asarray(p[node + 1], dtype=float)
         entropy = -(row[row > 0] * np.log(row[row > 0])).sum()
         bar = min(epsilon, delta * math.exp(-entropy))
-        stack += [(i, (*path, i), weight * row[draft.tokens[i]]) for i in draft.children(node) if row[draft.tokens[i]] > bar]
-    return Verdict.of(draft, best, rng.at(len(best), "target").categorical(p[best[-1] + 1 if best else 0]))
+        stack += [(i, (*path, i), weight * row[draft.tokens[i]]) for i in draft.children(node)
+                  if row[draft.tokens[i]] > bar]
+    return Verdict.of(draft, best,
+                      rng.at(len(best), "target").categorical(p[best[-1] + 1 if best else 0]))
 
 def lenient(
     l, # in (0, 1]; at 1 it is `verify_rejection`
 ): # a rule
-    "LOSSY below 1. Recursive rejection that accepts with min(1, p/(l q)) (Leviathan et al. 2023, appendix A.5)"
+    """LOSSY below 1. Recursive rejection that accepts with min(1, p/(l q)) (Leviathan et al. 2023,
+    appendix A.5)"""
     if not 0 < l <= 1: raise ValueError(f"lenience is a number above 0 and at most 1, got {l}")
     def rule(draft, p, rng):
         node, path = -1, []
@@ -188,4 +211,5 @@ def lenient(
 
 verify_lenient = lenient(.5)
 for name, rule in dict(kseq=verify_kseq, block=verify_block, traversal=verify_traversal,
-                       typical=verify_typical, lenient=verify_lenient).items(): enter("rules", name, rule)
+                       typical=verify_typical, lenient=verify_lenient).items():
+    enter("rules", name, rule)

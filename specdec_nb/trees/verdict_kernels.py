@@ -21,28 +21,37 @@ def _keep(CACHE, BASE, PATH, TABLE, KV, most, pages, s_slab, s_outer, s_head, s_
     i, d = tl.arange(0, BP), tl.arange(0, BD)
     CACHE += slab.to(tl.int64) * s_slab + kv * s_head
     base, path = tl.load(BASE + b), tl.load(PATH + b * most + i, mask=i < most, other=-1)
-    moves = path > i                                          # -1: no such row; a row in its place may stay there
-    old = _where_rows_lie(base + path, moves, b, TABLE, pages, s_outer, s_row, PAGE)[:, None] + d[None, :]
-    new = _where_rows_lie(base + i, moves, b, TABLE, pages, s_outer, s_row, PAGE)[:, None] + d[None, :]
+    # -1: no such row; a row in its place may stay there
+    moves = path > i
+    old = (_where_rows_lie(base + path, moves, b, TABLE, pages, s_outer, s_row, PAGE)[:, None]
+           + d[None, :])
+    new = (_where_rows_lie(base + i, moves, b, TABLE, pages, s_outer, s_row, PAGE)[:, None]
+           + d[None, :])
     there = moves[:, None] & (d < D)[None, :]
     rows = tl.load(CACHE + old, mask=there)
-    tl.debug_barrier()                       # a fast thread must not write what a slow one has yet to read
+    # a fast thread must not write what a slow one has yet to read
+    tl.debug_barrier()
     tl.store(CACHE + new, rows, mask=there)
 
 def compact_rows(
-    cache, # `[..., B, kv_heads, rows, D]`, with a table `[..., pages, kv_heads, page, D]`; changed in place
+    # `[..., B, kv_heads, rows, D]`, with a table `[..., pages, kv_heads, page, D]`; changed in
+    # place
+    cache,
     bases, # of each request: rows before those scored last
-    paths, # of each request: which of the rows scored last to keep, ascending, counted from its base
+    # of each request: which of the rows scored last to keep, ascending, counted from its base
+    paths,
     table=None, # `[B, pages of a request]`
 ):
     "Keep chosen rows of every layer and request, right behind its base, in one launch"
     if any(a >= b for p in paths for a, b in zip((-1, *p), p)):
         raise ValueError(f"a path's rows ascend; got {paths}")
-    if not any(len(p) and p[-1] >= len(p) for p in paths): return                       # all in place already
+    # all in place already
+    if not any(len(p) and p[-1] >= len(p) for p in paths): return
     slabs, (KV, rows, D) = cache.view(-1, *cache.shape[-4:]), cache.shape[-3:]
     if refuses(cache):
         for b, (base, p) in enumerate(zip(bases, paths)):
-            new, old = (torch.tensor([base + x for x in some], device=cache.device).long() for some in (range(len(p)), p))
+            new, old = (torch.tensor([base + x for x in some], device=cache.device).long()
+                        for some in (range(len(p)), p))
             spot = lambda j: (b, j) if table is None else (table[b, j // rows].long(), j % rows)
             (a, i), (c, j) = spot(new), spot(old)
             slabs[:, a, :, i] = slabs[:, c, :, j]
@@ -53,7 +62,8 @@ def compact_rows(
     names, pages = (base, 0) if table is None else (table.int().contiguous(), table.shape[1])
     tiles = dict(D=D, BD=1 << (D - 1).bit_length(), BP=1 << (most - 1).bit_length(), PAGE=page)
     with torch.cuda.device_of(cache):
-        _keep[len(slabs) * KV, len(paths)](slabs, base, path, names, KV, most, pages, *slabs.stride()[:4], **tiles)
+        _keep[len(slabs) * KV, len(paths)](slabs, base, path, names, KV, most, pages,
+                                           *slabs.stride()[:4], **tiles)
 
 # %% ../../nbs/5_trees/28a_verdict_kernels.ipynb #12b34763
 @triton.jit
@@ -99,7 +109,8 @@ def _reject(P, Q, LAWS, COINS, TOKENS, PARENTS, SIZES, PATH, OWN, N, V, s_reques
         if u * q < tl.load(owed + token):                     # u < p/q: accepted
             path = tl.where(i == depth, child, path)
             node, depth = child, depth + 1
-        else:                                                 # what is owed: the positive part of p - q, normalised
+        # what is owed: the positive part of p - q, normalised
+        else:
             rest = 0.
             for v in range(0, V, BV):
                 p = tl.load(owed + v + x, mask=v + x < V, other=0.)
@@ -114,7 +125,8 @@ def _reject(P, Q, LAWS, COINS, TOKENS, PARENTS, SIZES, PATH, OWN, N, V, s_reques
     owed, total, before, own, last = P + (node + 1) * V, 0., 0., V, 0
     for v in range(0, V, BV): total += tl.sum(tl.load(owed + v + x, mask=v + x < V, other=0.))
     goal = total * tl.load(COINS + b * coins + coins - 1)
-    for v in range(0, V, BV):                       # the first token whose stretch of [0, total) holds the goal
+    # the first token whose stretch of [0, total) holds the goal
+    for v in range(0, V, BV):
         p = tl.load(owed + v + x, mask=v + x < V, other=0.)
         own = tl.minimum(own, tl.min(tl.where((before + tl.cumsum(p) > goal) & (p > 0), v + x, V)))
         last = tl.maximum(last, tl.max(tl.where(p > 0, v + x, 0)))
@@ -124,7 +136,8 @@ def _reject(P, Q, LAWS, COINS, TOKENS, PARENTS, SIZES, PATH, OWN, N, V, s_reques
 
 # %% ../../nbs/5_trees/28a_verdict_kernels.ipynb #3263dd11
 class Coins:
-    "Randomness read from a list: coins from the front, the last number for the one draw of `verify_rejection`"
+    """Randomness read from a list: coins from the front, the last number for the one draw of
+    `verify_rejection`"""
     def __init__(self, u): self.u, self.thrown = u, 0
     def at(self, position, purpose): return self
     def bernoulli(self, p):
@@ -133,19 +146,23 @@ class Coins:
     def categorical(self, p): return p.token if isinstance(p, Point) else pick(p, float(self.u[-1]))
 
 def _forest(drafts, device):
-    "Tokens and parents `[B, N]`, sizes `[B]`, room for paths `[B, N]` and for the target's own tokens `[B]`"
+    """Tokens and parents `[B, N]`, sizes `[B]`, room for paths `[B, N]` and for the target's own
+    tokens `[B]`"""
     N = max(1, *map(len, drafts))
     both = np.full((2, len(drafts), N), -2, np.int32)
     for b, d in enumerate(drafts): both[:, b, :len(d)] = d.tokens, d.parents
-    sizes, room = torch.tensor([len(d) for d in drafts]).int(), torch.empty(len(drafts), N + 1).int()
-    return [x.to(device).contiguous() for x in (*torch.from_numpy(both), sizes, room[:, :N], room[:, N])]
+    sizes = torch.tensor([len(d) for d in drafts]).int()
+    room = torch.empty(len(drafts), N + 1).int()
+    return [x.to(device).contiguous()
+            for x in (*torch.from_numpy(both), sizes, room[:, :N], room[:, N])]
 
 def _block(n): return max(16, 1 << (n - 1).bit_length())
 
 def _verdicts(drafts, path, own):
     found = [(p, t) for p, t in zip(path.tolist(), own.tolist())]
     if bad := [b for b, (_, t) in enumerate(found) if t < 0]:
-        raise ValueError(f"no distribution (NaN, or a sum other than 1) in the rows of requests {bad}")
+        raise ValueError("no distribution (NaN, or a sum other than 1) in the rows of "
+                         f"requests {bad}")
     return [Verdict.of(d, [i for i in p if i >= 0], t) for d, (p, t) in zip(drafts, found)]
 
 def walk_batch(
@@ -154,21 +171,26 @@ def walk_batch(
 ) -> list: # a `Verdict` a request
     "`verify_walk` for a batch, where each row's token is known"
     if refuses(says):
-        return [verify_walk(d, [Point(t, t + 1) for t in row], Dice()) for d, row in zip(drafts, says.tolist())]
+        return [verify_walk(d, [Point(t, t + 1) for t in row], Dice())
+                for d, row in zip(drafts, says.tolist())]
     *trees, path, own = _forest(drafts, says.device)
     N, says = path.shape[1], says.int().contiguous()
-    with torch.cuda.device_of(says): _walk[len(drafts),](says, *trees, path, own, N, says.shape[1], BT=_block(N))
+    with torch.cuda.device_of(says):
+        _walk[len(drafts),](says, *trees, path, own, N, says.shape[1], BT=_block(N))
     return _verdicts(drafts, path, own)
 
 def rejection_batch(
     drafts, # a `Draft` a request; its `probs` say how each node was drawn
     p, # `[B, 1+N, V]` float32: the target's distributions; used up
-    coins, # `[B, C]` float32 in [0, 1), C > the nodes of any draft: one a coin, the last for the target's own token
+    # `[B, C]` float32 in [0, 1), C > the nodes of any draft: one a coin, the last for the target's
+    # own token
+    coins,
 ) -> list: # a `Verdict` a request
     "`verify_rejection` for a batch, with explicit randomness"
     N, B, device = max(map(len, drafts)), len(drafts), p.device
     if min(coins.shape[1], p.shape[1]) <= N:
-        raise ValueError(f"{N} nodes need {N + 1} rows and {N + 1} numbers, got {p.shape[1]} and {coins.shape[1]}")
+        raise ValueError(f"{N} nodes need {N + 1} rows and {N + 1} numbers, got {p.shape[1]} and "
+                         f"{coins.shape[1]}")
     if refuses(p):
         rows = (x.double().cpu().numpy() for x in p)
         return [verify_rejection(d, x, Coins(u)) for d, x, u in zip(drafts, rows, coins.tolist())]
@@ -178,8 +200,13 @@ def rejection_batch(
         named[b, i] = laws.setdefault(id(drafts[b].q(i)), (len(laws), drafts[b].q(i)))[0]
     drawn = np.array([q for _, q in laws.values()] or [[0.]], np.float32)
     q, names = torch.from_numpy(drawn).to(device), torch.from_numpy(named).to(device)
-    p, coins, (*trees, path, own), V = p.contiguous(), coins.contiguous(), _forest(drafts, device), p.shape[2]
+    p, coins, (*trees, path, own), V = (
+        p.contiguous(),
+        coins.contiguous(),
+        _forest(drafts, device),
+        p.shape[2],
+    )
     with torch.cuda.device_of(p):
-        _reject[B,](p, q, names, coins, *trees, path, own, path.shape[1], V, p.stride(0), coins.shape[1],
-                    BT=_block(path.shape[1]), BV=min(1024, _block(V)))
+        _reject[B,](p, q, names, coins, *trees, path, own, path.shape[1], V, p.stride(0),
+                    coins.shape[1], BT=_block(path.shape[1]), BV=min(1024, _block(V)))
     return _verdicts(drafts, path, own)

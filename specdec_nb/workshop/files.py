@@ -19,7 +19,8 @@ import shutil
 import time
 import numpy as np
 try: import fcntl
-except ImportError: fcntl = None  # type: ignore[assignment]  # Windows: no locks, and leftovers are told by their age
+# type: ignore[assignment]  # Windows: no locks, and leftovers are told by their age
+except ImportError: fcntl = None
 
 # %% ../../nbs/0_workshop/w1_files.ipynb #44ddba82
 def hold(file) -> bool: # whether it is ours now; True where the system or the disk knows no locks
@@ -77,9 +78,11 @@ def standin(
     need:int=0, # bytes that will be written, if known
     folder:bool=False, # whether it is a folder
 ): # yields a path to write to: an empty file, or an empty folder
-    "A place to write to that becomes `path` if all goes well. Raises OSError, naming `path`, if that cannot be"
+    """A place to write to that becomes `path` if all goes well. Raises OSError, naming `path`, if
+    that cannot be"""
     path = Path(os.path.realpath(path))
-    if path.is_dir() and not folder: raise IsADirectoryError(errno.EISDIR, "it is a folder", str(path))
+    if path.is_dir() and not folder:
+        raise IsADirectoryError(errno.EISDIR, "it is a folder", str(path))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         sweep(path)
@@ -103,9 +106,11 @@ def whole(
     path,
     need:int=0, # bytes that will be written, if known
 ): # yields an open binary file
-    "A file to write to that is complete under its name, or not there. Raises OSError, naming `path`"
+    """A file to write to that is complete under its name, or not there. Raises OSError, naming
+    `path`"""
     path = Path(os.path.realpath(path))
-    if path.exists() and not path.is_file() and not path.is_dir():           # /dev/null, a pipe: not to be replaced
+    # /dev/null, a pipe: not to be replaced
+    if path.exists() and not path.is_file() and not path.is_dir():
         with open(path, "wb") as f: yield f
         return
     with standin(path, need) as work, open(work, "wb") as f:
@@ -116,26 +121,31 @@ def whole(
 # %% ../../nbs/0_workshop/w1_files.ipynb #66df9763
 def fault(
     x, # what was read
-    shape, # a type; `[shape]` for lists; `{key: shape}` for objects with at least these keys; a tuple: one of several
+    # a type; `[shape]` for lists; `{key: shape}` for objects with at least these keys; a tuple: one
+    # of several
+    shape,
     at:str="", # where it was found
 ) -> str | None: # None: it fits
     "Where JSON differs from what is expected, in words"
-    if isinstance(shape, tuple): return fault(x, shape[0], at) if all(fault(x, s) for s in shape) else None
+    if isinstance(shape, tuple):
+        return fault(x, shape[0], at) if all(fault(x, s) for s in shape) else None
     kind = type(shape) if isinstance(shape, (list, dict)) else shape
     if not _is(x, kind): return f"{at or 'it'} is {reprlib.repr(x)}, not {_NAMES[kind]}"
     if isinstance(shape, dict) and (lacking := [k for k in shape if k not in x]):
         return f"{at or 'it'} lacks {', '.join(map(repr, lacking))}"
     inside:Iterable[tuple] = ()
-    if isinstance(shape, dict): inside = ((x[k], s, f"{at}.{k}".lstrip(".")) for k, s in shape.items())
+    if isinstance(shape, dict):
+        inside = ((x[k], s, f"{at}.{k}".lstrip(".")) for k, s in shape.items())
     if isinstance(shape, list): inside = ((y, shape[0], f"{at}[{i}]") for i, y in enumerate(x))
     return next((wrong for each in inside if (wrong := fault(*each))), None)
 
-_NAMES:dict = {int: "a whole number", float: "a finite number", str: "a text", bool: "true or false",
-          list: "a list", dict: "an object", None: "null"}
+_NAMES:dict = {int: "a whole number", float: "a finite number", str: "a text",
+               bool: "true or false", list: "a list", dict: "an object", None: "null"}
 
 def _is(x, kind):
     if kind is None or isinstance(x, bool): return x is None if kind is None else kind is bool
-    if kind is float: return isinstance(x, (int, float)) and abs(x) <= 1e308          # no infinity, and no NaN
+    # no infinity, and no NaN
+    if kind is float: return isinstance(x, (int, float)) and abs(x) <= 1e308
     return isinstance(x, kind)
 
 # %% ../../nbs/0_workshop/w1_files.ipynb #3e3b86a8
@@ -151,7 +161,8 @@ def read_json(
     kind:str, # what it should hold, for people
     shape=dict, # see `fault`
 ):
-    "What a JSON file holds. Raises OSError if it cannot be opened, ValueError naming file and fault if that is wrong"
+    """What a JSON file holds. Raises OSError if it cannot be opened, ValueError naming file and
+    fault if that is wrong"""
     found = parse_json(Path(path).read_bytes(), kind, path)
     if wrong := fault(found, shape): raise ValueError(f"{path} is no {kind}: {wrong}")
     return found
@@ -171,7 +182,8 @@ def save_arrays(
 ) -> Path:
     "Write arrays to a file: it is complete or not there, and an older one stays until then"
     header = np.array(json.dumps(dict(kind=kind, **settings)))
-    with whole(path, sum(np.asarray(a).nbytes for a in arrays.values())) as f: np.savez(f, header=header, **arrays)
+    with whole(path, sum(np.asarray(a).nbytes for a in arrays.values())) as f:
+        np.savez(f, header=header, **arrays)
     return Path(path)
 
 def load_arrays(
@@ -180,13 +192,15 @@ def load_arrays(
     shapes:dict=None, # `{name: (dtype, ndim)}` of arrays that must be there
     settings:dict=None, # the shape of the settings, see `fault`
 ) -> tuple: # `(settings, {name: array})`
-    "What `save_arrays` wrote. Raises OSError if it cannot be opened, ValueError if it is damaged or something else"
+    """What `save_arrays` wrote. Raises OSError if it cannot be opened, ValueError if it is damaged
+    or something else"""
     with _opened(path, kind) as f:
         try:
             with np.load(f, allow_pickle=False) as saved: arrays = dict(saved)
             header = json.loads(str(arrays.pop("header")))
             found = header.pop("kind")
-        except Exception as e: raise ValueError(f"{path} holds no {kind}, or a damaged one: {e!r:.120}") from None
+        except Exception as e:
+            raise ValueError(f"{path} holds no {kind}, or a damaged one: {e!r:.120}") from None
     if found != kind: raise ValueError(f"{path} holds a {found}, not a {kind}")
     wrong = fault(header, settings or {})
     for name, (dtype, ndim) in (shapes or {}).items():

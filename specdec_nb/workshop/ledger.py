@@ -30,25 +30,30 @@ class Ledger:
         self.records:list = []
         try:
             if self.out.is_dir(): raise IsADirectoryError(21, "it is a folder")
-            if not self.out.parent.is_dir(): raise FileNotFoundError(2, f"there is no folder {self.out.parent}")
+            if not self.out.parent.is_dir():
+                raise FileNotFoundError(2, f"there is no folder {self.out.parent}")
             self.file = open(self.path, "a+b")
         except OSError as e: raise OSError(f"cannot write {out}: {e.strerror}") from None
         try:
             self.file.seek(0)
             if not (hold(self.file) and self.path.exists()):
-                raise ValueError(f"another run is writing {out}: wait for it, or give another output")
+                raise ValueError(f"another run is writing {out}: wait for it, or give "
+                                 "another output")
             begun = bool(self.file.read(1))
             if begun and not resume:
-                raise ValueError(f"{self.path} holds an interrupted run: give --resume, or delete that file")
+                raise ValueError(f"{self.path} holds an interrupted run: give --resume, or delete "
+                                 "that file")
             if self.out.is_file() and not (begun or force):
-                raise FileExistsError(f"{out} is there already: give --force to replace it, or another output")
+                raise FileExistsError(f"{out} is there already: give --force to replace it, "
+                                      "or another output")
             if header is not None: self.begin(header)
         except BaseException:
             self.leave()
             raise
 
     def begin(self, header:dict):
-        "Compare the settings with those of the interrupted run, if there is one, and take over its records"
+        """Compare the settings with those of the interrupted run, if there is one, and take over
+        its records"""
         self.file.seek(0)
         lines = self.file.read().splitlines(keepends=True)
         self.file.truncate(kept := self._read(lines, json.loads(json.dumps(header))))
@@ -61,10 +66,12 @@ class Ledger:
             where, shape = f"{self.path}:{i + 1}", self.shape if i else dict
             record = parse_json(line, "record" if i else "header of a run", where)
             if wrong := fault(record, shape):
-                raise ValueError(f"{where} is no record of this run: {wrong}; delete the line to measure it again")
+                raise ValueError(f"{where} is no record of this run: {wrong}; delete the line to "
+                                 "measure it again")
             if i: self.records.append(record)
-            elif wrong := differences(record, header): raise ValueError(
-                f"{self.path} was begun with {'; '.join(wrong)}: resume with the same settings, or delete that file")
+            elif wrong := differences(record, header):
+                raise ValueError(f"{self.path} was begun with {'; '.join(wrong)}: resume with the "
+                                 "same settings, or delete that file")
         return sum(map(len, whole))
 
     def _write(self, record):
@@ -73,13 +80,15 @@ class Ledger:
         os.fsync(self.file.fileno())
 
     def add(self, record):
-        "Write a finished record down. OSError if there is no room: what was written before stays, for `resume`"
+        """Write a finished record down. OSError if there is no room: what was written before stays,
+        for `resume`"""
         self._write(record)
         self.records.append(record)
 
     def leave(self):
         "Stop writing; what is there can be resumed, unless it is nothing"
-        if not self.file.closed and not os.fstat(self.file.fileno()).st_size: self.path.unlink(missing_ok=True)
+        if not self.file.closed and not os.fstat(self.file.fileno()).st_size:
+            self.path.unlink(missing_ok=True)
         self.file.close()
 
     def close(self, report:dict):
@@ -104,20 +113,29 @@ def provenance(model=None) -> dict:
     import torch
     import specdec_nb
     cpus = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    cpu = next((line.split(":")[1].strip() for line in cpus if line.startswith("model name")), platform.processor())
-    return dict(cpu=cpu, cores=os.cpu_count(), threads=torch.get_num_threads(), python=platform.python_version(),
-                specdec_nb=specdec_nb.__version__, **{p: version(p) for p in ("torch", "transformers")}, commit=commit(),
+    cpu = next((line.split(":")[1].strip() for line in cpus if line.startswith("model name")),
+               platform.processor())
+    return dict(cpu=cpu, cores=os.cpu_count(), threads=torch.get_num_threads(),
+                python=platform.python_version(), specdec_nb=specdec_nb.__version__,
+                **{p: version(p) for p in ("torch", "transformers")}, commit=commit(),
                 **({} if model is None else of_model(model)))
 
 def of_model(model) -> dict:
     "Which model, in what precision, where"
     import torch
-    device, hf, packed = torch.device(model.device), hasattr(model, "parameters"), getattr(model, "packed", None)
-    if packed: weights = [torch.from_numpy(packed.vector(name)) for name, (kind, *_) in packed.index.items() if kind < 0]
-    else: weights = model.parameters() if hf else [model.embed, model.norm, *(b.norm1 for b in model.blocks)]
-    mark = sha256("".join(f"{list(w.shape)}{w.detach().flatten()[:8].tolist()}" for w in weights).encode())
+    device, hf = torch.device(model.device), hasattr(model, "parameters")
+    packed = getattr(model, "packed", None)
+    if packed:
+        weights = [torch.from_numpy(packed.vector(name))
+                   for name, (kind, *_) in packed.index.items() if kind < 0]
+    else:
+        weights = model.parameters() if hf else [model.embed, model.norm,
+                                                 *(b.norm1 for b in model.blocks)]
+    mark = sha256("".join(f"{list(w.shape)}{w.detach().flatten()[:8].tolist()}"
+                          for w in weights).encode())
     return dict(device=torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
-                dtype=str(model.dtype).removeprefix("torch."), runtime="native" if packed else "hf" if hf else "own",
+                dtype=str(model.dtype).removeprefix("torch."),
+                runtime="native" if packed else "hf" if hf else "own",
                 model=Path(model.config.name_or_path).name, fingerprint=mark.hexdigest()[:16])
 
 def commit(
@@ -137,14 +155,17 @@ def command_line(
     program:str, # its name
 ) -> str:
     "What was typed, without this machine's folders"
-    return " ".join([program, *(Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:])])
+    return " ".join([program,
+                     *(Path(word).name if Path(word).is_absolute() else word
+                       for word in sys.argv[1:])])
 
 def load_average() -> float | None: # None where the system does not tell
     "How many processes wanted to compute, on average over the last minute"
     return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
 
 # %% ../../nbs/0_workshop/w2_ledger.ipynb #e9d6a709
-SOURCE = {"command": str, "commit": str, "date": str, "cores": int, "threads": int, "dtype": str, "load": (float, None)}
+SOURCE = {"command": str, "commit": str, "date": str, "cores": int, "threads": int, "dtype": str,
+          "load": (float, None)}
 
 def sourced(report:dict, path):
     "`report`, if its provenance says who measured it, on what; ValueError if not"
@@ -152,5 +173,6 @@ def sourced(report:dict, path):
         raise ValueError(f"{path} does not say where its numbers come from ({wrong}): "
                          "measure again, with specdec bench --json for instance")
     commit = report["provenance"]["commit"]
-    if "+" in commit: raise ValueError(f"{path} was measured with code that is in no commit ({commit})")
+    if "+" in commit:
+        raise ValueError(f"{path} was measured with code that is in no commit ({commit})")
     return report

@@ -46,16 +46,18 @@ def find(
     name:str,
     *default, # what to answer for an unknown name
 ):
-    "What goes by a name. Raises ValueError for an unknown one, without a default, and for an installed one that cannot be imported"
+    """What goes by a name. Raises ValueError for an unknown one, without a default, and for an
+    installed one that cannot be imported"""
     if name in (entered := _ENTERED.get(group, {})): return entered[name]
     if name in (table := _face(group)): return resolve(table[name])
     if point := _installed(group).get(name): return _brought(group, point)
     if default: return default[0]
-    raise ValueError(f"unknown {group.removesuffix('s')} {name!r}; known: {', '.join(sorted(names(group)))}")
+    raise ValueError(f"unknown {group.removesuffix('s')} {name!r}; known: "
+                     f"{', '.join(sorted(names(group)))}")
 
 def _brought(group, point):
     try: return point.load()
     except Exception as e:
         whose = f"the package {point.dist.name}" if point.dist else "a package"
-        raise ValueError(f"{whose} has the {group.removesuffix('s')} {point.name!r} at {point.value}, "
-                         f"which cannot be imported: {type(e).__name__}: {e}") from e
+        raise ValueError(f"{whose} has the {group.removesuffix('s')} {point.name!r} at "
+                         f"{point.value}, which cannot be imported: {type(e).__name__}: {e}") from e
