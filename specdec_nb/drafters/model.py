@@ -165,8 +165,10 @@ class TreeDrafting(ModelDrafting):
             return [(x, 1) for x in found]
         return (yield from self.levels(depth, len(plan), chosen, inner))[0]
 
-    # a generator; what it returns is `(draft, values)`
-    def levels(self, depth, width, candidates, inner=lambda draft, node: True):
+    def levels(
+        # a generator; what it returns is `(draft, values)`
+        self, depth, width, candidates, inner=lambda draft, node: True,
+    ):
         """Level by level: `candidates(draft, node, rows, i, s)` may follow a node, after row `i`
         and the law's state `s`, if it is `inner`"""
         growth, found, fed, at, s = growing(depth, width), None, [], {-1: 0}, {-1: self.s}

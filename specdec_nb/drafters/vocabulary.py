@@ -39,8 +39,10 @@ def spellings(
 class SharedTokens:
     """Two vocabularies and the tokens that both have (TLI, Timor et al. 2025): the draft model may
     draw only these"""
-    # two tokenizers, and how many rows either model has
-    def __init__(self, mine, theirs, rows, size):
+    def __init__(
+        # two tokenizers, and how many rows either model has
+        self, mine, theirs, rows, size,
+    ):
         a, b = spellings(mine), spellings(theirs)
         pairs = sorted((b[s], a[s]) for s in a.keys() & b.keys() if a[s] < rows and b[s] < size)
         if not pairs:

@@ -75,8 +75,10 @@ class KVCache:
                           for kind, m in tree_masks(self.config, draft, self.length).items()}
         self.shown:dict = {}
 
-    # `[n, heads, head_dim]`, twice `[n, kv_heads, head_dim]` -> `[n, heads * head_dim]`
-    def attend(self, i:int, q, k, v):
+    def attend(
+        # `[n, heads, head_dim]`, twice `[n, kv_heads, head_dim]` -> `[n, heads * head_dim]`
+        self, i:int, q, k, v,
+    ):
         "Write layer `i`'s new rows, and let each see what it may"
         keys, values = self.rows[i, :, :, :self.used + len(k)]
         keys[:, self.used:], values[:, self.used:] = k.transpose(0, 1), v.transpose(0, 1)

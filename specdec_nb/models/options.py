@@ -30,8 +30,10 @@ from ..stops import Stop
 class HFProcessors:
     """Logits processors as a function of prefix and row; `pure` if all of them are the library's
     own, and ask nobody else"""
-    # bare: the prompt as those see it that count no tokens
-    def __init__(self, processors, prompt, visible, record=False, bare=None):
+    def __init__(
+        # bare: the prompt as those see it that count no tokens
+        self, processors, prompt, visible, record=False, bare=None,
+    ):
         self.processors, self.prompt = processors, prompt
         self.visible, self.record = visible, record
         self.seen, self.bare = {}, bare

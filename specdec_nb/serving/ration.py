@@ -38,8 +38,10 @@ class _Book:
 
 class Ration:
     "How many guesses each request may send"
-    # pace: of a drafter that sizes its drafts by what they cost
-    def __init__(self, curve:CostCurve, nodes:int=16, pace=None):
+    def __init__(
+        # pace: of a drafter that sizes its drafts by what they cost
+        self, curve:CostCurve, nodes:int=16, pace=None,
+    ):
         self.curve, self.nodes, self.pace = curve, nodes, pace
         # by rank: accepted, sent
         self.tries = np.stack([6 * .8 ** np.arange(1, nodes + 1), np.full(nodes, 6.)])
@@ -82,8 +84,10 @@ class Ration:
             r.nodes = n
             r.silence(resting or book.probing and not n)
 
-    # `[(request, step), ...]`; whether their forward held nothing else
-    def learn(self, steps, forwards:bool=True):
+    def learn(
+        # `[(request, step), ...]`; whether their forward held nothing else
+        self, steps, forwards:bool=True,
+    ):
         "After a round"
         if not steps: return
         B, sent = len(steps), sum(len(s.draft) for _, s in steps)
