@@ -17,23 +17,28 @@ from .sampling import Picture, chip, text_of
 # %% ../nbs/1_exactness/05_draft.ipynb #ba1b6286
 @dataclass(frozen=True)
 class Draft:
-    "A tree of guessed tokens below the pending token. A chain is a tree with one child a node; `Draft()` is no guess at all"
+    "A tree of guessed tokens below the pending token; a chain is one, `Draft()` no guess at all"
     tokens: Sequence[int] = () # `n` token ids; kept as a tuple
     parents: Sequence[int] = () # `n` indices, `parents[i] < i`; -1: a child of the pending token
-    probs: Sequence | None = None # `n` distributions `[V]`, node i's being the law it was REALLY drawn from; None, or None inside: chosen
+    # `n` laws `[V]`, node i's being the one it was REALLY drawn from; None, or None inside: chosen
+    probs: Sequence | None = None
 
     def __post_init__(self):
-        for name in ("tokens", "parents"): object.__setattr__(self, name, tuple(int(x) for x in getattr(self, name)))
+        for name in ("tokens", "parents"):
+            object.__setattr__(self, name, tuple(int(x) for x in getattr(self, name)))
         if self.probs is not None: object.__setattr__(self, "probs", tuple(self.probs))
         n = len(self.tokens)
         if len(self.parents) != n or (self.probs is not None and len(self.probs) != n):
-            raise ValueError(f"a draft of {n} tokens needs {n} parents (and {n} probs or none), got {len(self.parents)} parents"
+            raise ValueError(f"a draft of {n} tokens needs {n} parents (and {n} probs or none), "
+                             f"got {len(self.parents)} parents"
                              + ("" if self.probs is None else f", {len(self.probs)} probs"))
         chosen = set()
         for i, (token, parent) in enumerate(zip(self.tokens, self.parents)):
-            if not -1 <= parent < i: raise ValueError(f"node {i} has parent {parent}; it must be -1 or an earlier node")
+            if not -1 <= parent < i:
+                raise ValueError(f"node {i} has parent {parent}; it must be -1 or an earlier node")
             if self.q(i) is None:
-                if (parent, token) in chosen: raise ValueError(f"two chosen children of node {parent} carry token {token}")
+                if (parent, token) in chosen:
+                    raise ValueError(f"two chosen children of node {parent} carry token {token}")
                 chosen.add((parent, token))
 
     def __len__(self): return len(self.tokens)
@@ -56,7 +61,8 @@ class Draft:
     @classmethod
     def merge(cls,
         paths, # sequences of token ids, best first
-    ) -> tuple: # `(draft, where)`: the trie of all paths, and for each path the nodes its tokens went to
+        # `(draft, where)`: the trie of all paths, and for each path the nodes its tokens went to
+    ) -> tuple:
         "Paths that begin alike share nodes"
         tokens:list[int] = []
         parents:list[int] = []
@@ -134,7 +140,8 @@ class Draft:
         "The part of this draft that consists of `nodes`"
         new = {-1: -1, **{old: i for i, old in enumerate(nodes)}}
         try: parents = [new[self.parents[i]] for i in new if i >= 0]
-        except KeyError as e: raise ValueError(f"node {e} is the parent of a node taken and is not taken itself") from None
+        except KeyError as e:
+            raise ValueError(f"node {e} is not taken, but a child of it is") from None
         probs = None if self.probs is None else [self.probs[i] for i in nodes]
         return Draft([self.tokens[i] for i in nodes], parents, probs)
 
@@ -144,7 +151,7 @@ class Draft:
         token=None, # the target's own token, drawn at the end of the path
         most:int=60, # draw this many guesses, and the path
     ) -> Picture:
-        "The tree as words in boxes, alternatives in a column; in text `word*` is accepted, `[word]` the target's"
+        "The tree in boxes, alternatives in a column; in text `word*` is accepted, `[word]` its own"
         return _show(self, text_of(words), tuple(path), token, most)
 
     def _repr_html_(self): return self.show().html
@@ -160,7 +167,7 @@ class Draft:
         path=(), # nodes to draw as accepted
         token=None, # the target's own token, drawn below the end of the path
     ) -> str: # an SVG, in the page's own text colour
-        "The tree as a figure, for a file or a page of one's own: nodes and edges, time runs to the right"
+        "The tree as a figure, for a file or a page: nodes and edges, time runs to the right"
         return _svg(self, text_of(words), tuple(path), token)
 
 # %% ../nbs/1_exactness/05_draft.ipynb #b6c28e57
@@ -173,21 +180,21 @@ def _show(draft, say, path, token, most):
         pages, texts = "", ""
         while True:
             rows = [node(j) for j in draft.children(i) if j in shown]
-            if token is not None and i == end: rows.append((chip(say(token), "own"), f"[{say(token)}]", None))
+            if token is not None and i == end:
+                rows.append((chip(say(token), "own"), f"[{say(token)}]", None))
             if len(rows) != 1: break
             (page, text, i), = rows
             pages, texts = f"{pages} {page}", f"{texts} {text}"
             if i is None: return pages, texts
         if rows:
             tails = [("", "") if j is None else below(j) for _, _, j in rows]
-            branches = "".join(f"<div>{page}{tail}</div>" for (page, _, _), (tail, _) in zip(rows, tails))
+            branches = "".join(f"<div>{row[0]}{tail}</div>" for row, (tail, _) in zip(rows, tails))
             pages += f' <div style="{_FORK}">{branches}</div>'
             texts += f" ({' | '.join(text + tail for (_, text, _), (_, tail) in zip(rows, tails))})"
         return pages, texts
     pages, texts = below(-1)
     left = f" and {len(draft) - len(shown)} guesses more" if len(draft) > len(shown) else ""
-    wrap = "normal" if draft.is_chain else "nowrap"
-    style = f"overflow-x:auto;line-height:1.9;white-space:{wrap}"
+    style = "overflow-x:auto;line-height:1.9;" + "white-space:nowrap" * (not draft.is_chain)
     return Picture(f'<div style="{style}">…{pages}{left}</div>', f"…{texts}{left}")
 
 _FORK = ("display:inline-block;vertical-align:top;"
@@ -213,25 +220,30 @@ def _svg(draft, words, path, token):
     row, W, H = _layout(draft), 92, 30
     spot = lambda i: (46 + W * (draft.depth[i] if i >= 0 else 0), 18 + H * row.get(i, 0))
     end = path[-1] if path else -1
-    below = 1 + max(row.values(), default=0) if token is not None and draft.children(end) else row.get(end, 0)
+    branches = token is not None and draft.children(end)
+    below = 1 + max(row.values(), default=0) if branches else row.get(end, 0)
     out, width = [], max(draft.depth, default=0) + (2 if token is not None else 1)
-    def edge(a, b, style): out.append(f'<path d="M{a[0]+38} {a[1]} C{a[0]+54} {a[1]} {b[0]-54} {b[1]} {b[0]-38} {b[1]}" fill="none" {style}/>')
+    def edge(a, b, style):
+        out.append(f'<path d="M{a[0]+38} {a[1]} C{a[0]+54} {a[1]} {b[0]-54} {b[1]} {b[0]-38} '
+                   f'{b[1]}" fill="none" {style}/>')
     def box(at, label, style, ink="currentColor"):
-        out.append(f'<rect x="{at[0]-38}" y="{at[1]-11}" width="76" height="22" rx="6" {style}/><text x="{at[0]}" y="{at[1]+4}" '
-                   f'text-anchor="middle" fill="{ink}">{html.escape(label if len(label) < 12 else label[:10] + "…")}</text>')
+        said = html.escape(label if len(label) < 12 else label[:10] + "…")
+        out.append(f'<rect x="{at[0]-38}" y="{at[1]-11}" width="76" height="22" rx="6" {style}/>'
+                   f'<text x="{at[0]}" y="{at[1]+4}" fill="{ink}">{said}</text>')
     solid, faint = 'stroke="#3a7d44" stroke-width="2"', 'stroke="currentColor" stroke-opacity=".35"'
     for i in range(len(draft)): edge(spot(draft.parents[i]), spot(i), solid if i in path else faint)
     box(spot(-1), "…", 'fill="none" stroke="currentColor"')
-    for i in range(len(draft)):
-        kept = i in path
-        box(spot(i), words(draft.tokens[i]), 'fill="#3a7d44"' if kept else f'fill="none" {faint}', "#fff" if kept else "currentColor")
+    for i, t in enumerate(draft.tokens):
+        if i in path: box(spot(i), words(t), 'fill="#3a7d44"', "#fff")
+        else: box(spot(i), words(t), f'fill="none" {faint}')
     if token is not None:
         at = (spot(end)[0] + W, 18 + H * below)
         edge(spot(end), at, 'stroke="#b5651d" stroke-width="2"')
         box(at, words(token), 'fill="#b5651d"', "#fff")
     height = 36 + H * max([below, *row.values()])
-    return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {W*width} {height}" style="max-width:100%;width:{W*width}px" '
-            f'font-family="sans-serif" font-size="12">{"".join(out)}</svg>')
+    return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {W*width} {height}" '
+            f'style="max-width:100%;width:{W*width}px" font-family="sans-serif" '
+            f'font-size="12" text-anchor="middle">{"".join(out)}</svg>')
 
 # %% ../nbs/1_exactness/05_draft.ipynb #9f342cde
 def show_mask(
@@ -239,37 +251,40 @@ def show_mask(
     labels, # what to write in each column
 ) -> Picture:
     "Who sees whom: in each row the words that it sees, the last of them being itself"
-    sees, gap = np.asarray(sees, bool), sees.shape[1] - sees.shape[0]
+    n, m = (sees := np.asarray(sees, bool)).shape
     def cell(i, j):
-        inside = chip(labels[j], "self" if j == i + gap else "sees") if sees[i, j] else "·"
+        inside = chip(labels[j], "self" if j == i + m - n else "sees") if sees[i, j] else "·"
         return f'<td style="text-align:center;padding:1px">{inside}</td>'
-    rows = "".join(f"<tr>{''.join(cell(i, j) for j in range(sees.shape[1]))}</tr>" for i in range(len(sees)))
+    rows = "".join(f"<tr>{''.join(cell(i, j) for j in range(m))}</tr>" for i in range(n))
     text = "; ".join(" ".join(str(labels[j]) for j in np.flatnonzero(row)) for row in sees)
-    return Picture(f'<div style="overflow-x:auto"><table style="margin:0">{rows}</table></div>', text)
+    page = f'<div style="overflow-x:auto"><table style="margin:0">{rows}</table></div>'
+    return Picture(page, text)
 
 # %% ../nbs/1_exactness/05_draft.ipynb #c2f0ec9a
 @dataclass(frozen=True)
 class Budget:
     "How large a draft can be of use: larger ones are trimmed to it"
     nodes: int # nodes at most
-    depth: int # levels at most: what the limit and the target's window leave, less the target's own token
+    # levels at most: what the limit and the target's window leave, less the target's own token
+    depth: int
     target: object = None # who will score it
     ends: frozenset = frozenset() # tokens that end a text: nothing below them is of use
 
     @property
     def branches(self) -> bool:
-        "Whether the target can score trees, or only chains; finding out may cost a forward, so only those who branch should ask"
+        "Whether the target can score trees, or only chains; finding out may cost a forward"
         return getattr(self.target, "branches", True)
 
 def trim(
     draft:Draft,
     budget:Budget,
 ) -> Draft:
-    "The part of a draft that can be of use: too deep levels go, and what is below an end, then side branches if need be, then the last nodes"
+    "What of a draft can be of use: deep levels go, what is below an end, side branches, the rest"
     deepest, ends = max(draft.depth, default=0), budget.ends
     if deepest <= budget.depth and len(draft) <= budget.nodes and ends.isdisjoint(draft.tokens):
         if draft.is_chain or budget.branches: return draft
-    if draft.is_chain or budget.branches: nodes = [i for i, d in enumerate(draft.depth) if d <= budget.depth]
+    if draft.is_chain or budget.branches:
+        nodes = [i for i, d in enumerate(draft.depth) if d <= budget.depth]
     else: nodes = _eldest(draft, budget.depth)
     kept = {-1}
     for i in nodes:
@@ -280,5 +295,6 @@ def trim(
 def _eldest(draft, depth):
     "The first child of the first child, and so on"
     nodes = []
-    while (below := draft.children(nodes[-1] if nodes else -1)) and len(nodes) < depth: nodes.append(below[0])
+    while (below := draft.children(nodes[-1] if nodes else -1)) and len(nodes) < depth:
+        nodes.append(below[0])
     return nodes

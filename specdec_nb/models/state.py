@@ -26,13 +26,14 @@ from .kvcache import KVCache, SideBySide
 # %% ../../nbs/2_models/12a_state.ipynb #e0146606
 def single(logits):
     "Half precision as float32; None stays None"
-    return logits if logits is None or logits.dtype in (torch.float32, torch.float64) else logits.float()
+    wide = logits is None or logits.dtype in (torch.float32, torch.float64)
+    return logits if wide else logits.float()
 
 def favourites(
     rows:np.ndarray, # `[n, V]`
     k:int,
 ) -> np.ndarray: # `[n, k]`, best first, of equals some
-    "The largest entries of each row: they are among the k columns, of 64 entries each, whose peaks are highest"
+    "The largest entries of each row: they are among the k columns of 64 whose peaks are highest"
     n, V = rows.shape
     if V < 64 * k: return np.argsort(-rows, axis=1, kind="stable")[:, :k]
     w = V // 64
@@ -43,14 +44,18 @@ def favourites(
     return np.take_along_axis(places, np.argsort(-values, axis=1, kind="stable")[:, :k], 1)
 
 class TensorScores(Scores):
-    "A target's rows as a tensor; what a rule asks for becomes arrays, on this machine's processor without a copy"
+    "A target's rows as a tensor; what a rule asks for becomes arrays, of a CPU's without a copy"
     @cached_property
     def array(self): return single(self.rows).detach().cpu().numpy()
-    def row(self, i): return self.array[i] if self.rows.device.type == "cpu" else self.rows[i].cpu().numpy()
-    def top(self, k): return favourites(self.array, k) if self.rows.device.type == "cpu" else self.rows.topk(k).indices.cpu().numpy()
+    def row(self, i):
+        return self.array[i] if self.rows.device.type == "cpu" else self.rows[i].cpu().numpy()
+    def top(self, k):
+        return (favourites(self.array, k) if self.rows.device.type == "cpu"
+                else self.rows.topk(k).indices.cpu().numpy())
     def likely(self, i, k):
         best, tokens = self.rows[i].float().topk(min(k, self.rows.shape[-1]))
-        p = (best - self.rows[i].float().logsumexp(-1)).exp()          # NaN where every word is masked
+        # NaN where every word is masked
+        p = (best - self.rows[i].float().logsumexp(-1)).exp()
         return [(x, w) for x, w in zip(tokens.tolist(), p.tolist()) if w > 0]
     def grown(self, more):
         "These rows and those of the nodes that were added"
@@ -59,12 +64,15 @@ class TensorScores(Scores):
     @cached_property
     def _best(self):
         if self.rows.device.type == "cpu":
-            return [-1 if row[x] != row[x] else x for row, x in zip(self.array, self.array.argmax(-1).tolist())]
+            return [-1 if row[x] != row[x] else x
+                    for row, x in zip(self.array, self.array.argmax(-1).tolist())]
         best = self.rows.argmax(-1)
         bad = self.rows.gather(-1, best[:, None])[:, 0].isnan()
         return [-1 if b else x for x, b in zip(best.tolist(), bad.tolist())]
     def best(self, i):
-        if self._best[i] < 0: raise ValueError(f"row {i} of the model's output holds NaN: the model or its precision is broken")
+        if self._best[i] < 0:
+            raise ValueError(f"row {i} of the model's output holds NaN: the model or its "
+                             "precision is broken")
         return self._best[i]
 
 @dataclass
@@ -74,7 +82,7 @@ class Prefilled:
     tops: np.ndarray | None = None # `[L-1, k]`: the most probable next tokens
 
 class RowState:
-    "One request: its text, of which the first `length` tokens have rows in the cache. The last token is pending"
+    "One request: its text, whose first `length` tokens have rows in the cache; the last is pending"
     given:Any = None # what the target was handed beside the text
     source:Sequence[int] = () # another text that the target reads, which drafters may copy from
     def __init__(self, target, tokens, cache, asks=Asks()):
@@ -90,12 +98,13 @@ class RowState:
     @property
     def prefilled(self) -> Prefilled:
         "What was asked for of the tokens read so far"
-        hidden = {i: torch.cat([piece.hidden[i] for piece in self.pieces]) for i in self.asks.hidden if self.pieces}
+        hidden = {i: torch.cat([piece.hidden[i] for piece in self.pieces]) for i in self.asks.hidden
+                  if self.pieces}
         tops = [piece.tops for piece in self.pieces if piece.tops is not None]
         return Prefilled(hidden, np.concatenate(tops) if tops else None)
 
     def keep(self, verdict):
-        "Keep the rows of the pending token and of the accepted path; the last committed token is pending now"
+        "Keep the rows of the pending token and of the accepted path; pending is the last token now"
         self.cache.keep(verdict.rows)
         self.tokens += verdict.tokens
         self.drop()
@@ -109,7 +118,7 @@ class RowState:
         self.scored = self.scores = None
 
     def follow(self, tokens):
-        "The text is `tokens` now: rows that still hold are kept, the rest is read with the next draft"
+        "The text is `tokens` now: rows that hold are kept, the rest is read with the next draft"
         tokens, old = list(tokens), len(self.tokens)
         if tokens == self.tokens: return
         if tokens[:old] != self.tokens:
@@ -122,7 +131,8 @@ class RowState:
 
     def rewind(self, length:int):
         "Back to the first `length` committed tokens, the last of them pending"
-        if not 1 <= length <= len(self.tokens): raise ValueError(f"cannot rewind {len(self.tokens)} tokens to {length}")
+        if not 1 <= length <= len(self.tokens):
+            raise ValueError(f"cannot rewind {len(self.tokens)} tokens to {length}")
         self.follow(self.tokens[:length])
         self.drop()
 
@@ -135,7 +145,8 @@ class RowState:
     def fork(self) -> "RowState":
         "An independent copy"
         twin = copy.copy(self)
-        twin.tokens, twin.pieces, twin.cache = list(self.tokens), list(self.pieces), copy.deepcopy(self.cache)
+        twin.tokens, twin.pieces = list(self.tokens), list(self.pieces)
+        twin.cache = copy.deepcopy(self.cache)
         return twin
 
     def retain(self,
@@ -143,7 +154,8 @@ class RowState:
     ) -> list: # a state for each, its text ending with that node
         "Keep several paths of a draft"
         twins = [self.fork() for _ in nodes]
-        for twin, i in zip(twins, nodes): twin.keep(Verdict.of(self.scored, self.scored.path(i), None))
+        for twin, i in zip(twins, nodes):
+            twin.keep(Verdict.of(self.scored, self.scored.path(i), None))
         return twins
 
 @dataclass
@@ -158,7 +170,8 @@ class Feed:
     first: int # the first row fed whose logits are wanted
 
 class RowTarget:
-    """What targets with a cache of rows have in common. A subclass has `device`, `vocab_size`, `layers`, `window`, `new_cache()`, `forward(feeds)`,
+    """What targets with a cache of rows have in common. A subclass has `device`, `vocab_size`,
+    `layers`, `window`, `new_cache()`, `forward(feeds)`,
     and for drafters that borrow them the matrices `embed` and `unembed`, `[V, d]`."""
     max_nodes, branches, chunk, scores_of = 256, True, 512, TensorScores
     layers:int
@@ -168,39 +181,47 @@ class RowTarget:
     @property
     def promise(self) -> str:
         "What holds of the same row in other company"
-        half = getattr(getattr(self, "model", None), "dtype", None) in (torch.float16, torch.bfloat16)
+        dtype = getattr(getattr(self, "model", None), "dtype", None)
+        half = dtype in (torch.float16, torch.bfloat16)
         return "equal up to near-ties of half precision" if half else "equal up to near-ties"
 
     def open(self, prompt, asks=Asks()) -> RowState:
-        "A new request; nothing is read yet. What `asks` wants of the prompt's rows will be in the state's `prefilled`"
-        if bad := [i for i in asks.hidden if not 0 <= i <= self.layers]: raise ValueError(f"there are hidden states 0 to {self.layers}, not {bad}")
+        "A new request, nothing read yet; what `asks` wants of a prompt's rows goes to `prefilled`"
+        if bad := [i for i in asks.hidden if not 0 <= i <= self.layers]:
+            raise ValueError(f"there are hidden states 0 to {self.layers}, not {bad}")
         return RowState(self, prompt, self.new_cache(), asks)
 
     def elsewhere(self, state) -> list: # of states
-        "Texts behind which rows may be treated otherwise than behind that of a state just scored, for trials; here there are none"
+        "Texts, for trials, behind which rows may be treated otherwise; here there are none"
         return []
 
     def score(self,
         pairs, # `[(state, draft), ...]`; None for a draft: read the next `chunk` tokens of the text
     ) -> list: # a `TensorScores` for each pair
-        "The rows of each pending token and of every node, in one forward. A draft that extends the one just scored feeds only its new nodes"
+        """The rows of each pending token and of every node, in one forward. A draft that extends
+        the one just scored feeds only its new nodes"""
         feeds = [self._read(s) if draft is None else self._feed(s, draft) for s, draft in pairs]
         some = [feed for feed in feeds if feed.tokens]
         began = time.perf_counter()
         made = iter(self.forward(some) if some else ())
         seconds = (time.perf_counter() - began) / len(pairs)
-        return [self._take(feed, seconds, *(next(made) if feed.tokens else (None, {}))) for feed in feeds]
+        return [self._take(feed, seconds, *(next(made) if feed.tokens else (None, {})))
+                for feed in feeds]
 
     def _read(self, state):
         fed = tuple(state.unread[:self.chunk])
-        return Feed(state, None, Draft.chain(fed[1:]), 0, fed, len(fed), 0 if state.asks.topk else len(fed))
+        return Feed(state, None, Draft.chain(fed[1:]), 0, fed, len(fed),
+                    0 if state.asks.topk else len(fed))
 
     def _feed(self, state, draft):
-        old = len(state.scored) + 1 if state.scored is not None and draft.extends(state.scored) else 0
+        old = (len(state.scored) + 1 if state.scored is not None and draft.extends(state.scored)
+               else 0)
         if not old: state.drop()
         text, n = state.tokens[state.length:], len(state.unread)
-        below = Draft((*text[1:], *draft.tokens), (*range(-1, n - 1), *(p + n for p in draft.parents))) if n else draft
-        return Feed(state, draft, below, old, (*text, *draft.tokens)[old:], n, 0 if state.asks.topk else n)
+        below = Draft((*text[1:], *draft.tokens),
+                      (*range(-1, n - 1), *(p + n for p in draft.parents))) if n else draft
+        return Feed(state, draft, below, old, (*text, *draft.tokens)[old:], n,
+                    0 if state.asks.topk else n)
 
     def _take(self, feed, seconds, logits, hidden):
         state, n = feed.state, feed.unread
@@ -211,41 +232,52 @@ class RowTarget:
             state.cache.keep(list(range(n)))
         if feed.draft is None: return TensorScores(None, seconds, hidden)
         if not feed.tokens: return self.scores_of(state.scores.rows, 0., state.scores.hidden)
-        scores = self.scores_of(single(logits if n == feed.first else logits[n - feed.first:]), seconds, {i: h[n:] for i, h in hidden.items()})
+        scores = self.scores_of(single(logits if n == feed.first else logits[n - feed.first:]),
+                                seconds, {i: h[n:] for i, h in hidden.items()})
         state.scored, state.scores = feed.draft, state.scores.grown(scores) if feed.old else scores
         state.scores.promise = self.promise
         return state.scores
 
-def stacked(feeds, device) -> tuple: # `(tokens, positions, cache, wanted)`, as `Llama.forward` takes them
+def stacked(
+    feeds, device,
+) -> tuple: # `(tokens, positions, cache, wanted)`, as `Llama.forward` takes them
     "The rows that several requests feed, one below the other"
     for f in feeds: f.state.cache.expect(f.below, f.old)
     caches, sizes = [f.state.cache for f in feeds], [len(f.tokens) for f in feeds]
-    positions = [p for f in feeds for p in [f.state.length, *(f.state.length + d for d in f.below.depth)][f.old:]]
+    positions = [p for f in feeds
+                 for p in [f.state.length, *(f.state.length + d for d in f.below.depth)][f.old:]]
     starts = np.cumsum([0, *sizes]).tolist()
     wanted = [i for f, at, n in zip(feeds, starts, sizes) for i in range(at + f.first, at + n)]
     def column(x): return torch.tensor(x, dtype=torch.long, device=device)
     cache = caches[0] if len(feeds) == 1 else SideBySide(caches, sizes)
-    return column([t for f in feeds for t in f.tokens]), column(positions), cache, None if len(wanted) == sum(sizes) else column(wanted)
+    return (column([t for f in feeds for t in f.tokens]), column(positions), cache,
+            None if len(wanted) == sum(sizes) else column(wanted))
 
-def parted(feeds, logits, hidden) -> list: # for each feed `(logits or None, {layer: hidden states})`
+def parted(
+    feeds, logits, hidden,
+) -> list: # for each feed `(logits or None, {layer: hidden states})`
     "What a forward over stacked rows says to each"
     if len(feeds) == 1: return [(logits, {i: hidden[i] for i in feeds[0].state.asks.hidden})]
     sizes, wanted = [len(f.tokens) for f in feeds], [len(f.tokens) - f.first for f in feeds]
     logits = [None] * len(feeds) if logits is None else logits.split(wanted)
     split = {i: h.split(sizes) for i, h in hidden.items()}
-    return [(rows, {i: split[i][j] for i in f.state.asks.hidden}) for j, (f, rows) in enumerate(zip(feeds, logits))]
+    return [(rows, {i: split[i][j] for i in f.state.asks.hidden})
+            for j, (f, rows) in enumerate(zip(feeds, logits))]
 
 @target_of(Llama)
 class LlamaTarget(RowTarget):
     "Our own runtime as a target"
     def __init__(self, model:Llama):
-        self.model, self.config, self.device, self.vocab_size = model, model.config, model.device, model.vocab_size
-        self.window, self.layers = getattr(model.config, "max_position_embeddings", None), len(model.blocks)
+        self.model, self.config = model, model.config
+        self.device, self.vocab_size = model.device, model.vocab_size
+        self.window = getattr(model.config, "max_position_embeddings", None)
+        self.layers = len(model.blocks)
         self.embed, self.unembed = model.embed, model.unembed
 
     def new_cache(self):
         m = self.model
-        return KVCache(len(m.blocks), m.kv_heads, m.head_dim, m.dtype, self.device, 512, m.config, m.kinds, m.attend)
+        return KVCache(len(m.blocks), m.kv_heads, m.head_dim, m.dtype, self.device, 512, m.config,
+                       m.kinds, m.attend)
 
     def forward(self,
         feeds, # of `Feed`s
@@ -257,9 +289,12 @@ class LlamaTarget(RowTarget):
 
 # %% ../../nbs/2_models/12a_state.ipynb #87f46094
 def load_llama(
-    name=None, # a Hugging Face folder, the id of a model in the local hub cache, or None: the default model
-    dtype=torch.float32, # float32: speculative output equals plain output; bfloat16: equal up to near-ties, faster where the processor multiplies it
+    # a Hugging Face folder, the id of a model in the local hub cache, or None: the default model
+    name=None,
+    # float32: speculative output equals plain output; bfloat16: equal up to near-ties, faster where
+    # the processor multiplies it
+    dtype=torch.float32,
 ) -> tuple: # `(a Llama, its tokenizer)`
-    "A Llama-type model from this machine in our own runtime. Raises ValueError if it cannot be read, or is of another architecture"
+    "A Llama-type model in our own runtime. Raises ValueError if it cannot be read, or is no such"
     model, tokenizer = load_hf(name, dtype)
     return Llama.from_hf(model), tokenizer
