@@ -14,8 +14,7 @@ from ..chance import Keyed
 from ..sampling import Law, softmax
 from ..draft import Budget, Draft, trim
 from ..verify import Step, Trace, Verdict
-from ..roles import (Context, Drafter, Tokens, as_target, introduce, make_drafter, opened,
-                              register)
+from ..roles import Context, Drafter, Tokens, as_target, introduce, make_drafter, opened, register
 from ..stops import Stop
 from ..decode import Request, release, serve
 from ..shape import best_first
@@ -40,8 +39,7 @@ class BeamSearch:
 
     def __post_init__(self):
         if self.width < 1 or self.groups < 1 or self.width % self.groups:
-            raise ValueError("the width must be a multiple of the number of groups, got width "
-                             f"{self.width}, groups {self.groups}")
+            raise ValueError(f"the width must be a multiple of the number of groups, got width {self.width}, groups {self.groups}")
 
     def start(self) -> tuple: return tuple(Group() for _ in range(self.groups))
 
@@ -68,22 +66,20 @@ class BeamSearch:
         made = len(found[0][1])
         ends = [made >= stop.limit or tokens[-1] in stop.eos for _, tokens in found]
         full = len(group.finished) == b and self.early is True
-        new = () if full else tuple((s / made ** self.length_penalty, t)
-                                    for (s, t), end in list(zip(found, ends))[:b] if end)
+        new = () if full else tuple((s / made ** self.length_penalty, t) for (s, t), end in list(zip(found, ends))[:b] if end)
         finished = tuple(sorted(group.finished + new, key=lambda f: -f[0])[:b])
         running = tuple(f for f, end in zip(found, ends) if not end)[:b]
-        return Group(running, finished,
-                     not running or self._over(running, finished, made, b, stop.limit))
+        return Group(running, finished, not running or self._over(running, finished, made, b, stop.limit))
 
     def _over(self, running, finished, made, b, limit):
         "Whether no hypothesis can improve on the finished ones, or enough of them are there"
         if len(finished) < b: return False
         length = limit if self.early == "never" and self.length_penalty > 0 else made
-        return self.early is True or running[0][0] / length**self.length_penalty <= finished[-1][0]
+        return self.early is True or running[0][0] / length ** self.length_penalty <= finished[-1][0]
 
 # %% ../../nbs/8_decoding/36b_beams.ipynb #e21abc30
 class Beams:
-    "A beam search for `serve`: its drafts hold the hypotheses, and guesses below; at last `texts`"
+    "A beam search as a request for `serve`: its drafts hold the hypotheses, and guesses below them. When `done`, `texts` are the finished ones"
     def __init__(self,
         target, # a target, or a model that `as_target` knows
         drafter, # a drafter, or a registered name; one that needs hidden states is refused
@@ -92,25 +88,18 @@ class Beams:
         stop:Stop=None,
         k:int=4, # guess at most this deep
     ):
-        self.target, self.drafter = as_target(target), make_drafter(drafter)
-        self.search, self.stop, self.k = search, stop, k
-        if not self.target.branches:
-            raise ValueError("hypotheses are branches of a tree, which this model cannot score")
-        if self.drafter.asks.hidden:
-            raise ValueError(f"{self.drafter.name} reads one text's states; beams are several texts")
+        self.target, self.drafter, self.search, self.stop, self.k = as_target(target), make_drafter(drafter), search, stop, k
+        if not self.target.branches: raise ValueError("hypotheses are branches of a tree, which this model cannot score")
+        if self.drafter.asks.hidden: raise ValueError(f"{self.drafter.name} goes by hidden states of one text; a beam search has several")
         introduce(self.drafter, self.target)
-        self.tokens, self.prompt = list(prompt), list(prompt)
-        self.groups, self.done = search.start(), False
-        self.calls, self.steps = 0, 0
+        self.tokens, self.prompt, self.groups, self.done, self.calls, self.steps = list(prompt), list(prompt), search.start(), False, 0, 0
         self.state = opened(self.target, prompt, self.drafter.asks)
         self.seconds:dict = {}
         self.guessed:list = []
         self.draft, self.first = None, True
 
     @property
-    def live(self) -> list:
-        return list(dict.fromkeys(tokens for g in self.groups if not g.done
-                                  for _, tokens in g.running))
+    def live(self) -> list: return list(dict.fromkeys(tokens for g in self.groups if not g.done for _, tokens in g.running))
 
     @property
     def texts(self) -> list: # of `(score, new tokens)`, best first
@@ -130,20 +119,15 @@ class Beams:
     def _grow(self): # a generator of wishes, if the drafter makes some
         "Hypotheses first, then guesses below each; on top of the last draft while it holds"
         shared = _common(self.live)
-        old = (self.state.scored if self.steps
-               and self.state.position == len(self.prompt) + len(shared) else None)
+        old = self.state.scored if self.steps and self.state.position == len(self.prompt) + len(shared) else None
         self.state.follow([*self.prompt, *shared])
         room = self.target.max_nodes
         tree = _Trie(old if old is not None and len(old) < room // 2 else Draft())
         ends = {h: tree.add(-1, h[len(shared):]) for h in self.live}
-        if len(tree.tokens) > room:
-            raise ValueError(f"the hypotheses differ in {len(tree.tokens)} words, the target "
-                             f"scores {room} at once: take a smaller width or limit")
+        if len(tree.tokens) > room: raise ValueError(f"the hypotheses differ in {len(tree.tokens)} words, the target scores {room} at once: take a smaller width or limit")
         self.guessed, each = [], (room - len(tree.tokens)) // len(ends)
         for h, node in ends.items():
-            depth = min(self.k, self.stop.limit - len(h) - 1)
-            ctx = Context(Tokens([*self.prompt, *h]), Budget(each, depth, self.target, self.stop.eos),
-                          vocab_size=self.target.vocab_size)
+            ctx = Context(Tokens([*self.prompt, *h]), Budget(each, min(self.k, self.stop.limit - len(h) - 1), self.target, self.stop.eos), vocab_size=self.target.vocab_size)
             drafting = self.drafter.begin(ctx, self.state if self.first else None) or self.drafter
             made = drafting.propose(ctx, Keyed(0, self.calls).since(len(ctx.tokens)))
             made = trim((yield from made) if isgenerator(made) else made, ctx.budget)
@@ -170,21 +154,18 @@ class Beams:
         if self.done: release(self.state)
         text = self.texts[0][1] if self.done else ()
         self.tokens += text
-        return Step(self.draft, Verdict((), None, text), scores,
-                    stopped="beams" if self.done else None)
+        return Step(self.draft, Verdict((), None, text), scores, stopped="beams" if self.done else None)
 
     def goes_on(self, places) -> bool:
-        "Can the search take a step? `places`: where its hypotheses are in the tree, None: nowhere"
+        "Whether the search can take a step: `places` is where its hypotheses stand in the tree, None for one that is not there"
         return None not in places
 
     def _tell(self, scores):
-        "Each drafter's part of what came out: its guesses' rows, and how the best text went on"
-        found = (f for g in self.groups for f in g.running + g.finished)
-        heirs = [t for _, t in sorted(found, key=lambda f: -f[0])]
+        "Each drafter's part of what came out: the rows of its guesses, and how the best text went on from there"
+        heirs = [t for _, t in sorted((f for g in self.groups for f in g.running + g.finished), key=lambda f: -f[0])]
         for h, node, drafting, ctx, made, nodes in self.guessed:
             part = type(scores)(scores.rows[[node + 1, *(i + 1 for i in nodes)]])
-            went = next((t[len(h):] for t in heirs if t[:len(h)] == h and len(t) > len(h)),
-                        (part.best(0),))
+            went = next((t[len(h):] for t in heirs if t[:len(h)] == h and len(t) > len(h)), (part.best(0),))
             path = made.follow(went)
             verdict = Verdict.of(made, path, went[len(path)] if len(path) < len(went) else None)
             ctx.tokens._tokens += verdict.tokens
@@ -206,14 +187,12 @@ class _Trie:
     def plant(self, node, draft) -> list:
         "A draft below a node: where each of its nodes went"
         places = {-1: node}
-        for i, (p, t) in enumerate(zip(draft.parents, draft.tokens)):
-            places[i] = self.add(places[p], (t,))
+        for i, (p, t) in enumerate(zip(draft.parents, draft.tokens)): places[i] = self.add(places[p], (t,))
         return [places[i] for i in range(len(draft))]
 
 def _common(texts) -> tuple:
     "What all texts begin with"
-    n = next((i for i, words in enumerate(zip(*texts)) if len(set(words)) > 1),
-             min(map(len, texts), default=0))
+    n = next((i for i, words in enumerate(zip(*texts)) if len(set(words)) > 1), min(map(len, texts), default=0))
     return tuple(texts[0][:n]) if texts else ()
 
 def beam_search(
@@ -233,7 +212,7 @@ def beam_search(
 # %% ../../nbs/8_decoding/36b_beams.ipynb #ea45e9bf
 @register("siblings")
 class Siblings(Drafter):
-    "Guesses that a text goes on as its siblings did after the longest ending they share; best first"
+    "Guesses that a text goes on as others of the same drafter did, after the longest ending that occurred there; best first"
     learns = True
     def __init__(self,
         k:int=8, # levels at most
@@ -241,31 +220,25 @@ class Siblings(Drafter):
         longest:int=4, # words of an ending
         least:float=.2, # leave out what is worth less
     ):
-        if min(k, nodes, longest) < 1 or not 0 <= least < 1:
-            raise ValueError(f"need k, nodes, longest >= 1 and 0 <= least < 1, got {k}, {nodes}, "
-                             f"{longest}, {least}")
+        if min(k, nodes, longest) < 1 or not 0 <= least < 1: raise ValueError(f"need k, nodes, longest >= 1 and 0 <= least < 1, got {k}, {nodes}, {longest}, {least}")
         self.k, self.nodes, self.longest, self.least = k, nodes, longest, least
         self.after:defaultdict = defaultdict(Counter)
     def begin(self, ctx, state): return _Sibling(self, ctx)
 
 class _Sibling:
     "One sample"
-    def __init__(self, drafter, ctx):
-        self.drafter, self.ctx, self.read = drafter, ctx, len(ctx.tokens)
+    def __init__(self, drafter, ctx): self.drafter, self.ctx, self.read = drafter, ctx, len(ctx.tokens)
     def propose(self, ctx, rng):
         d, text = self.drafter, ctx.tokens[-self.drafter.longest:]
         def expand(path):
             ending = (*text, *path)[-d.longest:]
             seen = next((c for m in range(len(ending)) if (c := d.after.get(ending[m:]))), None)
-            return [(x, n / (sum(seen.values()) + 1))
-                    for x, n in seen.most_common(4)] if seen else []
-        return best_first(expand, min(d.nodes, ctx.budget.nodes), min(d.k, ctx.budget.depth),
-                          d.least)[0]
+            return [(x, n / (sum(seen.values()) + 1)) for x, n in seen.most_common(4)] if seen else []
+        return best_first(expand, min(d.nodes, ctx.budget.nodes), min(d.k, ctx.budget.depth), d.least)[0]
     def observe(self, step):
         text = self.ctx.tokens
         for i in range(self.read, len(text)):
-            for m in range(1, self.drafter.longest + 1):
-                self.drafter.after[tuple(text[max(i - m, 0):i])][text[i]] += 1
+            for m in range(1, self.drafter.longest + 1): self.drafter.after[tuple(text[max(i - m, 0):i])][text[i]] += 1
         self.read = len(text)
 
 def samples(
@@ -307,6 +280,5 @@ def best_of(
     nats = [0.] * n
     def heard(i, step): nats[i] += log_probability(step)
     traces = samples(model, prompt, n, stop, heard=heard, **more)
-    marks = [x / max(1, len(t.tokens)) if score is None else score(t.tokens)
-             for x, t in zip(nats, traces)]
+    marks = [x / max(1, len(t.tokens)) if score is None else score(t.tokens) for x, t in zip(nats, traces)]
     return sorted(zip(marks, traces), key=lambda ranked: -ranked[0])
