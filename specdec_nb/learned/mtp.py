@@ -19,7 +19,7 @@ from ..sampling import Asks
 from ..roles import Drafter, register
 from ..models.state import RowTarget
 from ..models.slots import RowCache
-from ..models.hf import dressed
+from ..models.hf import mask_for
 from ..drafters.model import SameTokens
 from .eagle import EagleDrafting, EagleState
 
@@ -108,7 +108,7 @@ class MtpTarget(RowTarget):
         turned = self.mtp.rotary_emb(embeds, position_ids=positions)
         made = self.layer(embeds, feed.state.before(feed)[None].to(embeds.dtype),
                           position_embeddings=turned,
-                          attention_mask=dressed(seen, self.mtp, self.device),
+                          attention_mask=mask_for(seen, self.mtp, self.device),
                           position_ids=positions, past_key_values=cache)[0]
         feed.state.dream(feed, made)
         rows = made[feed.first:]
