@@ -4,18 +4,15 @@
 
 # %% auto #0
 __all__ = ['State', 'Target', 'opened', 'read', 'TableState', 'TableTarget', 'target_of', 'as_target', 'Tokens', 'Context',
-           'Drafting', 'Rule', 'Drafter', 'introduce', 'register', 'make_drafter', 'options_of', 'NoDrafter']
+           'Drafting', 'Rule', 'Drafter', 'introduce', 'register', 'make_drafter', 'NoDrafter']
 
 # %% ../nbs/1_exactness/06a_roles.ipynb #8ce44f7d
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from inspect import Parameter, signature
-from math import inf
-from types import NoneType
-from typing import Any, Protocol, get_args
+from typing import Any, Protocol
 from weakref import WeakValueDictionary
 import numpy as np
-from .workshop.registry import enter, find
+from .workshop.registry import enter, find, made
 from .lm import TableLM
 from .sampling import Asks, Law, Scores
 from .draft import Budget, Draft
@@ -31,12 +28,18 @@ class State(Protocol):
     def length(self) -> int: "How many tokens are behind it: where the pending one stands"
     @property
     def position(self) -> int: "Where the next token will stand"
-    def keep(self, verdict:Verdict) -> None: "The accepted path is text now, and the verdict's own token pending"
-    def follow(self, tokens:Sequence[int]) -> None: "The text is `tokens` now; what still holds is kept"
-    def rewind(self, length:int) -> None: "Back to the first `length` tokens, the last of them pending"
+    def keep(self, verdict:Verdict) -> None:
+        "The accepted path is text now, and the verdict's own token pending"
+    def follow(self, tokens:Sequence[int]) -> None:
+        "The text is `tokens` now; what still holds is kept"
+    def rewind(self, length:int) -> None:
+        "Back to the first `length` tokens, the last of them pending"
     def fork(self) -> "State": "An independent copy"
-    def close(self) -> None: "The request is over: what the model holds for it may go. A state that holds nothing needs none"
-    def retain(self, nodes:Sequence[int]) -> "list[State]": "A state for each of some nodes scored last: its text ends there"
+    def close(self) -> None:
+        """The request is over: what the model holds for it may go. A state that holds nothing needs
+        none"""
+    def retain(self, nodes:Sequence[int]) -> "list[State]":
+        "A state for each of some nodes scored last: its text ends there"
 
 class Target(Protocol):
     "A model that opens requests and scores their drafts"
@@ -50,9 +53,11 @@ class Target(Protocol):
     def branches(self) -> bool: "Whether drafts may branch"
     @property
     def chunk(self) -> int: "Tokens of a text read in one call, at most"
-    def open(self, prompt:Sequence[int], asks:Asks=Asks()) -> State: "A new request, of which nothing is read yet"
+    def open(self, prompt:Sequence[int], asks:Asks=Asks()) -> State:
+        "A new request, of which nothing is read yet"
     def score(self, pairs:Sequence[tuple[Any, Draft | None]]) -> Sequence[Scores]:
-        "For each `(state, draft)` the rows of the pending token and of every node; for `(state, None)`: the text is read on"
+        """For each `(state, draft)` the rows of the pending token and of every node; for `(state,
+        None)`: the text is read on"""
 
 def opened(target, prompt, asks=Asks(), inputs=None):
     "A request's state in a target, which is also asked to score it, whoever it hands the work to"
@@ -69,7 +74,8 @@ def read(state):
 class TableState:
     "One request in a `TableTarget`: the committed tokens, the last of them pending"
     unread = ()
-    def __init__(self, target, tokens): self.target, self.tokens, self.scored = target, list(tokens), Draft()
+    def __init__(self, target, tokens):
+        self.target, self.tokens, self.scored = target, list(tokens), Draft()
     @property
     def length(self) -> int: return len(self.tokens) - 1
     @property
@@ -83,7 +89,8 @@ class TableState:
     def retain(self, nodes) -> list:
         "A state for each of some nodes scored last: its text ends there"
         words = self.scored.tokens
-        return [TableState(self.target, self.tokens + [words[j] for j in self.scored.path(i)]) for i in nodes]
+        return [TableState(self.target, self.tokens + [words[j] for j in self.scored.path(i)])
+                for i in nodes]
 
 class TableTarget:
     "A `TableLM` in the role of a target: rows are exact probabilities"
@@ -101,7 +108,8 @@ class TableTarget:
 
     def _rows(self, state, draft):
         state.scored = draft
-        texts = (state.tokens + [draft.tokens[j] for j in draft.path(i)] for i in range(-1, len(draft)))
+        texts = (state.tokens + [draft.tokens[j] for j in draft.path(i)]
+                 for i in range(-1, len(draft)))
         return Scores(np.array([self.lm.p(text) for text in texts]))
 
 # %% ../nbs/1_exactness/06a_roles.ipynb #849a3e66
@@ -118,7 +126,8 @@ target_of(TableLM)(TableTarget)
 _TARGETS:WeakValueDictionary[int, Any] = WeakValueDictionary() # id of a model -> its target
 
 def as_target(model):
-    "The `Target` behind a model, the same one while anybody holds it. Raises TypeError if there is none"
+    """The `Target` behind a model, the same one while anybody holds it. Raises TypeError if there
+    is none"""
     if hasattr(model, "open") and hasattr(model, "score"): return model
     target = _TARGETS.get(id(model))
     if target is None or target.model is not model: target = _TARGETS[id(model)] = _target(model)
@@ -127,8 +136,10 @@ def as_target(model):
 def _target(model):
     for cls in type(model).__mro__:
         if make := find("targets", _full_name(cls), None): return make(model)
-    if isinstance(model, str): hint = f"load it first: model, tokenizer = specdec_nb.load({model!r})"
-    elif isinstance(model, tuple): hint = "load returns a model and its tokenizer: give the first of the two"
+    if isinstance(model, str):
+        hint = f"load it first: model, tokenizer = specdec_nb.load({model!r})"
+    elif isinstance(model, tuple):
+        hint = "load returns a model and its tokenizer: give the first of the two"
     else: hint = "it needs open(prompt, asks) and score(pairs), or is a model of transformers"
     raise TypeError(f"{type(model).__name__} is no target: {hint}")
 
@@ -139,7 +150,8 @@ class Tokens(Sequence):
     def __len__(self): return len(self._before) + len(self._tokens)
     def __getitem__(self, i):
         if not (n := len(self._before)): return self._tokens[i]
-        if not isinstance(i, slice): return self._tokens[i - n] if (i := range(len(self))[i]) >= n else self._before[i]
+        if not isinstance(i, slice):
+            return self._tokens[i - n] if (i := range(len(self))[i]) >= n else self._before[i]
         start, stop, step = i.indices(len(self))
         if step != 1: return [self[j] for j in range(start, stop, step)]
         return [*self._before[start:stop], *self._tokens[max(start - n, 0):max(stop - n, 0)]]
@@ -150,42 +162,57 @@ class Context:
     "What a drafter may look at"
     tokens: Tokens # prompt and committed tokens
     budget: Budget # of the next draft
-    law: Law = Law() # what may be asked of a guess: the law that the target's rows go through, see `Law.on_drafts`
+    # what may be asked of a guess: the law that the target's rows go through, see `Law.on_drafts`
+    law: Law = Law()
     law_state: object = None # its state after `tokens`
     vocab_size: int | None = None # token ids are below this
-    source: Sequence[int] = () # what else the target reads, if it is a text of its words: an encoder's input
+    # what else the target reads, if it is a text of its words: an encoder's input
+    source: Sequence[int] = ()
     @property
-    def whole(self) -> Tokens: "All that can be copied from: the source, then the text"; return Tokens(self.tokens, self.source) if self.source else self.tokens
+    def whole(self) -> Tokens:
+        "All that can be copied from: the source, then the text"
+        return Tokens(self.tokens, self.source) if self.source else self.tokens
 
 _Wish = tuple[State, Draft] # what a drafter with a model of its own wants to have scored
 
 class Drafting(Protocol):
     "Who drafts for one request"
-    def propose(self, ctx:Context, rng:Any) -> Draft | Generator[_Wish, Scores, Draft]: "Guesses below the last token of `ctx.tokens`"
+    def propose(self, ctx:Context, rng:Any) -> Draft | Generator[_Wish, Scores, Draft]:
+        "Guesses below the last token of `ctx.tokens`"
     def observe(self, step:Any) -> None: "Told what came of them: a `Step`"
 
 class Rule(Protocol):
-    "Walks down a draft and says what is committed. It may have attributes `lossy` and `looks_ahead`, both False unless set"
-    def __call__(self, draft:Draft, p:Any, rng:Any) -> Verdict: "`p[0]` follows the pending token, `p[1 + i]` node i"
+    """Walks down a draft and says what is committed. It may have attributes `lossy` and
+    `looks_ahead`, both False unless set"""
+    def __call__(self, draft:Draft, p:Any, rng:Any) -> Verdict:
+        "`p[0]` follows the pending token, `p[1 + i]` node i"
 
 class Drafter:
-    """Guesses what the target will say. Subclass it, or write any object with `begin`, `propose` and `observe`.
+    """Guesses what the target will say. Subclass it, or write any object with `begin`,
+    `propose` and `observe`.
 
-    Of such an object `bind`, `asks`, `vocab_size` and `learns` are optional, and `begin` may return None for itself. `propose` need not
-    mind the budget: what it returns is trimmed to it. `observe` is called when `ctx.tokens` already holds the step's tokens.
+    Of such an object `bind`, `asks`, `vocab_size` and `learns` are optional, and `begin` may
+    return None for itself. `propose` need not
+    mind the budget: what it returns is trimmed to it. `observe` is called when `ctx.tokens`
+    already holds the step's tokens.
 
-    `vocab_size`, if set, must be the target's. A drafter that keeps what it learns across requests keeps it in itself.
+    `vocab_size`, if set, must be the target's. A drafter that keeps what it learns across
+    requests keeps it in itself.
     """
     name = None
     vocab_size = None
     asks = Asks()
-    learns = False # whether it keeps anything across requests: benchmarks then measure it cold and warm
-    def bind(self, target): "Told the target before the first request; raise ValueError if it does not fit"
+    # whether it keeps anything across requests: benchmarks then measure it cold and warm
+    learns = False
+    def bind(self, target):
+        "Told the target before the first request; raise ValueError if it does not fit"
     def begin(self, ctx:Context, state): return self
     def propose(self, ctx:Context, rng) -> Draft:
-        """Guesses below the last token of `ctx.tokens`; the positions of `rng` count from the next one.
+        """Guesses below the last token of `ctx.tokens`; the positions of `rng` count from the
+        next one.
 
-        May be a generator: it yields `(state, draft)` to have a model of its own score a draft, is sent the `Scores`, and returns its guesses.
+        May be a generator: it yields `(state, draft)` to have a model of its own score a draft,
+        is sent the `Scores`, and returns its guesses.
         """
         raise NotImplementedError(f"{type(self).__name__} must define propose(ctx, rng) -> Draft")
     def observe(self, step): "Told what came of the proposal"
@@ -195,7 +222,8 @@ class _Filled(Drafter):
     "Anyone who can draft, as a `Drafter`"
     def __init__(self, inner): self.inner, self.name = inner, type(inner).__name__
     def __getattribute__(self, name):
-        if name in ("name", "vocab_size", "asks", "learns") and hasattr(self.inner, name): return getattr(self.inner, name)
+        if name in ("name", "vocab_size", "asks", "learns") and hasattr(self.inner, name):
+            return getattr(self.inner, name)
         return super().__getattribute__(name)
     def bind(self, target):
         if hasattr(self.inner, "bind"): self.inner.bind(target)
@@ -205,7 +233,8 @@ class _Filled(Drafter):
 
 def _filled(drafter) -> Drafter:
     if isinstance(drafter, Drafter): return drafter
-    if missing := [m for m in ("begin", "propose", "observe") if not callable(getattr(drafter, m, None))]:
+    if missing := [m for m in ("begin", "propose", "observe")
+                   if not callable(getattr(drafter, m, None))]:
         raise TypeError(f"{drafter!r} cannot draft: it lacks {', '.join(missing)}")
     return _Filled(drafter)
 
@@ -213,8 +242,9 @@ def introduce(drafter:Drafter, target):
     "Introduce drafter and target. Raises ValueError if their vocabularies differ"
     theirs = drafter.vocab_size
     if theirs is not None and theirs != target.vocab_size:
-        raise ValueError(f"{drafter.name or type(drafter).__name__} has a vocabulary of {theirs} tokens, the target of {target.vocab_size}: "
-                         "their token ids do not mean the same")
+        raise ValueError(f"{drafter.name or type(drafter).__name__} has a vocabulary of "
+                         f"{theirs} tokens, the target of {target.vocab_size}: their token "
+                         "ids do not mean the same")
     drafter.bind(target)
 
 # %% ../nbs/1_exactness/06a_roles.ipynb #766f0fdd
@@ -227,71 +257,19 @@ def register(name:str):
     return entered
 
 def make_drafter(
-    drafter, # a name, with options if need be, "model:k=6:tree=8"; or an object with `begin`, `propose`, `observe`
+    # a name, with options if need be, "model:k=6:tree=8"; or an object with `begin`, `propose`,
+    # `observe`
+    drafter,
     /,
     **options, # for the named drafter's constructor; None means its own default
 ) -> Drafter:
-    "The drafter itself. Raises ValueError for an unknown name or option, TypeError for an object that cannot draft"
-    if isinstance(drafter, str):
-        name, *given = drafter.split(":")
-        cls = find("drafters", name)
-        options = {k: v for k, v in options.items() if v is not None} | _written(name, given)
-        known = options_of(cls)
-        if strange := options.keys() - known:
-            raise ValueError(f"drafter {name!r} has no option {min(strange)!r}; it has {', '.join(known)}")
-        for option, value in options.items(): _check_kind(name, option, value, known[option].annotation)
-        try: return _filled(cls(**options))
-        except (TypeError, AttributeError) as e:
-            if not options: raise                                 # then it is no option's fault
-            given = [f"{k}={v!r}" for k, v in options.items()]
-            raise ValueError(f"no drafter {name!r} can be made with {', '.join(given)}: {e}") from e
+    """The drafter itself. Raises ValueError for an unknown name or option, TypeError for an object
+    that cannot draft"""
+    if isinstance(drafter, str): drafter = made("drafters", drafter, **options)
     if isinstance(drafter, type):
-        raise TypeError(f"{drafter.__name__} is a class: give an object of it, {drafter.__name__}(...)")
+        raise TypeError(f"{drafter.__name__} is a class: give an object of it, "
+                        f"{drafter.__name__}(...)")
     return _filled(drafter)
-
-def options_of(cls) -> dict: # `{name: inspect.Parameter}`
-    "The options of a drafter's constructor, those included that it hands on to the class above"
-    found:dict[str, Parameter] = {}
-    for c in cls.__mro__:
-        if "__init__" not in vars(c): continue
-        own = list(signature(c.__init__).parameters.values())[1:]
-        found = {p.name: p for p in own if p.kind is not Parameter.VAR_KEYWORD} | found
-        if not any(p.kind is Parameter.VAR_KEYWORD for p in own): break
-    return found
-
-_KINDS = { # annotation: what fits, and its name for people
-    int: ((int, np.integer), "a whole number"), float: ((int, float, np.number), "a number"),
-    bool: ((bool, int), "true or false"), str: (str, "a word")}
-
-def _check_kind(name, option, value, kind):
-    "Raise ValueError if an option is not of the kind that its annotation names; what has no annotation is the drafter's business"
-    kinds = [k for k in get_args(kind) or (kind,) if isinstance(k, type) and k not in (Parameter.empty, NoneType)]
-    if kinds and not any(_is_a(value, k) for k in kinds):
-        wanted = " or ".join(_KINDS[k][1] if k in _KINDS else f"a {k.__name__}" for k in kinds)
-        raise ValueError(f"{option} must be {wanted}, got {value!r} (drafter {name!r})")
-
-def _is_a(value, kind):
-    if kind not in _KINDS: return not isinstance(value, (str, int, float)) # an object's place: no text, no number
-    if kind is bool: return isinstance(value, (bool, int)) and value in (0, 1)
-    fits = isinstance(value, _KINDS[kind][0]) and not isinstance(value, bool)
-    return fits and (kind is str or -inf < value < inf)
-
-def _written(name, given) -> dict:
-    "`k=6` and the like as options; numbers as numbers, true and false as such"
-    options = {}
-    for text in given:
-        key, equals, value = text.partition("=")
-        if not (key and equals): raise ValueError(f"option {text!r} of {name!r}: write name=value")
-        if key in options: raise ValueError(f"{key!r} is given twice for drafter {name!r}")
-        options[key] = _read_value(value)
-    return options
-
-def _read_value(text):
-    if text in ("true", "false"): return text == "true"
-    for kind in (int, float):
-        try: return kind(text)
-        except ValueError: continue
-    return text
 
 @register("none")
 class NoDrafter(Drafter):

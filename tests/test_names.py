@@ -5,7 +5,8 @@ import pytest
 import specdec_nb
 from specdec_nb.workshop import registry
 from specdec_nb.workshop.registry import find
-from specdec_nb.roles import Drafter, make_drafter, options_of, register
+from specdec_nb.roles import Drafter, make_drafter, register
+from specdec_nb.workshop.registry import options_of
 
 @pytest.mark.parametrize("name, options", [("lookup", {}), ("lookup:k=3", dict(k=3)), ("lookup:k=3:longest=5", dict(k=3)), ("recycling:least=.2", dict(least=.2)),
                                            ("suffix:k=4:nodes=9", dict(k=4, nodes=9)),

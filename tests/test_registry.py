@@ -6,7 +6,8 @@ import specdec_nb
 from conftest import ROOT
 from specdec_nb.decode import decode
 from specdec_nb.lm import TableLM
-from specdec_nb.roles import Drafter, NoDrafter, as_target, make_drafter, options_of, register
+from specdec_nb.roles import Drafter, NoDrafter, as_target, make_drafter, register
+from specdec_nb.workshop.registry import options_of
 from specdec_nb.verify import Trace, make_rule
 from specdec_nb.workshop import registry
 from specdec_nb.workshop.registry import enter, find, names, resolve
