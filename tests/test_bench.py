@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest, torch
 from specdec_nb.bench.questions import Question, read_questions
-from specdec_nb.bench import bench as bench_module
-from specdec_nb.bench.bench import Clock, Setting, bench, divergence, rows_of, schedule, timed
+from specdec_nb.bench.bench import bench, divergence, rows_of, schedule
+from specdec_nb.bench import timing
+from specdec_nb.bench.timing import Clock, Setting, timed
 from specdec_nb.workshop.ledger import Ledger
 from specdec_nb.roles import Drafter, TableTarget, as_target
 from specdec_nb.draft import Draft
@@ -210,7 +211,7 @@ def test_nothing_after_the_end_counts():
 
 def test_counts_are_those_of_the_trace():
     trace, times = timed(as_target(CIRCLE), Wild(), [0], SMALL)
-    r = bench_module.record(trace, times)
+    r = timing.record(trace, times)
     assert [accepted / judged for judged, accepted in trace.judged] == trace.acceptance != []
     assert sum(r["sizes"]) == r["calls"] and sum(n * calls for n, calls in enumerate(r["sizes"])) == r["nodes"] > 0
 

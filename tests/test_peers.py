@@ -6,7 +6,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from specdec_nb.bench import peers as module
-from specdec_nb.bench.bench import Setting, bench, rows_of
+from specdec_nb.bench.bench import bench, rows_of
+from specdec_nb.bench.timing import Setting
 from specdec_nb.bench.peers import PEERS, Peer, Stage, beside, same_numbers, suspicions
 from specdec_nb.bench.questions import Question
 from specdec_nb.models.llama import Llama

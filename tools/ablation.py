@@ -12,7 +12,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from specdec_nb import load_default
-from specdec_nb.bench.bench import Log, Setting, bench
+from specdec_nb.bench.bench import Log, bench
+from specdec_nb.bench.timing import Setting
 from specdec_nb.bench.questions import read_questions
 from specdec_nb.roles import as_target
 from specdec_nb.drafters.lookahead import Lookahead

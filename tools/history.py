@@ -24,7 +24,7 @@ MEASURE = """
 import json, time, torch
 torch.set_num_threads(1)
 from specdec_nb import load_default
-from specdec_nb.bench.bench import Setting
+from specdec_nb.bench.timing import Setting
 from specdec_nb.bench.questions import SAMPLE, encode
 from specdec_nb.roles import as_target, introduce, make_drafter
 model, tokenizer = load_default()

@@ -23,7 +23,8 @@ from ..workshop.ledger import Ledger, command_line, provenance
 from ..workshop.shell import narrowed
 from ..roles import make_drafter
 from .questions import SAMPLE, read_questions, selected
-from .bench import RECORD, Setting, bench, rows_of
+from .bench import RECORD, bench, rows_of
+from .timing import Setting
 from .peers import Stage, beside, check_names, same_numbers, suspicions, versions
 
 # %% ../../nbs/9_measuring/41b_measured.ipynb #5e333870

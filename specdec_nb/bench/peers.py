@@ -17,7 +17,8 @@ import urllib.request
 import torch
 from ..models.hub import load_hf
 from ..models.hf import HFTarget
-from .bench import Clock, Method, written
+from .timing import Clock
+from .bench import Method, written
 
 # %% ../../nbs/9_measuring/41a_peers.ipynb #225c6604
 @dataclass

@@ -11,7 +11,8 @@ from html import escape
 from rich.table import Table
 from ..roles import as_target, make_drafter
 from .questions import SAMPLE, Question
-from .bench import Setting, divergence, fits, record, rows_of, timed
+from .timing import Setting, record, timed
+from .bench import divergence, fits, rows_of
 
 # %% ../../nbs/9_measuring/42_race.ipynb #ede5c1a4
 _LINES = ("It was the best of times, it was the worst of times, it was the age of wisdom, it was "

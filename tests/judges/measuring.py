@@ -10,6 +10,12 @@ def check_alpaca(c):
             "always an empty line": lambda row, stem: ("alpaca", (f"{row['instruction']}\n\n{row['input']}",), True), "a constant": lambda row, stem: ("alpaca", ("Translate to German.\n\nGood morning.",), True)}
 
 
+def check_faster(c):
+    return {"a constant": lambda a, b: "a", "the wall": lambda a, b: "a" if a[0] < b[0] else "b",
+            "no tie": lambda a, b: "a" if a[1] < b[1] else "b", "the slower": lambda a, b: {"a": "b", "b": "a"}.get(c.solution(a, b)),
+            "both clocks": lambda a, b: "a" if sum(a) < sum(b) else "b"}
+
+
 def check_counted(c):
     def until(blocks, eos, limit):
         "Without the token that ends the text"
