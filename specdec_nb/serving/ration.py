@@ -12,7 +12,7 @@ import numpy as np
 from ..speedup import CostCurve
 from .batch import share_of
 
-# %% ../../nbs/7_serving/31a_ration.ipynb #d07ac59e
+# %% ../../nbs/7_serving/31a_ration.ipynb #a1d3cfa8
 @dataclass
 class _Book:
     "What guessing brought and cost, in seconds, in company of one size"
@@ -36,6 +36,7 @@ class _Book:
         if not self.rest: self.gain, self.cost, self.rounds, self.probing = 0., 0., 0, True
         return True
 
+# %% ../../nbs/7_serving/31a_ration.ipynb #6c125ff1
 class Ration:
     "How many guesses each request may send"
     def __init__(self, curve:CostCurve, nodes:int=16, pace=None): # pace: of a drafter that sizes its drafts by what they cost
