@@ -108,6 +108,8 @@ def told(
         yield
 
 # %% ../../nbs/8_decoding/39a_encdec.ipynb #0ff10243
+#| code-fold: true
+#| code-summary: "EncoderDecoderTarget: arguments, masks and sources, translated"
 _LAYERS = ("decoder_layers", "num_decoder_layers", "num_hidden_layers")
 _WINDOWS = ("max_target_positions", "max_decoder_position_embeddings")
 

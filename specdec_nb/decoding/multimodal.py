@@ -17,6 +17,8 @@ from ..models.hf import HFTarget
 from ..models.options import refuse_inputs
 
 # %% ../../nbs/8_decoding/39c_multimodal.ipynb #a03bd04d
+#| code-fold: true
+#| code-summary: "One row's part of what was prepared for a batch"
 _OURS = {"attention_mask", "position_ids", "past_key_values", "cache", "use_cache",
          "logits_to_keep"}
 

@@ -94,10 +94,8 @@ def _shareable(state): return getattr(state, "asks", None) == Asks() and hasattr
 class Memory:
     """What caches may hold: those of requests, and those that are kept because a text may begin
     alike"""
-    def __init__(
-        # bytes; nodes of a draft; tokens below which sharing is not worth it
-        self, target, limit:int, nodes:int, least:int=16,
-    ):
+    # bytes; nodes of a draft; tokens below which sharing is not worth it
+    def __init__(self, target, limit:int, nodes:int, least:int=16):
         self.target, self.limit = target, limit
         self.nodes, self.least = nodes, least
         self.row = row_bytes(target)

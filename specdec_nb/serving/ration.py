@@ -12,7 +12,7 @@ import numpy as np
 from ..speedup import CostCurve
 from .batch import share_of
 
-# %% ../../nbs/7_serving/31a_ration.ipynb #d07ac59e
+# %% ../../nbs/7_serving/31a_ration.ipynb #a1d3cfa8
 @dataclass
 class _Book:
     "What guessing brought and cost, in seconds, in company of one size"
@@ -36,12 +36,11 @@ class _Book:
         if not self.rest: self.gain, self.cost, self.rounds, self.probing = 0., 0., 0, True
         return True
 
+# %% ../../nbs/7_serving/31a_ration.ipynb #6c125ff1
 class Ration:
     "How many guesses each request may send"
-    def __init__(
-        # pace: of a drafter that sizes its drafts by what they cost
-        self, curve:CostCurve, nodes:int=16, pace=None,
-    ):
+    # pace: of a drafter that sizes its drafts by what they cost
+    def __init__(self, curve:CostCurve, nodes:int=16, pace=None):
         self.curve, self.nodes, self.pace = curve, nodes, pace
         # by rank: accepted, sent
         self.tries = np.stack([6 * .8 ** np.arange(1, nodes + 1), np.full(nodes, 6.)])
@@ -84,10 +83,8 @@ class Ration:
             r.nodes = n
             r.silence(resting or book.probing and not n)
 
-    def learn(
-        # `[(request, step), ...]`; whether their forward held nothing else
-        self, steps, forwards:bool=True,
-    ):
+    # `[(request, step), ...]`; whether their forward held nothing else
+    def learn(self, steps, forwards:bool=True):
         "After a round"
         if not steps: return
         B, sent = len(steps), sum(len(s.draft) for _, s in steps)

@@ -55,6 +55,8 @@ class Answer:
         return dict(token=text, logprob=max(p, -9999.), bytes=list(text.encode()))
 
 # %% ../../nbs/7_serving/33_server.ipynb #7fa795a3
+#| code-fold: true
+#| code-summary: "Metrics"
 class Metrics:
     "What `/metrics` tells"
     EDGES = (.01, .025, .05, .1, .25, .5, 1., 2.5, 5., 10., 30., 60.)
@@ -147,6 +149,8 @@ class Streamed(StreamingResponse):
         finally: self.talk.door.left(self.talk.answers)
 
 # %% ../../nbs/7_serving/33_server.ipynb #aad5bc2f
+#| code-fold: true
+#| code-summary: "Talk: one client's events, in four kinds of wrapping"
 class Talk:
     "What one client is told"
     def __init__(self, door, asked, answers, events):

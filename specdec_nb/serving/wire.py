@@ -36,7 +36,7 @@ class Bounds:
     queue:int = 64 # answers that may wait
     patience:float = 30. # seconds that a body may take to arrive
 
-# %% ../../nbs/7_serving/32b_wire.ipynb #485763de
+# %% ../../nbs/7_serving/32b_wire.ipynb #d5c2cd33
 def _whole(low, high):
     def read(x):
         if isinstance(x, bool) or not isinstance(x, int) or not low <= x <= high: raise ValueError(f"a whole number from {low} to {high}")
@@ -49,6 +49,9 @@ def _real(low, high):
         return float(x)
     return read
 
+# %% ../../nbs/7_serving/32b_wire.ipynb #a200da1d
+#| code-fold: true
+#| code-summary: "The other readers"
 def _flag(x):
     if not isinstance(x, bool): raise ValueError("true or false")
     return x
