@@ -266,7 +266,8 @@ def trim(
     budget:Budget,
 ) -> Draft:
     "The part of a draft that can be of use: too deep levels go, and what is below an end, then side branches if need be, then the last nodes"
-    deepest, ends = max(draft.depth, default=0), budget.ends
+    if not draft.tokens: return draft
+    deepest, ends = max(draft.depth), budget.ends
     if deepest <= budget.depth and len(draft) <= budget.nodes and ends.isdisjoint(draft.tokens):
         if draft.is_chain or budget.branches: return draft
     if draft.is_chain or budget.branches: nodes = [i for i, d in enumerate(draft.depth) if d <= budget.depth]

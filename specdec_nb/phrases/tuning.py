@@ -229,7 +229,7 @@ class _Listening:
         d, self.drafter, self.ctx, self.text = drafter, drafter, ctx, ctx.whole[:]
         makers = dict(suffix=lambda rates: _Own(rates), phrases=lambda rates: _Phrases(rates, d.pool, self.text), ranks=lambda rates: _Ranks(rates, d.table))
         self.sources = [makers[name](d.rates[name]) for name in d.sources]
-        self.roots = self.opinions = None
+        self.roots, self.opinions, self.behind = None, (), ()
 
     def listen(self, states, path):
         "What the sources say, by falling rate, and the records behind it"
@@ -244,14 +244,15 @@ class _Listening:
     def collect(self):
         "The opinions at the end of the text"
         self.roots = tuple(source.root(self.text) for source in self.sources)
-        self.opinions, self.behind = self.listen(self.roots, ())
+        opinions, self.behind = self.listen(self.roots, ())
+        self.opinions = [*self.drafter.calibrated(opinions)]
 
     def propose(self, ctx, rng):
         d, states = self.drafter, {}
-        if self.opinions is None: self.collect()
+        if self.roots is None: self.collect()
         states[()], pace = self.roots, d.pace
         def expand(path):
-            if not path: return [(token, d.rate(record)) for token, record in d.calibrated(self.opinions)]
+            if not path: return [(token, d.rate(record)) for token, record in self.opinions]
             above, text = states[path[:-1]], self.text
             states[path] = tuple(s.move(state, text, path[:-1], path[-1]) if state else () for s, state in zip(self.sources, above))
             return [(token, d.rate(record)) for token, record in d.calibrated(self.listen(states[path], path)[0])]
@@ -262,8 +263,7 @@ class _Listening:
         d, (before, word) = self.drafter, (-1, *self.text[-2:])[-2:]
         d.pace.saw(len(step.verdict.tokens), len(step.draft))
         for token in step.verdict.tokens:
-            for guess, record in list(d.calibrated(self.opinions or ())): d.learn(record, guess == token)
-            for guess, record in self.behind if self.opinions is not None else (): d.learn(record, guess == token)
+            for guess, record in (*self.opinions, *self.behind): d.learn(record, guess == token)
             self.text.append(token)
             self.collect()
         if "ranks" in d.sources:
