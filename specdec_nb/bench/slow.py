@@ -80,7 +80,7 @@ def tried(
     "Ideas by what they were for, with what was measured before and after"
     table = [["for", "idea", "measured", "before", "after", "kept", "because"]]
     for aim in dict.fromkeys(r["aim"] for r in rows):
-        for r in (r for r in rows if r["aim"] == aim):
-            table.append([aim, r["idea"], r["measured"], f"{r['before']:.4g}", f"{r['after']:.4g}", "yes" if r["kept"] else "no", r["why"]])
-            aim = ""
+        for i, r in enumerate([r for r in rows if r["aim"] == aim]):
+            numbers = f"{r['before']:.4g}", f"{r['after']:.4g}", "yes" if r["kept"] else "no"
+            table.append([aim * (i == 0), r["idea"], r["measured"], *numbers, r["why"]])
     return tabulated(table)
