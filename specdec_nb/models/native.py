@@ -84,7 +84,7 @@ class Native(Llama):
     gguf = None # the file it was read from
     def __init__(self, config, packed:Packed, threads:int=None, generation_config=None, rotary=None):
         from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
-        from specdec_nb.models import forward as kernels
+        import specdec_nb.models.forward as kernels
         from specdec_nb.models.machine import PANEL, Lent, once
         from specdec_nb.models.selfattention import Angles
         s = sizes(config, PANEL)
