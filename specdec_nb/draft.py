@@ -140,8 +140,7 @@ class Draft:
         "The part of this draft that consists of `nodes`"
         new = {-1: -1, **{old: i for i, old in enumerate(nodes)}}
         try: parents = [new[self.parents[i]] for i in new if i >= 0]
-        except KeyError as e:
-            raise ValueError(f"node {e} is not taken, but a child of it is") from None
+        except KeyError as e: raise ValueError(f"node {e} is not taken, a child of it is") from None
         probs = None if self.probs is None else [self.probs[i] for i in nodes]
         return Draft([self.tokens[i] for i in nodes], parents, probs)
 
@@ -280,7 +279,8 @@ def trim(
     budget:Budget,
 ) -> Draft:
     "What of a draft can be of use: deep levels go, what is below an end, side branches, the rest"
-    deepest, ends = max(draft.depth, default=0), budget.ends
+    if not draft.tokens: return draft
+    deepest, ends = max(draft.depth), budget.ends
     if deepest <= budget.depth and len(draft) <= budget.nodes and ends.isdisjoint(draft.tokens):
         if draft.is_chain or budget.branches: return draft
     if draft.is_chain or budget.branches:

@@ -130,6 +130,30 @@ def differences(target, seed=0, rounds=6):
     return count
 
 
+def test_words_are_ranked_by_the_forward_and_columns_behind_the_words_are_none():
+    import transformers as hf
+    torch.manual_seed(0)
+    config = hf.LlamaConfig(vocab_size=10, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=2, initializer_range=.5)
+    target = as_target(Native.from_hf(hf.AutoModelForCausalLM.from_config(config), 2))
+    scores = target.score([(target.open([1, 2]), TREE.take(range(3)))])[0]
+    rows = scores.array
+    assert (np.sort(rows, 1)[:, -8] < 0).any(), "a zero of the padding would be among the best eight"
+    assert (scores.top(8) == np.argsort(-rows, 1, kind="stable")[:, :8]).all() and (scores.top(9) == np.argsort(-rows, 1)[:, :9]).all()
+    assert [scores.best(i) for i in range(len(rows))] == rows.argmax(1).tolist() and scores.rows.shape == rows.shape == (4, 10)
+
+
+@pytest.mark.parametrize("asks", [Asks(), Asks(hidden=(0,)), Asks(hidden=(3,)), Asks(topk=2)])
+def test_what_is_only_read_is_remembered_whatever_else_is_asked(asks):
+    target = target_of("llama")
+    target.chunk = 7
+    state = read(target.open(TOKENS[:30], asks))
+    assert torch.equal(target.score([(state, Draft())])[0].rows[0], rows_after(target, TOKENS[:30]))
+    for i in asks.hidden:
+        whole = target.open(TOKENS[:1], asks)
+        hidden = target.score([(whole, Draft.chain(TOKENS[1:29]))])[0].hidden[i]
+        assert torch.equal(state.prefilled.hidden[i], hidden)
+
+
 @pytest.mark.parametrize("name", ["llama", "mistral, window 5", "qwen3, mixed", "one kv head"])
 def test_a_row_s_bits_do_not_depend_on_how_it_is_scored(name):
     alone, two = target_of(name), target_of(name, threads=2)

@@ -1,7 +1,11 @@
 "Chapter 44b: each symptom is found where it was planted, and nowhere else."
+import json
+
 import pytest
 
-from specdec_nb.bench.slow import cut_short, symptoms
+from conftest import ROOT
+from specdec_nb.bench.report import history
+from specdec_nb.bench.slow import IDEA, cut_short, symptoms, tried
 from specdec_nb.draft import Draft
 from specdec_nb.speedup import CostCurve
 from specdec_nb.verify import Step, Trace, Verdict
@@ -37,3 +41,18 @@ def test_a_cut_counts_tokens_over_price():
     trace = made((2, 2), (2, 0))
     assert cut_short(trace, 2, DEAR) == pytest.approx(4 / 3.2) and cut_short(trace, 1, DEAR) == pytest.approx(3 / 2.6)
     assert cut_short(trace, 0, DEAR) == 1
+
+
+def test_the_ledger_of_ideas():
+    rows = history(ROOT/"results/ideas.jsonl", IDEA)
+    assert {row["kept"] for row in rows} == {True, False}
+    for aim in {row["aim"] for row in rows}: assert sum(row["aim"] == aim for row in rows) >= 3, f"three ideas for {aim!r} at least"
+    text = str(tried(rows))
+    assert all(row["idea"] in text for row in rows) and text.count("\n") == len(rows)
+
+
+@pytest.mark.parametrize("change", [dict(before="fast"), dict(kept="yes"), dict(aim=None)])
+def test_a_line_that_tells_no_numbers_is_none(tmp_path, change):
+    line = json.loads((ROOT/"results/ideas.jsonl").read_text().splitlines()[0])
+    (tmp_path/"ideas.jsonl").write_text(json.dumps(line | change))
+    with pytest.raises(ValueError, match="ideas.jsonl:1"): history(tmp_path/"ideas.jsonl", IDEA)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PARTS', 'LONG', 'GOALS', 'LINE', 'times_of', 'Ratio', 'compare', 'Goal', 'judged', 'scoreboard', 'claims',
-           'run_report', 'history', 'leaderboard', 'drawn']
+           'tabulated', 'run_report', 'history', 'leaderboard', 'drawn']
 
 # %% ../../nbs/9_measuring/44a_report.ipynb #ce20695a
 from dataclasses import dataclass
@@ -127,11 +127,11 @@ def scoreboard(
     part:str="decoding",
 ) -> Picture:
     "Tokens a second of processor time, by category, and what became of the claims"
-    return _tables(_speeds(report, part), _claims(report))
+    return tabulated(_speeds(report, part), _claims(report))
 
 def claims(report:Report) -> Picture:
     "What became of the claims, alone"
-    return _tables(_claims(report))
+    return tabulated(_claims(report))
 
 def _speeds(report, part):
     rows, columns = [], report.columns
@@ -151,7 +151,8 @@ def _claims(report):
             *([g.what, who, str(ratio), f"{g.least:g}", verdict]
               for g, who, ratio, verdict, _ in judged(report))]
 
-def _tables(*tables) -> Picture:
+def tabulated(*tables) -> Picture: # of rows of text each, the first being its head
+    "Tables as a page shows them, and as text"
     def html(table):
         cells = ["".join(f'<{tag} '
                          f'style="text-align:{"left" if i == 0 else "right"}">{escape(x)}</{tag}>'
@@ -185,14 +186,15 @@ LINE = {"commit": str, "before": str, "date": str, "cores": int, "threads": int,
         "ratio": {"none": [float], "auto": [float]}}
 
 def history(
-    path, # `results/history.jsonl`
+    path, # `results/history.jsonl`, or another ledger
+    fields:dict=LINE, # what a line of it holds
 ) -> list: # of dicts, as written
     "The ledger of performance, oldest first. Raises ValueError, naming the line, for what is none"
     lines = [line for line in content(Path(path)).splitlines() if line.strip()]
     rows = [parse_json(line, "line of the ledger", f"{path}:{i}")
             for i, line in enumerate(lines, 1)]
     for i, row in enumerate(rows, 1):
-        if wrong := fault(row, LINE):
+        if wrong := fault(row, fields):
             raise ValueError(f"{path}:{i} is no line of the ledger: {wrong}")
     return rows
 
@@ -202,7 +204,7 @@ def leaderboard(rows) -> Picture:
     found = [(rate, who, r) for r in rows for who, rate in r["rates"].items()]
     table += [[f"{rate:.0f}", who, str(r["cores"]), str(r["threads"]), r["cpu"], r["date"][:10],
                r["commit"][:9]] for rate, who, r in sorted(found, key=lambda x: -x[0])[:10]]
-    return _tables(table)
+    return tabulated(table)
 
 # %% ../../nbs/9_measuring/44a_report.ipynb #a4a9e12e
 def drawn(rows):

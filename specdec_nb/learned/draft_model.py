@@ -8,10 +8,12 @@ __all__ = ['ShortHead', 'DraftModel']
 # %% ../../nbs/4_learning/21d_draft_model.ipynb #978af55e
 from typing import Any
 import copy
+import numpy as np
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 from ..models.llama import Llama, pack
+from ..models.state import Ranked
 from ..models.packed import FromHF, Packed
 from ..models.native import Native, why_not_native
 from .network import Trained, known_as
@@ -30,15 +32,15 @@ class ShortHead(Native):
                    "lm_head.weight": head}
         source.state = {**source.state, **{name: w.detach().half() for name, w in rounded.items()}}
         self = cls(config, Packed.of(source, config), threads, None, model.model.rotary_emb)
-        self.words = words
+        self.words, self.weights = np.asarray(words), self.weights._replace(vocab=len(words))
         return self
 
     def forward(self, parts, hidden=()):
-        logits, states = super().forward(parts, hidden)
-        if logits is None or self.words is None: return logits, states
-        rows = logits.new_full((len(logits), self.vocab_size), -torch.inf)
-        rows[:, self.words] = logits[:, :len(self.words)]
-        return rows, states
+        short, states = super().forward(parts, hidden)
+        if short is None or self.words is None: return short, states
+        rows = np.full((len(short.rows), self.vocab_size), -np.inf, np.float32)
+        rows[:, self.words] = short.rows
+        return Ranked(rows, np.where(short.best < 0, -1, self.words[short.best])), states
 
 # %% ../../nbs/4_learning/21d_draft_model.ipynb #62c64786
 @known_as("draft")

@@ -92,7 +92,7 @@ def entry(
 # %% ../../nbs/2_models/14a_machine.ipynb #0d3211e4
 class Lent:
     "Memory that is used again once nobody holds it"
-    def __init__(self): self.free = {}
+    def __init__(self): self.free, self.out = {}, {}
 
     def take(self, n:int) -> np.ndarray: # `[n]` float32, whatever was in it
         "An array, and its memory back when it and all that was made of it are gone"
@@ -101,5 +101,8 @@ class Lent:
         try: whole = kept.pop()
         except IndexError: whole = np.empty(size, np.float32)
         lent = np.frombuffer(whole.data, np.float32, n)
-        weakref.finalize(lent, kept.append, whole).atexit = False
+        def back(watch): kept.append(whole), self.out.pop(id(watch))
+        # a finalizer does the same, and asks more of a cold cache
+        watch = weakref.ref(lent, back)
+        self.out[id(watch)] = watch
         return lent

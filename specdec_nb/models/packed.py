@@ -206,7 +206,7 @@ def weights_of(
     window = getattr(config, "sliding_window", None) or 0
     windows = [window if kind == "sliding_attention" else 0 for kind in _kinds(config)]
     none = np.zeros(0, np.float32)
-    return Weights(**s, nibbles=any(m[5] for m in maps), maps=np.array(maps), norms=side_by_side(norms),
+    return Weights(**s, vocab=min(config.vocab_size, maps[-1][4]), nibbles=any(m[5] for m in maps), maps=np.array(maps), norms=side_by_side(norms),
                    qk_norms=side_by_side(turned), order=np.arange(s["layers"]), windows=np.array(windows),
                    cos=none, sin=none, embed=np.array([packed.index["embed"][0], spot("embed")]))
 

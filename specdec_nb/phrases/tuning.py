@@ -10,6 +10,7 @@ from inspect import isgenerator
 from itertools import islice
 import math
 import numpy as np
+from ..draft import Draft
 from ..roles import Drafter, make_drafter, register
 from ..speedup import CostCurve, cached_cost, cost_key, three_machines
 from ..shape import best_first
@@ -28,6 +29,7 @@ class Pace:
     ):
         self.cost = np.maximum.accumulate(curve.relative(np.arange(1, nodes + 2)))        # [i]: a call with i nodes
         self.cheapest, self.keep = float(((self.cost[1:] - self.cost[0]) / np.arange(1, nodes + 1)).min(initial=1)), 1 - 1 / memory
+        self.prices = self.cost.tolist()
         self.tokens, self.time, self.margin = 1.2 * memory / 2, memory / 2, margin                # a guess to begin with
 
     @property
@@ -35,7 +37,7 @@ class Pace:
 
     def saw(self, tokens:int, nodes:int):
         "A call with `nodes` guesses brought `tokens`"
-        self.tokens, self.time = self.keep * self.tokens + tokens, self.keep * self.time + float(self.cost[min(nodes, len(self.cost) - 1)])
+        self.tokens, self.time = self.keep * self.tokens + tokens, self.keep * self.time + self.prices[min(nodes, len(self.prices) - 1)]
 
     def size(self,
         values, # of nodes, falling: the probability that each is accepted
@@ -219,9 +221,11 @@ class Auto(Drafter):
         rate, n = record
         return max(rate - .15 * math.sqrt(rate * (1 - rate) / min(n, 1 / self.speed)), 0.)
 
-    def learn(self, record, right):
-        record[1] += 1
-        record[0] += (right - record[0]) * max(1 / record[1], self.speed)
+    def learn(self, guesses, token):
+        "To the records of guesses, `[(guess, record), ...]`, whether they were right"
+        for guess, record in guesses:
+            record[1] += 1
+            record[0] += ((guess == token) - record[0]) * max(1 / record[1], self.speed)
 
 class _Listening:
     "One request"
@@ -229,7 +233,7 @@ class _Listening:
         d, self.drafter, self.ctx, self.text = drafter, drafter, ctx, ctx.whole[:]
         makers = dict(suffix=lambda rates: _Own(rates), phrases=lambda rates: _Phrases(rates, d.pool, self.text), ranks=lambda rates: _Ranks(rates, d.table))
         self.sources = [makers[name](d.rates[name]) for name in d.sources]
-        self.roots = self.opinions = None
+        self.roots, self.opinions, self.behind = None, (), ()
 
     def listen(self, states, path):
         "What the sources say, by falling rate, and the records behind it"
@@ -244,26 +248,29 @@ class _Listening:
     def collect(self):
         "The opinions at the end of the text"
         self.roots = tuple(source.root(self.text) for source in self.sources)
-        self.opinions, self.behind = self.listen(self.roots, ())
+        opinions, self.behind = self.listen(self.roots, ())
+        self.opinions = [*self.drafter.calibrated(opinions)]
 
     def propose(self, ctx, rng):
         d, states = self.drafter, {}
-        if self.opinions is None: self.collect()
+        if self.roots is None: self.collect()
         states[()], pace = self.roots, d.pace
+        first, least = [(token, d.rate(record)) for token, record in self.opinions], .99 * pace.price * pace.cheapest
+        self.values = ()
+        if all(rate <= least for _, rate in first): return Draft()               # nothing that pays, as most of the time
         def expand(path):
-            if not path: return [(token, d.rate(record)) for token, record in d.calibrated(self.opinions)]
+            if not path: return first
             above, text = states[path[:-1]], self.text
             states[path] = tuple(s.move(state, text, path[:-1], path[-1]) if state else () for s, state in zip(self.sources, above))
             return [(token, d.rate(record)) for token, record in d.calibrated(self.listen(states[path], path)[0])]
-        draft, self.values = best_first(expand, min(d.nodes, ctx.budget.nodes), min(d.k, ctx.budget.depth), .99 * pace.price * pace.cheapest)
+        draft, self.values = best_first(expand, min(d.nodes, ctx.budget.nodes), min(d.k, ctx.budget.depth), least)
         return draft.take(range(pace.size(self.values))) if len(draft) else draft
 
     def observe(self, step):
         d, (before, word) = self.drafter, (-1, *self.text[-2:])[-2:]
         d.pace.saw(len(step.verdict.tokens), len(step.draft))
         for token in step.verdict.tokens:
-            for guess, record in list(d.calibrated(self.opinions or ())): d.learn(record, guess == token)
-            for guess, record in self.behind if self.opinions is not None else (): d.learn(record, guess == token)
+            d.learn((*self.opinions, *self.behind), token)
             self.text.append(token)
             self.collect()
         if "ranks" in d.sources:
