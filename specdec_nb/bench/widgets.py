@@ -15,6 +15,8 @@ from ..speedup import CostCurve, speedup
 from ..shape import tree_speedups
 
 # %% ../../nbs/9_measuring/45_widgets.ipynb #67b0fc5a
+#| code-fold: true
+#| code-summary: "the frame: a still, its controls, its script"
 def _touch(kind, still, controls, data, text): # -> Picture
     body = json.dumps(data, separators=(",", ":")).replace("</", "<\\/")
     name = f"{kind}-{crc32((still + body).encode()):08x}"
@@ -31,6 +33,8 @@ def _slider(key, label, low, high, step, value): # HTML
             f'step="{step}" value="{value}" style="vertical-align:middle"> <output data-say="{key}" style="display:inline-block;min-width:3em">{value}</output></label>')
 
 # %% ../../nbs/9_measuring/45_widgets.ipynb #b0cbb4f7
+#| code-fold: true
+#| code-summary: "p and q of a node, said where the pointer is"
 def _numbers(step, law): # of each node `{p, q}`, where they are known
     draft, scores = (step.draft, step.scores) if hasattr(step, "scores") else (step[0], None)
     for i, (token, parent) in enumerate(zip(draft.tokens, draft.parents)):
@@ -44,6 +48,8 @@ def _noted(svg, notes): # a tree's SVG in which every box says its note when the
     return "<rect ".join([root, boxes[0], *(note(box, said) for box, said in zip(boxes[1:], notes))])
 
 # %% ../../nbs/9_measuring/45_widgets.ipynb #83a53f7f
+#| code-fold: true
+#| code-summary: "one call as HTML"
 def _judged(draft, verdict): # the nodes that the rule looked at, by depth: siblings up to the one that was kept
     for node, kept in zip((-1, *verdict.path), (*verdict.path, None)):
         for i in draft.children(node):
@@ -62,6 +68,8 @@ def _call(n, step, say, law, before): # one call as HTML
             f'<div style="overflow-x:auto">{tree}</div><small>{html.escape("; ".join(facts))}</small></div>')
 
 # %% ../../nbs/9_measuring/45_widgets.ipynb #75856221
+#| code-fold: true
+#| code-summary: "stepper, and the script of its box"
 _SCRIPTS["stepper"] = """
 const calls = [...box.querySelectorAll('[data-call]')]; let at = 0;
 const go = n => { at = Math.max(0, Math.min(calls.length - 1, n)); calls.forEach((c, i) => c.hidden = i !== at);
@@ -93,6 +101,8 @@ def stepper(
     return _touch("stepper", "".join(calls), buttons, {"first": first}, f"a generation of {total} tokens in {len(steps)} calls, {len(calls)} of them to step through")
 
 # %% ../../nbs/9_measuring/45_widgets.ipynb #429b3cf1
+#| code-fold: true
+#| code-summary: "a chart as SVG"
 _WIDE, _HIGH, _MOST = 560, 190, 16                       # a chart's size, and the longest draft in it
 
 def _line(values, top): # points of an SVG line
@@ -111,6 +121,8 @@ def _chart(values, top, at, across, lines=""): # SVG
             f'{ticks}<text x="{_WIDE - 10}" y="12" text-anchor="end">speed-up, by {across}</text></svg>')
 
 # %% ../../nbs/9_measuring/45_widgets.ipynb #5400f460
+#| code-fold: true
+#| code-summary: "the script of the sliders"
 _SCRIPTS["sliders"] = """
 let curve = data.curve; const key = name => box.querySelector(`[data-key=${name}]`);
 const at = n => { const {rows: r, seconds: s} = curve; let i = 1; while (i < r.length - 1 && r[i] < n) i++;
@@ -154,6 +166,8 @@ def sliders(
     return _touch("sliders", still, controls, data, f"α = {alpha}, k = {k}: τ = {tau:.2f}, speed-up {values[k]:.2f}, best at k = {best}")
 
 # %% ../../nbs/9_measuring/45_widgets.ipynb #26c8240d
+#| code-fold: true
+#| code-summary: "growth, and the script of its box"
 _SCRIPTS["growth"] = """
 const input = box.querySelector('input'), nodes = [...box.querySelectorAll('[data-node]')], dot = box.querySelector('circle');
 const draw = () => { const n = +input.value; nodes.forEach(e => e.style.visibility = e.dataset.node < n ? '' : 'hidden');
