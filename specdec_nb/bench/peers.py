@@ -73,7 +73,7 @@ def _generate(stage, setting, **options):
     return answer
 
 def _assistant(stage, setting):
-    "The distilled draft model of chapter 21, as a Hugging Face model"
+    "The distilled draft model of chapter 21d, as a Hugging Face model"
     from specdec_nb.drafters.model import shipped
     from specdec_nb.learned.network import Lender, Trained
     draft = Trained.from_pretrained(shipped("draft")).to_hf(Lender(stage.hf))

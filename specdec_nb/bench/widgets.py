@@ -15,6 +15,8 @@ from ..speedup import CostCurve, speedup
 from ..shape import tree_speedups
 
 # %% ../../nbs/9_measuring/45_widgets.ipynb #67b0fc5a
+#| code-fold: true
+#| code-summary: "the frame: a still, its controls, its script"
 def _touch(kind, still, controls, data, text): # -> Picture
     body = json.dumps(data, separators=(",", ":")).replace("</", "<\\/")
     name = f"{kind}-{crc32((still + body).encode()):08x}"
@@ -37,6 +39,8 @@ def _slider(key, label, low, high, step, value): # HTML
             f'style="display:inline-block;min-width:3em">{value}</output></label>')
 
 # %% ../../nbs/9_measuring/45_widgets.ipynb #b0cbb4f7
+#| code-fold: true
+#| code-summary: "p and q of a node, said where the pointer is"
 def _numbers(step, law): # of each node `{p, q}`, where they are known
     draft, scores = (step.draft, step.scores) if hasattr(step, "scores") else (step[0], None)
     for i, (token, parent) in enumerate(zip(draft.tokens, draft.parents)):
@@ -57,6 +61,8 @@ def _noted(svg, notes): # a tree's SVG in which every box says its note when the
                           *(note(box, said) for box, said in zip(boxes[1:], notes))])
 
 # %% ../../nbs/9_measuring/45_widgets.ipynb #83a53f7f
+#| code-fold: true
+#| code-summary: "one call as HTML"
 # the nodes that the rule looked at, by depth: siblings up to the one that was kept
 def _judged(draft, verdict):
     for node, kept in zip((-1, *verdict.path), (*verdict.path, None)):
@@ -83,6 +89,8 @@ def _call(n, step, say, law, before): # one call as HTML
     )
 
 # %% ../../nbs/9_measuring/45_widgets.ipynb #75856221
+#| code-fold: true
+#| code-summary: "stepper, and the script of its box"
 _SCRIPTS["stepper"] = """
 const calls = [...box.querySelectorAll('[data-call]')]; let at = 0;
 const go = n => {
@@ -123,6 +131,8 @@ def stepper(
                   "step through")
 
 # %% ../../nbs/9_measuring/45_widgets.ipynb #429b3cf1
+#| code-fold: true
+#| code-summary: "a chart as SVG"
 # a chart's size, and the longest draft in it
 _WIDE, _HIGH, _MOST = 560, 190, 16
 
@@ -148,6 +158,8 @@ def _chart(values, top, at, across, lines=""): # SVG
             f'text-anchor="end">speed-up, by {across}</text></svg>')
 
 # %% ../../nbs/9_measuring/45_widgets.ipynb #5400f460
+#| code-fold: true
+#| code-summary: "the script of the sliders"
 _SCRIPTS["sliders"] = """
 let curve = data.curve; const key = name => box.querySelector(`[data-key=${name}]`);
 const at = n => {
@@ -210,6 +222,8 @@ def sliders(
                   f"best at k = {best}")
 
 # %% ../../nbs/9_measuring/45_widgets.ipynb #26c8240d
+#| code-fold: true
+#| code-summary: "growth, and the script of its box"
 _SCRIPTS["growth"] = """
 const input = box.querySelector('input'), dot = box.querySelector('circle');
 const nodes = [...box.querySelectorAll('[data-node]')];

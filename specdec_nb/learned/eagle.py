@@ -46,10 +46,8 @@ class EagleLayer(Trained):
         "The target's low, middle and upper hidden states as one"
         return self.fuse(torch.cat([hidden[i] for i in self.layers[:3]], -1).float())
 
-    def project(
-        # `[..., n]`, `[..., n, d]`, `[n]` -> q, k, v `[..., n, heads, head_dim]`
-        self, tokens, g, positions,
-    ):
+    # `[..., n]`, `[..., n, d]`, `[n]` -> q, k, v `[..., n, heads, head_dim]`
+    def project(self, tokens, g, positions):
         "What a word and the feature before it ask, and what they offer"
         e = self.embed[tokens].float()
         return self.projected(self.qkv(torch.cat([self.norm_e(e), self.norm_g(g)], -1)), positions)
@@ -230,10 +228,8 @@ class Eagle3(EagleLayer):
         twin.target, twin.record = self.target, self.record
         return twin
 
-    def unroll(
-        # `[B, T]`, `{layer: [B, T, d]}`; `[B, T, d]`: instead of their features
-        self, tokens, hidden, depth:int, g=None,
-    ):
+    # `[B, T]`, `{layer: [B, T, d]}`; `[B, T, d]`: instead of their features
+    def unroll(self, tokens, hidden, depth:int, g=None):
         """Training-time test: of each level the states `[B, T, d]`. At level s, row t foretells
         what follows word t + 1 + s"""
         g, keys, values = self.features(hidden) if g is None else g, [], []

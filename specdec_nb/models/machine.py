@@ -46,6 +46,8 @@ elif TRIPLE.startswith("x86_64"): PANEL, LANES, TALLEST = 32, 16, 5 # 16 registe
 else: PANEL, LANES, TALLEST = 32, 16, 6 # 32 registers of 4
 
 # %% ../../nbs/2_models/14a_machine.ipynb #8b97a101
+#| code-fold: true
+#| code-summary: "kernel, piece, entry, and where compiled code is kept"
 KERNELS = ("machine", "simd", "linear", "selfattention", "forward")
 
 def _folder():

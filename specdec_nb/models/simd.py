@@ -16,6 +16,8 @@ from numba.extending import intrinsic, models, overload, register_model
 from numba.np.arrayobj import populate_array
 
 # %% ../../nbs/2_models/14b_simd.ipynb #3836f1e0
+#| code-fold: true
+#| code-summary: "how the two types are told to numba"
 _F32, _I64, _I32, _I16, _I8, _HALF = ir.FloatType(), *map(ir.IntType, (64, 32, 16, 8)), ir.HalfType()
 
 class Vector(types.Type):
@@ -40,6 +42,8 @@ class _Plain(models.PrimitiveModel):
     def __init__(self, manager, t): super().__init__(manager, t, t.ll)
 
 # %% ../../nbs/2_models/14b_simd.ipynb #37a1f56a
+#| code-fold: true
+#| code-summary: "vector_at, write, and the readers of five formats"
 def _pointer(context, builder, kind, a, i, to):
     "The address of `a[i]`, as one of `to`"
     return builder.bitcast(builder.gep(context.make_array(kind)(context, builder, a).data, [i]), to.as_pointer())
@@ -92,6 +96,8 @@ ints = _reader("ints", _I8, 1, _from_byte, "signed bytes, as floats")
 words32 = _reader("words32", _I32, 4, None, "words of 32 bits, as they are")
 
 # %% ../../nbs/2_models/14b_simd.ipynb #2dc925bc
+#| code-fold: true
+#| code-summary: "+ - * /, fma, larger, total, highest, nearest, power_of_two, fourth, nibbles"
 def _call(builder, name, *args):
     "One of LLVM's own functions on vectors"
     t = args[0].type
@@ -181,6 +187,8 @@ def nibbles(typing, v, j):
     return out(v, j), emit
 
 # %% ../../nbs/2_models/14b_simd.ipynb #3b5881f4
+#| code-fold: true
+#| code-summary: "tile, zeros_like, outer, scaled, put, prefetch"
 @intrinsic(prefer_literal=True)
 def tile(typing, rows, lanes):
     "A tile of zeros"
@@ -255,6 +263,8 @@ def form(typing, kind):
     return Form(kind.literal_value)(kind), lambda context, builder, sig, args: context.get_dummy_value()
 
 # %% ../../nbs/2_models/14b_simd.ipynb #b8cce5d6
+#| code-fold: true
+#| code-summary: "address, floats_at, bytes_at, call"
 @intrinsic
 def address(typing, a):
     "Where an array begins"

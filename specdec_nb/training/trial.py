@@ -100,7 +100,7 @@ class Trial:
         steps:int=80, # of 16 documents
         lr:float=1e-2,
         seed:int=1,
-        **options, # for the class, and for the network's loss none
+        **options, # for the class's `of`
     ) -> Trained:
         "Train a network for this target"
         with torch.random.fork_rng(devices=[]):

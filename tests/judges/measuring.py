@@ -160,3 +160,8 @@ def check_own_pair(c):
     def halves(q, rest): return [q, np.where(rest > 0, Fraction(1, 2), Fraction(0))]
     return {"with replacement": made("q", lambda q, rest: [q, q]), "said to be with replacement": made("rest", lambda q, rest: [q, q]),
             "a chain": Chain, "chosen": Chosen, "another law for the second": made("rest", halves), "the first was chosen, and said to be drawn": made("rest", first=0)}
+
+
+def check_in_order(c):
+    return {"as they come": list, "the quickest first": lambda trials: sorted(trials, key=lambda n: trials[n][0]), "the likeliest first": lambda trials: sorted(trials, key=lambda n: -trials[n][1]),
+            "the dearest first": lambda trials: c.solution(trials)[::-1], "one is enough": lambda trials: c.solution(trials)[:1], "a constant": lambda trials: ["names", "files", "report", "model"]}

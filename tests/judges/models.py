@@ -140,3 +140,22 @@ def check_honest(c):
         return bool((top[:, 0] - top[:, 1]).min() <= 2 * rounding)
     return {"measured on itself": generous, "no flip at all": same, "by the size of errors": close, "some near-tie": some,
             "yes": lambda *a: True, "no": lambda *a: False}
+
+
+def check_place(c):
+    def base(rows, kv, group, s): return sum(rows[:s]) * kv * group
+    return {"a constant": lambda *a: 0, "by row, then by head": lambda rows, kv, group, s, r, h: base(rows, kv, group, s) + r * kv * group + h,
+            "rows of one request only": lambda rows, kv, group, s, r, h: c.solution(rows[s:], kv, group, 0, r, h),
+            "key heads interleaved": lambda rows, kv, group, s, r, h: base(rows, kv, group, s) + (h % kv * rows[s] + r) * group + h // kv,
+            "by key head, head, row": lambda rows, kv, group, s, r, h: base(rows, kv, group, s) + h * rows[s] + r}
+
+
+def check_meetings(c):
+    return {"a constant": lambda n: 302, "without the last norm": lambda n: 10 * n, "one in last": lambda n: 10 * n + 1, "norms forgotten": lambda n: 8 * n + 2, "once a map": lambda n: 7 * n + 1}
+
+
+def check_packed_bytes(c):
+    linear = c.panels.__globals__
+    panel, deep, size = linear["PANEL"], linear["DEEP"], linear["SIZE"]
+    return {"a constant": lambda kind, n, k: 4096, "no padding": lambda kind, n, k: n * k // deep[kind] * size[kind] // panel, "one panel": lambda kind, n, k: k // deep[kind] * size[kind],
+            "rounded down": lambda kind, n, k: n // panel * (k // deep[kind]) * size[kind], "a block a number": lambda kind, n, k: -(-n // panel) * k * size[kind]}
