@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 import transformers as hf
 
-from specdec_nb import Keyed, Law, Llama, Trace
+from specdec_nb import NETWORKS, Keyed, Law, Llama, Trace
 from specdec_nb.decode import decode
 from specdec_nb.learned.eagle1 import Eagle1
 from specdec_nb.learned.hydra import Hydra, HydraDrafter
@@ -18,6 +18,7 @@ from specdec_nb.learned.prophet import Prophet, ProphetDrafter
 from specdec_nb.roles import as_target
 from specdec_nb.training.features import Batches, Features
 from specdec_nb.training.joint import Joint, train_jointly
+from specdec_nb.workshop.registry import find
 from test_medusa import WORDS, build, shaken
 
 GEN = np.random.default_rng(5)
@@ -217,3 +218,14 @@ def test_what_cannot_learn_is_refused(tmp_path):
     model = target()
     with pytest.raises(ValueError, match="kind eagle also learns to resemble .* detach=True"): asked(model, Eagle1.of(model, WORDS))
     asked(model, Eagle1.of(model, WORDS), detach=True)
+
+
+@pytest.mark.parametrize("kind", sorted(NETWORKS))
+def test_any_network_can_be_trained_with_its_target(tmp_path, kind):
+    "Target and drafter move; those that imitate states only detached"
+    model, detach = target(), kind in ("eagle", "chimera")
+    torch.manual_seed(1)
+    net = find("networks", kind).of(model, WORDS)
+    before = [w.detach().clone() for w in net.parameters()]
+    train_jointly(model, net, DOCUMENTS, tmp_path, 1, 0, detach=detach, lr=1e-2, quiet=True, half=False)
+    assert not same(model, target()) and not all(map(torch.equal, before, net.parameters()))
