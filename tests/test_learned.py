@@ -14,7 +14,7 @@ from specdec_nb.learned.eagle import EagleState
 from specdec_nb.learned.hydra import Hydra, HydraDrafter, PathState
 from specdec_nb.learned.losses import feature_loss
 from specdec_nb.learned.network import Trained
-from specdec_nb.learned.prophet import PastReader, Prophet, ProphetDrafter, train_jointly
+from specdec_nb.learned.prophet import PastReader, Prophet, ProphetDrafter
 from specdec_nb.roles import as_target, read
 from specdec_nb.workshop.registry import find
 from test_medusa import (WORDS, batch_of, build, changes_nothing, context, ends_where_it_should, padding_is_not_text,
@@ -295,23 +295,6 @@ def test_a_windows_states(model):
         assert [sees(u) for u in range(6)] == [u > 5 - m or not m for u in range(6)]
     for wrong in (dict(reach=0), dict(m=-1), dict(depth=0)):
         with pytest.raises(ValueError, match="need .*, got .*" + "=".join(f"{k}={v}" for k, v in wrong.items())): Prophet.of(model, WORDS, **wrong)
-
-
-@pytest.mark.parametrize("detach", [True, False])
-def test_joint_training_moves_the_target_as_it_should(detach):
-    "The prophet's loss reaches the target if and only if it is not detached; the main loss always does"
-    model = build(dtype=torch.float32).train()
-    net, plain = Prophet.of(model, range(16), reach=2, m=1, depth=1), build(dtype=torch.float32).train()
-    ids = torch.tensor([texts(12, 12)])
-    torch.manual_seed(0)
-    told = train_jointly(model, net, ids, detach=detach, lr=1e-2)
-    adam = torch.optim.AdamW(plain.parameters(), 1e-2, betas=(.9, .95))
-    plain(input_ids=ids[0], labels=ids[0]).loss.backward()
-    adam.step()                                                      # Adam's first step minds no gradient's length, unless it is nearly zero
-    far = torch.cat([(a - b).detach().abs().flatten() > 1e-3 for a, b in zip(model.parameters(), plain.parameters())]).float().mean()
-    assert (far < .01 if detach else far > .05) and len(told) == 1 and told[0][0] == pytest.approx(float(build(dtype=torch.float32)(input_ids=ids[0], labels=ids[0]).loss.detach()), rel=1e-4)
-    net.join(as_target(model.eval()))
-    with pytest.raises(ValueError, match="another model"): net.join(as_target(build(seed=5, dtype=torch.float32)))
 
 
 # -- what is kept from draft to draft, and Chimera

@@ -86,6 +86,7 @@ class Trained(nn.Module):
     title:str = "" # what a card calls it
     layers:tuple = ()
     target:dict | None = None # its fingerprint
+    terms:dict = {} # what a run that goes on must agree on, beside what the loop is told
     words:torch.Tensor
     embed:torch.Tensor
     head:torch.Tensor
@@ -121,6 +122,10 @@ class Trained(nn.Module):
             total = total + decay ** depth * objective(logits, p).mean()
             figures.append(judge(logits, p))
         return total, {k: [f[k] for f in figures] for k in figures[0]}
+
+    def paces(self) -> list: # `[(weights, their learning rate by the run's), ...]`
+        "At what pace training moves which weights"
+        return [(self.parameters(), 1.)]
 
     def calibrate(self, batches): "Measure on documents kept apart what drafting will need, into `record`"
     def widened(self) -> "Trained":

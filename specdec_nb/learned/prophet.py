@@ -12,7 +12,7 @@ from torch import nn
 import torch.nn.functional as F
 from ..roles import register
 from ..models.llama import rotation
-from .network import Lender, Trained, known_as
+from .network import Trained, known_as
 from .hydra import PathDrafter, PathReader
 
 # %% ../../nbs/4_learning/23d_prophet.ipynb #e3a02daf

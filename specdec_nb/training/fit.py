@@ -44,8 +44,10 @@ class _Run:
     KEPT = ("step", "settings", "log", "sums", "clocks")
     def __init__(self, module, settings, path):
         self.module, self.settings, self.path = module, settings, path
-        self.params = [p for p in module.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(self.params, betas=(.9, .95), weight_decay=.01)
+        groups = [[p for p in weights if p.requires_grad] for weights, _ in module.paces()]
+        self.params, self.paces = sum(groups, []), [pace for _, pace in module.paces()]
+        self.optimizer = torch.optim.AdamW([dict(params=g) for g in groups],
+                                           betas=(.9, .95), weight_decay=.01)
         self.mean = [p.detach().clone() for p in self.params]
         self.step, self.clocks = 0, [0., 0.]
         self.log:list[dict] = []
@@ -61,11 +63,11 @@ class _Run:
 
     def learn(self, loss, figures, crew):
         "One step down. ValueError, the weights as they were, if there is none"
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.settings["lr"] * min(1, (self.step + 1) / 10)
+        lr = self.settings["lr"] * min(1, (self.step + 1) / 10)
+        for group, pace in zip(self.optimizer.param_groups, self.paces): group["lr"] = lr * pace
         self.optimizer.zero_grad()
         loss.backward()
-        crew.average([w.grad for w in self.params])
+        crew.average([w.grad for w in self.params if w.grad is not None])
         norm = nn.utils.clip_grad_norm_(self.params, 1.)
         if not torch.isfinite(loss + norm):
             raise ValueError(f"the loss is {loss.item()} at step {self.step + 1}, its gradient "
@@ -151,7 +153,7 @@ def fit_drafter(
     words = blake2b(module.words.cpu().numpy().tobytes(), digest_size=8).hexdigest()
     settings = dict(lr=lr, loss=objective.__name__, batch=batches.size, seed=batches.seed,
                     processes=crew.size, half=half, documents=len(batches.features.documents),
-                    words=words)
+                    words=words, **module.terms)
     run = _Run(module, settings, out / "training.pt")
     out.mkdir(parents=True, exist_ok=True)
     if run.path.exists():

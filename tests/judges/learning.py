@@ -124,6 +124,24 @@ def check_told_overlap(c):
     return {"a constant": lambda lm, text, q: Fraction(1, 2), "words alike": unweighted, "by equality": by_equality, "not told": blind}
 
 
+def check_drift(c):
+    def laws(old, new, text, n): return old.law(text, n), new.law(text, n)
+    def undivided(*given): return 2 * c.solution(*given)
+    def of_the_old(*given):
+        p, q = laws(*given)
+        return sum((abs(w - q.get(x, 0)) for x, w in p.items()), Fraction(0)) / 2
+    def added(old, new, text, n):
+        "The bound"
+        return sum((w * c.solution(old, new, [*text, *x], 1) for t in range(n) for x, w in old.law(text, t).items()), Fraction(0))
+    return {"a constant": lambda *given: Fraction(1, 14), "not halved": undivided, "only what the old one says": of_the_old, "added up": added,
+            "one word": lambda old, new, text, n: c.solution(old, new, text, 1), "the most of a text": lambda *given: max((abs(w - laws(*given)[1].get(x, 0)) for x, w in laws(*given)[0].items()))}
+
+
+def check_felt(c):
+    return {"a constant": lambda *a: .2, "as given": lambda w, n, places: w, "the other way round": lambda w, n, places: w * n / places,
+            "the rest": lambda w, n, places: w * (places - n) / places, "without a weight": lambda w, n, places: places / n}
+
+
 def check_belongs(c):
     return {"a constant": lambda name, layers: True, "Qwen's alone": lambda name, layers: name.startswith("mtp."),
             "the one behind the last": lambda name, layers: name.startswith("mtp.") or name.startswith(f"model.layers.{layers}."),
