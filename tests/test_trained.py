@@ -107,7 +107,7 @@ def test_changes_nothing(model, own, learned, name):
     def make():
         made.append(advised(learned[name]()))
         return made[-1:]
-    changes_nothing(model, own, make, requests=6)
+    changes_nothing(model, own, make, requests=4)
     assert all(d.asked for d in made)
 
 
@@ -143,9 +143,9 @@ def test_chains_only(own, learned):
 
 # -- asked where it pays
 
-def peaked(n=100):
+def peaked(n=80, seed=0):
     "After each word another one, seven times in ten, and else any"
-    after = np.random.default_rng(0).permutation(n)
+    after = np.random.default_rng(seed).permutation(n)
     rows = {(x,): [int(7 * n / 3) * (y == after[x]) + 1 for y in range(n)] for x in range(n)}
     return TableLM({(): [1] * n, **rows})
 
@@ -154,12 +154,11 @@ def replay(drafter, n=160): return Trace(decode(PEAKED, drafter, [0], limit=n, r
 
 
 def test_who_is_right_is_asked_and_who_is_not_is_not():
-    truth = replay("none").tokens
-    right, wrong = (advised(Oracle(said, k=3), .1, CPU) for said in ([0, *truth], [99] * 161))
+    right, wrong = (advised(ModelDrafter(lm, k=3, width=2), .1, CPU) for lm in (PEAKED, peaked(seed=1)))
     traces = [replay(d) for d in (right, wrong)]
-    assert traces[0].tokens == traces[1].tokens == truth
-    assert right.asked > .6 * traces[0].calls and traces[0].calls < 60
-    assert wrong.asked < .35 * traces[1].calls, "six times an occasion, and one in fifty after that"
+    assert traces[0].tokens == traces[1].tokens == replay("none").tokens
+    assert right.asked > .6 * traces[0].calls
+    assert wrong.asked < .25 * traces[1].calls, "its hits fall, and so does what asking may bring"
 
 
 @pytest.mark.parametrize("price, least, most", [(0., .9, 1), (.1, .3, 1), (3., 0, 0)])
@@ -210,7 +209,7 @@ def test_hits_by_depth():
     class Two(Oracle):
         def propose(self, ctx, rng):
             ahead = self.truth[len(ctx.tokens):len(ctx.tokens) + 3]
-            return Draft.chain(ahead if len(ahead) < 3 else [*ahead[:2], (ahead[2] + 1) % 100])
+            return Draft.chain(ahead if len(ahead) < 3 else [*ahead[:2], (ahead[2] + 1) % 80])
     drafter = advised(Two(truth), 0.)
     replay(drafter)
     (first, n), (second, _), (third, m) = (drafter.hits(d) for d in (1, 2, 3))

@@ -231,9 +231,10 @@ class Advised(Auto):
     def wanted(self,
         best:float, # how probable the best guess is that costs nothing
     ) -> bool:
-        "Whether to ask: where it has paid; and where it may, if that was tried seldom or long ago"
+        "Whether to ask: where it has paid, or may have, for all that is known; else where it could, seldom"
         gain, n = self.worth.setdefault(occasion := int(10 * best), [0., 0])
-        if n >= 6 and gain > 0: return True
+        if n > 20 and gain > 0: return True
         if (1 - best) * self.hits(1)[0] < self.pace.price * self.price: return False
-        self.passed[occasion] = self.passed.get(occasion, -1) + 1
-        return n < 6 or self.passed[occasion] % 50 == 0
+        if gain + .7 / max(n, 1) ** .5 > 0: return True
+        self.passed[occasion] = self.passed.get(occasion, 0) + 1
+        return self.passed[occasion] % 50 == 0
