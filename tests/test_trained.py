@@ -4,7 +4,7 @@ from copy import deepcopy
 import numpy as np
 import pytest
 
-from specdec_nb import Keyed, Law, Llama, Stop, TableLM, Trace, Verdict, exact_law as law
+from specdec_nb import Engine, Keyed, Law, Llama, Stop, TableLM, Trace, Verdict, exact_law as law
 from specdec_nb.roles import Drafter, as_target, make_drafter
 from specdec_nb.decode import Request, decode, serve
 from specdec_nb.draft import Draft
@@ -130,6 +130,18 @@ def test_rows_of_unequal_length_in_company(model, own, learned, name, runtime):
         for r, step in serve(requests): texts[r] += step.verdict.tokens
         assert [*texts.values()] == plain
     assert drafter.asked
+
+
+def test_in_an_engine(own, learned):
+    "Two at a time of four, where rows get dearer in company and somebody may be silenced"
+    drafter, prompts = advised(learned["eagle3"](), curve=CPU), [[3, 1, 4, 1, 5], [2], [7, 1, 8], [9, 9]]
+    plain = [Trace(decode(own, "none", p, limit=20, rng=Keyed(6, i))).tokens for i, p in enumerate(prompts)]
+    engine, texts = Engine(own, drafter, most=2, curve=CPU), {}
+    def told(r, step):
+        if step: texts[r] += step.verdict.tokens
+    for i, p in enumerate(prompts): texts[engine.submit(p, Law(), Stop(20), Keyed(6, i), told=told)] = []
+    engine.run()
+    assert [*texts.values()] == plain and drafter.asked
 
 
 def test_chains_only(own, learned):
