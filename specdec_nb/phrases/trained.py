@@ -189,6 +189,8 @@ class Advised(Auto):
     With a learned drafter it is a trained Ouroboros: that one is asked where its forwards pay, phrases
     lengthen what it is sure of and branch where it is not. What is learnt serves the next request.
     """
+    pace:Any # what a guess must earn, once there is a target
+    rates:dict
     def __init__(self,
         learned=None, # a drafter that thinks: a name, as "eagle3", or an object; None: nobody
         lengthen:bool=None, # look for phrases behind guesses, too; None: if somebody is asked
@@ -209,7 +211,7 @@ class Advised(Auto):
         self.passed:dict = {} # occasion -> how often nobody was asked
         self.by_depth:dict = {} # depth -> [hits of the first guess, places it rests on]
         self.asked = self.forwards = 0
-        self.clock = dict(call=deque(maxlen=31), forward=deque(maxlen=31))
+        self.clock:dict = dict(call=deque(maxlen=31), forward=deque(maxlen=31))
 
     def bind(self, target):
         super().bind(target)
