@@ -38,7 +38,7 @@ DRAFTERS = {  # name -> where its class is, "module:object"
     "none": "specdec_nb.roles:NoDrafter",
     "lookup": "specdec_nb.drafters.lookup:PromptLookup",
     "tuned": "specdec_nb.phrases.tuning:Tuned",
-    "auto": "specdec_nb.phrases.tuning:Auto",
+    "auto": "specdec_nb.phrases.trained:Advised",
     "recycling": "specdec_nb.drafters.recycling:Recycling",
     "rest": "specdec_nb.drafters.copying:Rest",
     "suffix": "specdec_nb.drafters.copying:Suffix",

@@ -28,6 +28,7 @@ from specdec_nb.learned.medusa import Medusa, MedusaDrafter  # noqa: E402
 from specdec_nb.roles import as_target, make_drafter  # noqa: E402
 from specdec_nb.workshop.shell import terminable  # noqa: E402
 from specdec_nb.phrases.ouroboros import Ouroboros  # noqa: E402
+from specdec_nb.phrases.trained import Advised  # noqa: E402
 from specdec_nb.trees.dag import GraphDrafter  # noqa: E402
 from test_generate import FAMILIES, GPT, SIZES, build  # noqa: E402
 
@@ -45,7 +46,7 @@ MORE = { # beside those of the tests: name -> configuration, and what differs
 KINDS = {name: how[:2] for name, how in FAMILIES.items()} | MORE
 REFUSED = ("which a processor with a memory cannot bear", "leaving them out would give another text", "the attention mask ends in 0")
 NAMES = """none lookup lookup:k=3 suffix reference rest pool recycling recycling:nodes=5 lookahead auto tuned wild wild true oracle
-    model model:k=2 model:tree=5 model:least=0.3 gsd ouroboros layerskip medusa medusa:tree=0 eagle3 eagle3:tree=0""".replace("wild true", "wild:true").split()
+    model model:k=2 model:tree=5 model:least=0.3 gsd ouroboros layerskip medusa medusa:tree=0 eagle3 eagle3:tree=0 advised""".replace("wild true", "wild:true").split()
 RULES = ["rejection", "kseq", "block", "traversal"]
 ANYWHERE = [dict(suppress_tokens=[1, 2, 3]), dict(bad_words_ids=[[3], [9]]), dict(sequence_bias=[[[3], 4.0]]), dict(min_new_tokens=6),
             dict(renormalize_logits=True), dict(forced_eos_token_id=4), dict(suppress_tokens=[*range(40)])]
@@ -166,6 +167,7 @@ def drafter_of(case, truth):
     if name == "model": return ModelDrafter(small, **settings)
     if name == "medusa": return MedusaDrafter(trained(case["family"], name), **settings)
     if name == "eagle3": return EagleDrafter(trained(case["family"], name), **settings)
+    if name == "advised": return Advised(learned=EagleDrafter(trained(case["family"], "eagle3"), **settings), price=.05)
     return make_drafter(case["drafter"])
 
 

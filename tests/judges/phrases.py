@@ -51,3 +51,32 @@ def check_true_speed(c):
     def best(calls): return max(t / k for t, k in calls)
     def upside_down(calls): return sum(k for _, k in calls) / sum(t for t, _ in calls)
     return {"as given": shown, "tokens a call": tokens, "the best call": best, "a constant": lambda calls: 1., "upside down": upside_down}
+
+
+def check_brought(c):
+    def unpaired(calls):
+        asked, others = ([len(t) for t, asked, _ in calls if asked is w] for w in (True, False))
+        return None if not asked else sum(asked) / len(asked) - (sum(others) / len(others) if others else 0)
+    def own_token(calls): return c.solution([(t[:-1], asked, cheap) for t, asked, cheap in calls])
+    def everywhere(calls): return c.solution([(t, True, cheap) for t, _, cheap in calls])
+    def length(calls):
+        more = [len(t) - 1 - len(cheap) for t, asked, cheap in calls if asked]
+        return sum(more) / len(more) if more else None
+    def total(calls): return c.solution(calls) and c.solution(calls) * sum(asked for _, asked, _ in calls)
+    return {"asked against not asked": unpaired, "the target's own token forgotten": own_token, "every call": everywhere, "the draft's length": length,
+            "a sum": total, "a constant": lambda calls: 2}
+
+
+def check_levels(c):
+    def each(hits, price, c_): return next((d for d, h in enumerate(hits) if h <= price * c_), len(hits))
+    def best(hits, price, c_):
+        def left(n): return sum(math.prod(hits[:d + 1]) - price * c_ for d in range(n))
+        return max(range(len(hits) + 1), key=lambda n: (left(n), -n))
+    return {"all": lambda hits, price, c_: len(hits), "none": lambda hits, price, c_: 0, "each level alone": each,
+            "the price forgotten": lambda hits, price, c_: c.solution(hits, 1, c_), "the forward's cost forgotten": lambda hits, price, c_: c.solution(hits, price, .1),
+            "one too many": lambda hits, price, c_: min(c.solution(hits, price, c_) + 1, len(hits)), "one too few": lambda hits, price, c_: max(c.solution(hits, price, c_) - 1, 0)}
+
+
+def check_leaves_by_hand(c):
+    return {"the forwards forgotten": ((-.9, .1, True),), "without the target's own token": ((-1.9, -1.7, True),), "it does not pay": ((-.9, -.7, False),),
+            "one forward": ((-.9, -.3, True),), "tokens alone": ((1.3, 2.7, True),)}
