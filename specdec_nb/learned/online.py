@@ -10,6 +10,7 @@ from collections import deque
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 import numpy as np
 import torch
 from torch import nn
@@ -31,68 +32,77 @@ def corrected(draft, verdict) -> int | None: # the row of the target's law there
 # %% ../../nbs/4_learning/24b_online.ipynb #6436e179
 @dataclass
 class Lesson:
-    "A stretch of committed text, the target's states of it, and its law at the places that are to be learnt"
+    "A stretch of committed text, the target's states of it, and its law where something is due"
     tokens: list = field(default_factory=list) # T token ids
     hidden: dict = field(default_factory=dict) # `{layer: [T, d]}`
-    due: dict = field(default_factory=dict) # `{place: p [W]}`: over the drafter's words, what follows that place
+    due: dict = field(default_factory=dict) # `{place: p [W]}`: what follows there
 
     def __len__(self): return len(self.tokens)
 
     def read(self, tokens, hidden):
         "The text goes on"
         self.tokens = self.tokens + tokens
-        self.hidden = {i: torch.cat([self.hidden[i], h]) if i in self.hidden else h for i, h in hidden.items()}
+        def joined(i, h): return torch.cat([self.hidden[i], h]) if i in self.hidden else h
+        self.hidden = {i: joined(i, h) for i, h in hidden.items()}
 
     def rest(self, n:int) -> "Lesson":
-        "The last `n` words, from which nothing more is to be learnt: the beginning of the next lesson"
+        "The last `n` words, of which nothing more is due: the beginning of the next lesson"
         begin = max(len(self) - n, 0)
         return Lesson(self.tokens[begin:], {i: h[begin:].clone() for i, h in self.hidden.items()})
 
-def lessons_batch(lessons, net:Trained) -> dict: # as `Trained.loss` takes it: only what is due counts as real
-    "Some lessons side by side, of unequal length"
-    B, T, device = len(lessons), max(map(len, lessons)), net.head.device
-    def empty(*shape, dtype=torch.float32): return torch.zeros(B, T, *shape, dtype=dtype, device=device)
+def lessons_batch(lessons, net:Trained) -> dict: # as `Trained.loss` takes it
+    "Some lessons side by side, of unequal length; only what is due counts as real"
+    size, device = (len(lessons), max(map(len, lessons))), net.head.device
+    def empty(*shape, dtype=torch.float32):
+        return torch.zeros(*size, *shape, dtype=dtype, device=device)
     tokens, real, p = empty(dtype=torch.long), empty(dtype=torch.bool), empty(len(net.words))
     hidden = {i: empty(h.shape[1]) for i, h in lessons[0].hidden.items()}
     for b, lesson in enumerate(lessons):
         tokens[b, :len(lesson)] = torch.tensor(lesson.tokens)
         for i, h in lesson.hidden.items(): hidden[i][b, :len(lesson)] = h
-        for place, law in lesson.due.items(): real[b, place], p[b, place] = True, law.to(device)
+        for place, law in lesson.due.items():
+            real[b, place], p[b, place] = True, law.to(device)
     return dict(tokens=tokens, real=real, hidden=hidden, p=p)
 
 # %% ../../nbs/4_learning/24b_online.ipynb #fda7e989
 @contextmanager
 def _gradients(device, seed):
-    "With gradients, whatever the caller has turned off, and with the caller's random numbers left alone"
-    with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
+    "With gradients, whatever the caller turned off; the caller's random numbers are left alone"
+    devices = [device] if device.type == "cuda" else []
+    with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices):
         torch.manual_seed(seed)
         yield
 
 def _what_is_due(logits, p):
-    "The divergence, of guesses that fall on nothing that is due none: a depth that a short text does not reach"
+    "The divergence; none at a depth that reaches no place where anything is due, as in short texts"
     return forward_kl(logits, p) if len(p) else logits.sum()[None]
 
 @register("online")
 class Online(Drafter):
-    """A trained drafter that, while it serves, goes on learning from what the target says where its guesses were wrong (Liu et al. 2023, OSD).
+    """A trained drafter that goes on learning while it serves (Liu et al. 2023, OSD).
 
-    A request drafts with the weights that it began with. What is learnt is in `network`, which is the drafter's own, and can be saved.
+    A request drafts with the weights that it began with. What is learnt is in `network`, the
+    drafter's own, and can be saved.
     """
     learns = True
     def __init__(self,
         drafter="eagle3", # a trained drafter, its name, or the folder of its network
         every:int=24, # corrections to a step
         lr:float=1e-3,
-        window:int=64, # words of a lesson at most, the first half of them context
+        window:int=64, # words of a lesson, half of them context
         size:int=4, # lessons a step reads
         memory:int=32, # lessons kept, the latest
-        everywhere:bool=False, # learn at every word that the target says, not only at corrections
+        everywhere:bool=True, # learn at every committed word; False: at corrections alone, as OSD
         k:int=None, # of a drafter that is named
     ):
         if min(every, size, memory) < 1 or window < 2 or not 0 < lr < 1:
-            raise ValueError(f"need every, size and memory >= 1, window >= 2 and 0 < lr < 1, got {every}, {size}, {memory}, {window}, {lr}")
+            raise ValueError("need every, size and memory >= 1, window >= 2 and 0 < lr < 1, got "
+                             f"{every}, {size}, {memory}, {window}, {lr}")
+        self.inner:Any
+        self.network:Trained
         with torch.inference_mode(False): self.inner, self.network = _learner(drafter, k)
-        self.every, self.lr, self.window, self.size, self.everywhere = every, lr, window, size, everywhere
+        self.every, self.lr, self.window, self.size = every, lr, window, size
+        self.everywhere = everywhere
         self.lessons:deque[Lesson] = deque(maxlen=memory)
         self.record = dict(corrections=0, steps=0) | self.network.record.get("online", {})
         self.adam = torch.optim.Adam(self.network.parameters(), betas=(.9, .95))
@@ -103,14 +113,13 @@ class Online(Drafter):
     @property
     def vocab_size(self): return self.inner.vocab_size
 
-    def bind(self, target):
-        self.bound = target
-        with torch.inference_mode(False): self.inner.bind(target)
+    @torch.inference_mode(False)
+    def bind(self, target): self.inner.bind(target)
 
     def begin(self, ctx, state):
-        if self.stale:                                           # what was learnt is in force from here on
+        if self.stale:                                   # what was learnt is in force from here on
             self.inner.lent = self.inner.target = None
-            self.bind(self.bound)
+            self.bind(state.target)
             self.stale = False
         return _Listening(self, ctx, state, self.inner.begin(ctx, state) or self.inner)
 
@@ -134,7 +143,8 @@ class Online(Drafter):
             net.eval()
             if not torch.isfinite(loss + norm): return
             self.adam.step()
-        self.taken, self.record["steps"], self.stale = self.taken + 1, self.record["steps"] + 1, True
+        self.taken, self.stale = self.taken + 1, True
+        self.record["steps"] += 1
 
     def save_pretrained(self, folder):
         "The network as it is now, for this drafter or for one that does not learn"
@@ -145,18 +155,22 @@ class Online(Drafter):
 def _learner(drafter, k) -> tuple: # `(drafter, its network)`
     "ValueError for a drafter without a network that was trained here"
     named = isinstance(drafter, str) and drafter.split(":")[0] in names("drafters")
-    if not named and isinstance(drafter, (str, Path)) and (Path(drafter) / "config.json").is_file():
+    here = isinstance(drafter, (str, Path)) and (Path(drafter) / "config.json").is_file()
+    if here and not named:
         net = Trained.from_pretrained(drafter)
         name, place = ("model", "model") if net.kind == "draft" else (net.kind, "network")
         inner = make_drafter(name, k=k, **{place: net})
-    else: inner = make_drafter(drafter, k=k) if isinstance(drafter, str) else make_drafter(drafter)
+    elif isinstance(drafter, str): inner = make_drafter(drafter, k=k)
+    else: inner = make_drafter(drafter)
     if isinstance(inner, TrainedDrafter): return inner, inner.network
-    if type(inner) is ModelDrafter and (inner.target is None or inner.lent is not None):   # of a network, not of a model
-        if not isinstance(inner.model, Trained): inner.model = Trained.from_pretrained(inner.model or shipped())
+    if type(inner) is ModelDrafter and (inner.target is None or inner.lent is not None):
+        if not isinstance(inner.model, Trained):             # a folder, read with each target anew
+            inner.model = Trained.from_pretrained(inner.model or shipped())
         inner.target = None
         return inner, inner.model
-    raise ValueError(f"{inner.name or type(inner).__name__} has no network that could learn: online wants a trained drafter "
-                     "(eagle3, medusa, model with a distilled draft model, ...), or the folder of its network")
+    raise ValueError(f"{inner.name or type(inner).__name__} has no network that could learn: "
+                     "give a trained drafter (eagle3, medusa, model with a distilled draft "
+                     "model, ...), or the folder of its network")
 
 class _Listening:
     "One request: it drafts as its drafter does, and listens to the verdicts"
@@ -179,15 +193,18 @@ class _Listening:
         self.drafting.observe(step)
         rows, text, n = step.verdict.rows, self.ctx.tokens, len(self.lesson)
         begin = len(text) - 1 - len(rows)                        # where the pending token stood
-        if text[max(begin - n, 0):begin] != self.lesson.tokens: self.lesson, self.wrong = Lesson(), 0
+        if text[max(begin - n, 0):begin] != self.lesson.tokens:  # words were taken back
+            self.lesson, self.wrong = Lesson(), 0
         row = corrected(step.draft, step.verdict)
         self.wrong += row is not None
         for place, r in enumerate(rows, len(self.lesson)):
-            if r == row or self.online.everywhere: self.lesson.due[place] = self.law(step.scores, r)
+            if r != row and not self.online.everywhere: continue
+            self.lesson.due[place] = self.law(step.scores, r)
         self.hear(text[begin:-1], step.scores.hidden, rows)
         if len(self.lesson) >= self.online.window or step.stopped: self.hand_in()
 
-    def law(self, scores, row): return torch.from_numpy(softmax(scores.row(row))[self.words]).float()
+    def law(self, scores, row) -> torch.Tensor: # `[W]`
+        return torch.from_numpy(softmax(scores.row(row))[self.words]).float()
 
     def hand_in(self):
         if self.lesson.due: self.online.take(self.lesson, self.wrong)
