@@ -70,13 +70,13 @@ def test_batches(kind, model):
     target, drafter, prompts = as_target(model), learner(kind, model), texts(1, 2, 5, 9, 3)
     for settings in (GREEDY, dict(law=Law(temperature=.9))):
         def rng(i): return Keyed(4, i)
-        plain = [run(target, "none", p, rng=rng(i), **settings).tokens for i, p in enumerate(prompts)]
-        requests = [Request(target, drafter, p, stop=Stop(24), rng=rng(i), **settings) for i, p in enumerate(prompts[:4])]
+        plain = [run(target, "none", p, 16, rng=rng(i), **settings).tokens for i, p in enumerate(prompts)]
+        requests = [Request(target, drafter, p, stop=Stop(16), rng=rng(i), **settings) for i, p in enumerate(prompts[:4])]
         written, before = {}, weights(drafter.network)
         for request, step in serve(requests):
             written.setdefault(request, []).append(step)
             if step.stopped and len(requests) == 4:              # one comes late, and begins with other weights
-                requests.append(Request(target, drafter, prompts[4], stop=Stop(24), rng=rng(4), **settings))
+                requests.append(Request(target, drafter, prompts[4], stop=Stop(16), rng=rng(4), **settings))
         assert [Trace(written[r]).tokens for r in requests] == plain
         assert not torch.equal(before, weights(drafter.network))
 
@@ -294,33 +294,27 @@ def test_off_unless_asked(model):
 
 # -- does it help?
 
-@pytest.fixture(scope="module")
-def pupil():
-    "A drafter that has learnt a little, and a target with a habit of its own"
-    from specdec_nb.training.trial import Trial
-    trial = Trial(20)
-    return trial, trial.fit(Eagle3, steps=12)
-
-
-def acceptance(drafter, trial, n=10, seed=0):
-    traces = [run(trial.target, drafter, trial.tells(np.random.default_rng([seed, i]), 9), 30) for i in range(n)]
-    judged = [t.judged[0] for t in traces if t.judged]
-    return sum(k for _, k in judged) / sum(n for n, _ in judged)
-
-
-def test_it_helps(pupil, monkeypatch):
-    trial, net = pupil
-    def served(law=None):
-        drafter = Online(EagleDrafter(copy.deepcopy(net), tree=0), every=2, window=32)
-        if law: monkeypatch.setattr(online._Listening, "law", law)
-        acceptance(drafter, trial, 20, seed=1)
-        monkeypatch.undo()
-        assert drafter.record["steps"] > 10
-        return acceptance(EagleDrafter(drafter.network, tree=0), trial)
-    right = online._Listening.law
-    before, after = acceptance(EagleDrafter(net, tree=0), trial), served()
+def test_it_helps(monkeypatch):
+    "First guesses on texts of another kind, kept apart: better for what was learnt, worse if what is learnt is wrong"
+    from specdec_nb.training.trial import STORY_WORDS, Trial, story
+    def about(some):
+        strange = {i for i, word in enumerate(STORY_WORDS) if 6 <= i < 16 and word not in some.split()}
+        def tells(rng, length=48):
+            text = story(rng, length)
+            return tells(rng, length) if strange & {*text} else text
+        return tells
+    near, far = Trial(60, tells=about("ann bob cid cat dog")), Trial(50, seed=1, tells=about("dora eve finn bird tree"))
+    net, right = near.fit(Eagle3, steps=60), online._Listening.law
+    def figure(net): return sum(far.figures(net)["top1"])
+    def served(law):
+        drafter, rng = Online(EagleDrafter(copy.deepcopy(net), tree=6), every=3, window=32), np.random.default_rng(7)
+        monkeypatch.setattr(online._Listening, "law", law)
+        for _ in range(20): run(far.target, drafter, far.tells(rng, 9))
+        assert drafter.record["steps"] > 5
+        return figure(drafter.network)
+    before, after = figure(net), served(right)
     wrong = served(lambda self, scores, row: right(self, scores, row).roll(1))
-    assert after > before + .03 and wrong < before - .05, (before, after, wrong)
+    assert after > before + .05 and wrong < before - .2, (before, after, wrong)
 
 
 # -- files and names
