@@ -24,6 +24,7 @@ from .drafters.copying import Reference as Reference
 from .drafters.pool import PhrasePool as PhrasePool
 from .drafters.model import ModelDrafter as ModelDrafter
 from .drafters.layerskip import LayerSkip as LayerSkip
+from .learned.online import Online as Online
 from .serving.quant import QuantSelf as QuantSelf
 from .trees.multidraft import (
     verify_kseq as verify_kseq,

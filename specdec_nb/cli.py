@@ -222,6 +222,7 @@ NEEDS = { # drafter: what it needs, and for whom it is
     "block": "a layer trained for the target, network=FOLDER (specdec train block)",
     "prophet": "a small transformer trained for the target, network=FOLDER (specdec train prophet)",
     "chimera": "a trigram encoder and a layer trained for the target, network=FOLDER (specdec train chimera)",
+    "online": "a trained drafter, drafter=NAME, which goes on learning while it serves; or the folder of its network",
     "gsd": "a draft model, as model does",
     "ouroboros": "a draft model, as model does",
     "siblings": "other samples of the same prompt, served together",

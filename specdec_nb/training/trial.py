@@ -6,6 +6,7 @@
 __all__ = ['STORY_WORDS', 'story', 'teach_stories', 'story_model', 'Trial']
 
 # %% ../../nbs/4_learning/22a_trial.ipynb #f160b6f1
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -82,9 +83,10 @@ def story_model() -> LlamaForCausalLM:
 # %% ../../nbs/4_learning/22a_trial.ipynb #3e2059b6
 class Trial:
     "A small target, texts of its own, and its states: a drafter is trained on them in seconds"
-    def __init__(self, documents:int=120, seed:int=0, model=None):
-        self.model, rng = story_model() if model is None else model, np.random.default_rng(seed)
-        plans = [[Part(story(rng, 6), 42, float(i % 2))] for i in range(documents)]
+    def __init__(self, documents:int=120, seed:int=0, model=None, tells:Callable=story):
+        self.model, self.tells = story_model() if model is None else model, tells
+        rng = np.random.default_rng(seed)
+        plans = [[Part(tells(rng, 6), 42, float(i % 2))] for i in range(documents)]
         texts = [np.array(tokens)
                  for tokens, _ in write_documents(self.model, plans, rows=documents)]
         self.folder, n, every = (TemporaryDirectory(), documents // 5,
@@ -92,7 +94,7 @@ class Trial:
         def read(name, part): return Features(self.model, part, every, f"{self.folder.name}/{name}")
         self.held, self.train = read("held", texts[:n]), read("train", texts[n:])
         self.target, self.words = as_target(self.model), range(len(STORY_WORDS))
-        self.prompts = [story(np.random.default_rng([seed, i]), 9) for i in range(6)]
+        self.prompts = [tells(np.random.default_rng([seed, i]), 9) for i in range(6)]
 
     def fit(self,
         # a `Trained`, or a class of it, which is made with the same random numbers each time

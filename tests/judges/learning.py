@@ -209,3 +209,26 @@ def check_caught(c):
     last, first, count = "-1", "0", "len(rows) - 1"
     return {"nothing": {}, "a constant": dict.fromkeys((last, first, count), "served"), "told, since it hears": {last: "told", first: "told", count: None},
             "the first is fine": {last: "served", first: None, count: None}, "the last is fine": {last: None, first: "served", count: None}}
+
+
+def check_told_later(c):
+    def unrepaired(p, q, r):
+        kept = [x * min(1, y / z) if z else x for x, y, z in zip(q, p, r)]
+        return [k / sum(kept) for k in kept]
+    def owed_by_q(p, q, r):
+        kept = [x * min(1, y / z) if z else x for x, y, z in zip(q, p, r)]
+        owed = [max(y - z, 0) for y, z in zip(p, q)]
+        return [k + (1 - sum(kept)) * o / sum(owed) for k, o in zip(kept, owed)] if sum(owed) else kept
+    return {"a constant": lambda p, q, r: [Fraction(1, len(p))] * len(p), "lossless whatever is told": lambda p, q, r: p, "the draft's": lambda p, q, r: q, "no residual": unrepaired,
+            "the residual of q": owed_by_q, "q and r exchanged": lambda p, q, r: c.solution(p, r, q)}
+
+
+def check_versions(c):
+    def newest(events): return [sum(e == "step" for e in events[:i]) for i, e in enumerate(events) if e[0] == "draft"]
+    def first(events):
+        began = {}
+        for i, e in enumerate(events):
+            if e[0] == "begin": began.setdefault(e[1], sum(x == "step" for x in events[:i]))
+        return [began[e[1]] for e in events if e[0] == "draft"]
+    return {"a constant": lambda events: [0], "the newest": newest, "none ever": lambda events: [0 for e in events if e[0] == "draft"], "the first beginning": first,
+            "one too many": lambda events: [v + 1 for v in c.solution(events)], "the last beginning": lambda events: c.solution(sorted(events, key=lambda e: e[0] == "draft"))}
