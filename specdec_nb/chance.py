@@ -97,7 +97,8 @@ class Keyed:
         "The noise of one address; draws from it one after another are independent"
         round_ = 0 if purpose == "target" else 1 + self.base
         counter = [0, self.base + position, self.PURPOSES[purpose], round_]
-        return _Address(np.random.Generator(np.random.Philox(key=[self.seed, self.request], counter=counter)))
+        key = np.array([self.seed, self.request], np.uint64)     # a list would go through float64, and lose seeds
+        return _Address(np.random.Generator(np.random.Philox(key=key, counter=counter)))
 
 class _Address:
     "Draws at one address"
