@@ -210,6 +210,7 @@ def test_a_storm(drafter, seed):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(7200)
 def test_a_long_storm():
     "Ten thousand requests: no wrong answer, no leak, no crash"
     import psutil
@@ -279,6 +280,7 @@ def prompts_of(path, body):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("drafter", ["lookup", "auto"])
 def test_64_clients_for_five_minutes(drafter):
     """Every answer is the answer alone, and memory does not grow: of the last two thirds of the time, the end takes no more than

@@ -269,7 +269,7 @@ def test_the_load_tool_says_what_happened():
             assert texts == said["texts"] and row["tokens"] == sum(map(len, texts.values())) > 40
             assert row["rows"] == row["read"] + row["tokens"] + (row["drafted"] or 0) - (row["accepted"] or 0) or drafter == "lookup" and how == "generate", row
             assert 0 < row["first_p50"] <= row["first_p95"] and 0 < row["forward_cpu"] <= row["cpu"] + .02
-    assert "4" in load.brief([dict(row, threads=1, equal=1, n=1)])
+    assert "poisson:200" in load.brief([dict(row, threads=1, equal=1, n=1)])
     forward = target.forward.forward
     target.forward.forward = lambda feeds: [(None if rows is None else rows.roll(1, -1), hidden) for rows, hidden in forward(feeds)]
     assert load.measured(target, forwards, "none", PROMPTS, stop, "4")[1] != said["texts"]

@@ -95,11 +95,12 @@ class Memory:
         cache = getattr(state, "cache", None)
         rows = getattr(cache, "capacity", 0) or getattr(cache, "rows", np.zeros((0,) * 4)).shape[3]
         return max(self.size(len(state.tokens)), self.row * rows)
-    def held(self, running) -> int: return sum(map(self.of, (*(r.state for r in running), *self.kept)))
+    def held(self, running) -> int: return sum(self.of(r.state) for r in running) + sum(s.bytes for s in self.kept)
     def room(self, running, more:int=0) -> bool:
         "Whether so many bytes are free; what is only kept is given up if need be, the oldest first"
-        while self.held(running) + more > self.limit and self.kept: self.kept.pop(0)
-        return self.held(running) + more <= self.limit
+        held = self.held(running) + more
+        while held > self.limit and self.kept: held -= self.kept.pop(0).bytes
+        return held <= self.limit
 
     def keep(self, state, running):
         "Of a request that is over, the rows of its text"
@@ -108,6 +109,7 @@ class Memory:
         if not self.room(running, self.size(len(state.tokens))): return
         twin = state.fork() if hasattr(state.cache, "close") else copy(state)
         twin.drop()
+        twin.bytes = self.of(twin)                                       # its text does not grow any more
         self.kept.append(twin)
 
     def share(self, r, running) -> bool:
