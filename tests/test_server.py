@@ -259,7 +259,7 @@ class Held:
 
     async def hold(self):
         until, limits = time.time() + self.seconds, httpx.Limits(max_connections=self.clients)
-        async with httpx.AsyncClient(timeout=60, limits=limits) as http:
+        async with httpx.AsyncClient(timeout=None, limits=limits) as http:
             await asyncio.gather(self.watch(until), *(self.client(http, until) for _ in range(self.clients)))
 
 

@@ -136,7 +136,7 @@ def options():
     p.add_argument("--n", type=int, default=32, help="questions, spread over the file")
     p.add_argument("--longest", type=int, default=400, help="only those whose prompt has at most so many tokens")
     p.add_argument("--tokens", type=int, default=64)
-    p.add_argument("--loads", nargs="+", default=["generate", "1", "2", "4", "8", "poisson:1"])
+    p.add_argument("--loads", nargs="+", default=["generate", "1", "2", "4", "8", "poisson:0.5"])
     p.add_argument("--drafters", nargs="+", default=["none", "auto"])
     p.add_argument("--repeats", type=int, default=2)
     p.add_argument("--threads", nargs="+", type=int, default=[1], help="of a forward, one number after another")
