@@ -22,7 +22,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Route
 import uvicorn
 from .engine import Engine, Metrics
-from .wire import Bounds, Prose, Refused, likelihoods, named, read_body
+from .wire import Bounds, Prose, Refused, likelihoods, read_body, token_name
 
 # %% ../../nbs/7_serving/33_server.ipynb #f0ed7e18
 class Answer:
@@ -55,7 +55,7 @@ class Answer:
             if said["token"].encode() == raw: at = self.length - len(said["token"])
         return said, [self._said(*x) for x in best], at
     def _said(self, token, p):
-        text, raw = named(self.asked.tokenizer, token)
+        text, raw = token_name(self.asked.tokenizer, token)
         return dict(token=text, logprob=max(p, -9999.), bytes=list(raw))
 
 # %% ../../nbs/7_serving/33_server.ipynb #e9f0a88d

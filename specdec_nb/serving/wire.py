@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['READERS', 'NEUTRAL', 'Refused', 'Bounds', 'Penalties', 'stops_at', 'Asked', 'read_body', 'Prose', 'likelihoods',
-           'named']
+           'token_name']
 
 # %% ../../nbs/7_serving/32b_wire.ipynb #19ef4dca
 from dataclasses import dataclass
@@ -214,7 +214,7 @@ def read_body(raw:bytes, kind:str, tokenizer, vocab_size:int, window, bounds=Bou
     for p in prompts: _fits(p, given, vocab_size, window)
     if bad := [t for t, _ in fields.get("logit_bias", ()) if not 0 <= t < vocab_size]: raise Refused(f"token {bad[0]} is not in the vocabulary of {vocab_size}", "logit_bias")
     asked = Asked(kind, prompts, fields, limit, fields["seed"] if "seed" in fields else secrets.randbits(63), tokenizer)
-    if asked.logprobs is not None: named(tokenizer, 0)                    # the table is made here: the engine has no time for it
+    if asked.logprobs is not None: token_name(tokenizer, 0)                    # the table is made here: the engine has no time for it
     return asked
 
 def _conversation(tokenizer, messages):
@@ -269,7 +269,7 @@ def _spelt(tokenizer) -> dict: # `{token: its bytes}`
     fast = getattr(tokenizer, "backend_tokenizer", None)
     return {token: spelling for spelling, token in spellings(tokenizer).items()} if fast else {}
 
-def named(
+def token_name(
     tokenizer,
     token:int,
 ) -> tuple: # `(its text, its bytes)`; the text of half a letter is `bytes:` and these
