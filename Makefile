@@ -61,7 +61,7 @@ peers: $(READY)   ## the same with more and longer answers, into results/peers.j
 	  --categories $(KINDS),humaneval --n 2 --max-new-tokens 128 --json results/peers.json --force $(ARGS)
 	specdec report results/peers.json
 
-results: $(READY) ## measure again what chapters 29 and 44 read (half an hour of a machine that does nothing else, from a committed checkout)
+results: $(READY) ## measure again what chapters 29, 33 and 44 read (half an hour of a machine that does nothing else, from a committed checkout)
 	python tools/random_words.py
 	specdec bench --drafters none,lookup,suffix,recycling,auto,lookahead,reference,rest,model,medusa,eagle3,gsd,layerskip,ouroboros,tuned \
 	  --questions $(SPEC) $(CODE) --n 1 --max-new-tokens 48 --no-hf --json results/drafters.json --force
@@ -72,6 +72,7 @@ results: $(READY) ## measure again what chapters 29 and 44 read (half an hour of
 	python tools/ablation.py $(CODE) --n 3 --max-new-tokens 48 --k 6 --layers 0-11,13,15-29 --out results/ouroboros.json
 	python tools/ablation.py $(CODE) --n 3 --max-new-tokens 64 --out results/ouroboros_distilled.json
 	python tools/codesum.py --out results/codesum.json --force
+	OMP_NUM_THREADS=1 python tools/load.py --questions $(SPEC) --json results/load.json --force
 
 VLLM ?= .venv/vllm
 test-vllm: $(READY) ## chapter 35's drafters in the real vLLM, on a CPU -> results/vllm.json (the first time: 3 GB; VLLM=DIR says where)

@@ -106,9 +106,9 @@ class Keyed:
         "The noise of one address; draws from it one after another are independent"
         round_ = 0 if purpose == "target" else 1 + self.base
         counter = [0, self.base + position, self.PURPOSES[purpose], round_]
-        return _Address(
-            np.random.Generator(np.random.Philox(key=[self.seed, self.request], counter=counter))
-        )
+        # a list would go through float64, and lose seeds
+        key = np.array([self.seed, self.request], np.uint64)
+        return _Address(np.random.Generator(np.random.Philox(key=key, counter=counter)))
 
 class _Address:
     "Draws at one address"

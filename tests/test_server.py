@@ -1,5 +1,7 @@
 """The server: every answer is the answer alone, every bad request is told why, whoever leaves leaves nothing behind."""
 import asyncio
+from dataclasses import replace
+import gc
 import json
 import os
 import random
@@ -22,7 +24,7 @@ from conftest import ROOT
 from specdec_nb import Keyed, Law, Llama, Stop, Trace
 from specdec_nb.decode import decode
 from specdec_nb.serving.server import application, running
-from specdec_nb.serving.wire import Bounds, Prose, Refused, read_body
+from specdec_nb.serving.wire import Bounds, Prose, Refused, likelihoods, read_body
 
 EOS = 256
 
@@ -91,7 +93,7 @@ class Storm:
 
     def bad(self):
         g, (path, body) = self.gen, self.good()
-        kind = g.randrange(9)
+        kind = g.randrange(10)
         if kind == 0: return path, json.dumps(body)[:-g.randrange(1, 9)].encode()
         if kind == 1: return path, g.randbytes(g.randrange(0, 300))
         if kind == 2: return path, b"[" * 5000 + b"]" * 5000
@@ -102,6 +104,12 @@ class Storm:
         if kind == 7: body |= g.choice([dict(prompt=None, messages=None), dict(prompt=[], messages=[]), dict(prompt=[999], messages=[{}]), dict(prompt=[-1, True], messages="hi"),
                                         dict(prompt="a" * 600, messages=[dict(role="user", content="a" * 600)]), dict(prompt="\ud800", messages=[dict(role="user", content="\ud800")]), dict(model="gpt")])
         if kind == 8: body["max_tokens"], body["n"] = g.choice([(65, 1), (1, 7), (0, 1), (1 << 70, 1)])
+        if kind == 9 and g.random() < .3:
+            depth = g.randrange(900, 1000)
+            return path, b'{"prompt": "a", "seed": %s}' % (b"[" * depth + b"]" * depth)
+        if kind == 9:
+            body |= g.choice([{"\ud800": 1}, {g.choice(["logit_bias", "user"]): {"\udfff": "\ud800"}}, dict(stream_options={"include_usage": True}),
+                              dict(logit_bias={"9" * 40: 1}), dict(echo=0)])
         return path, json.dumps({k: v for k, v in body.items() if not (k == "prompt" and "messages" in body and "chat" in path or k == "messages" and "chat" not in path)}).encode()
 
     async def one(self, client, i):
@@ -146,15 +154,14 @@ class Storm:
             assert int(r.headers["retry-after"]) >= 1
             await asyncio.sleep(.02 + .05 * self.gen.random())
         assert r.status_code == 200, r.text
-        prompts = [TOKENIZER.apply_chat_template(body["messages"], add_generation_prompt=True, return_dict=True)["input_ids"]] if chat else body["prompt"]
-        if not chat: prompts = [prompts] if isinstance(prompts, list) and isinstance(prompts[0], int) else [TOKENIZER(p).input_ids for p in ([prompts] if isinstance(prompts, str) else prompts)]
+        prompts = prompts_of(path, body)
         wanted = [alone(p, body, i) for i, p in enumerate(p for p in prompts for _ in range(body.get("n", 1)))]
         got, reasons, usage = self.texts(r, chat, stream, len(wanted))
         assert [(got[i], reasons[i]) for i in range(len(wanted))] == [w[:2] for w in wanted], ([w[0] for w in wanted], got)
         assert usage["completion_tokens"] == sum(len(w[2].tokens) for w in wanted) and usage["prompt_tokens"] == sum(map(len, prompts))
         assert 0 <= usage["completion_tokens_details"]["accepted_prediction_tokens"] <= usage["completion_tokens"]
 
-    def texts(self, r, chat, stream, n):
+    def texts(self, r, chat, stream, n, usage=True):
         texts, reasons = {i: "" for i in range(n)}, {}
         if not stream: events = [r.json()]
         else:
@@ -165,7 +172,7 @@ class Storm:
             said = c["delta" if stream else "message"].get("content", "") if chat else c["text"]
             texts[c["index"]] += said
             if c["finish_reason"]: reasons[c["index"]] = c["finish_reason"]
-        return texts, reasons, events[-1]["usage"]
+        return texts, reasons, events[-1]["usage"] if usage else None
 
     async def blow(self, n, clients=16):
         limits = httpx.Limits(max_connections=clients + 8)
@@ -204,6 +211,7 @@ def test_a_storm(drafter, seed):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(7200)
 def test_a_long_storm():
     "Ten thousand requests: no wrong answer, no leak, no crash"
     import psutil
@@ -221,6 +229,74 @@ def test_a_wrong_answer_would_be_seen(monkeypatch):
         blown = Storm(address, 3)
         asyncio.run(blown.blow(40))
     assert any(kind == "good" for kind, *_ in blown.wrong)
+
+
+class Held:
+    "So many clients, each with one question after another, for a while; what each is told is what it would be told alone"
+    def __init__(self, address, clients, seconds, bodies=60):
+        self.blown, self.clients, self.seconds = Storm(address, 5), clients, seconds
+        self.asked, self.sizes = [self.question() for _ in range(bodies)], [] # sizes: in MiB and in objects, between the parts
+
+    def question(self):
+        path, body = self.blown.good()
+        body["stream"] = self.blown.gen.random() < .5
+        return path, body, Wanted(path, body)
+
+    async def client(self, http, until):
+        while time.time() < until:
+            path, body, wanted = self.blown.gen.choice(self.asked)
+            r = await http.post(self.blown.address + path, json=body)
+            self.blown.count(r.status_code)
+            if r.status_code == 503: await asyncio.sleep(.05)
+            else:
+                got = self.blown.texts(r, "chat" in path, body["stream"], len(wanted.texts), usage=False)
+                if got[:2] != (dict(enumerate(wanted.texts)), dict(enumerate(wanted.reasons))): self.blown.wrong.append((body, got, wanted.texts))
+
+    async def hold(self):
+        until, limits = time.time() + self.seconds, httpx.Limits(max_connections=self.clients)
+        async with httpx.AsyncClient(timeout=None, limits=limits) as http:
+            await asyncio.gather(*(self.client(http, until) for _ in range(self.clients)))
+
+    def weigh(self):
+        "When nobody is served: MiB of this process, and how many objects live"
+        import psutil
+        gc.collect()
+        self.sizes.append((round(psutil.Process().memory_info().rss / 2**20), len(gc.get_objects())))
+
+
+class Wanted:
+    "What `decode` says to a body"
+    def __init__(self, path, body):
+        answers = [alone(p, body, i) for i, p in enumerate(p for p in prompts_of(path, body) for _ in range(body.get("n", 1)))]
+        self.texts, self.reasons, _ = zip(*answers)
+
+
+def prompts_of(path, body):
+    "As token ids"
+    if "chat" in path:
+        return [TOKENIZER.apply_chat_template(body["messages"], add_generation_prompt=True, return_dict=True)["input_ids"]]
+    prompts = body["prompt"]
+    if isinstance(prompts, list) and isinstance(prompts[0], int): return [prompts]
+    return [TOKENIZER(p).input_ids for p in ([prompts] if isinstance(prompts, str) else prompts)]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("drafter", ["lookup", "auto"])
+def test_64_clients_for_five_minutes(drafter):
+    """Every answer is the answer alone, and memory does not grow once caches and pools are as large as they may be: weighed between
+    five parts of the time, when nobody is served, the last is the second up to what an allocator keeps"""
+    a = app(drafter=drafter, most=16, bounds=replace(BOUNDS, queue=200))
+    with running(a) as address:
+        held = Held(address, 64, float(os.environ.get("SPECDEC_HOLD", 300)) / 5)
+        for _ in range(5):
+            asyncio.run(held.hold())
+            assert not held.blown.wrong, held.blown.wrong[:2]
+            quiet(a)
+            held.weigh()
+    (_, before), (grown, after) = held.sizes[1], (held.sizes[-1][0] - held.sizes[1][0], held.sizes[-1][1])
+    print(f"{drafter}: {held.blown.seen}, {held.sizes}")
+    assert held.blown.seen[200] > 100 and grown < 32 and after < 1.02 * before, held.sizes
 
 
 @pytest.fixture(scope="module")
@@ -332,6 +408,123 @@ def test_a_body_that_does_not_arrive(door):
         assert b" 408 " in sock.recv(1000)
 
 
+def test_nothing_that_a_client_writes_breaks_an_answer():
+    "Names that are halves of letters, numbers of a thousand digits, lists at every depth that a parser still bears"
+    a, sent = app(), [b'{"prompt": "a", "\\ud800": 1}', b'{"prompt": [1' + b"0" * 4000 + b']}', b'{"prompt": "a", "' + b"x" * 9000 + b'": 1}',
+                      b'{"messages": [{"role": "user", "content": "a", "' + b"y" * 9000 + b'": 1}]}']
+    sent += [b'{"prompt": "a", "n": %s}' % (b"[" * n + b"]" * n) for n in range(940, 1010)]
+    def answers():
+        with running(a) as address:
+            return [httpx.post(f"{address}/v1/{'chat/' * (b'messages' in raw)}completions", content=raw) for raw in sent]
+    for raw, r in zip(sent, answers()):
+        assert r.status_code == 400 and len(r.text) < 600 and r.json()["error"]["type"] == "invalid_request_error", (raw[:60], r.text[:200])
+
+
+def test_a_broken_answer_would_be_seen(monkeypatch):
+    "The control: JSON as it is usually written cannot carry what the client wrote"
+    from starlette.responses import JSONResponse
+    from specdec_nb.serving import server
+    monkeypatch.setattr(server.Said, "render", JSONResponse.render)
+    with running(app()) as address:
+        assert httpx.post(f"{address}/v1/completions", content=b'{"prompt": "a", "\\ud800": 1}').status_code == 500
+
+
+def test_halves_of_letters_have_names_and_places(door):
+    "Bytes of all tokens together are the text's, and a stream says the same as a whole answer"
+    a, address, client = door
+    body = dict(model="bytes", prompt="é雪🦊 ", temperature=1, seed=11, max_tokens=40, logprobs=2, logit_bias={str(EOS): -100})
+    whole = client.completions.create(**body).choices[0]
+    chat = client.chat.completions.create(model="bytes", messages=[dict(role="user", content="é雪🦊 ")], temperature=1, seed=11, max_tokens=40, logprobs=True,
+                                          logit_bias={str(EOS): -100}).choices[0]
+    assert bytes(b for t in chat.logprobs.content if t.token not in ("<user>", "<said>") for b in t.bytes).decode(errors="replace") == chat.message.content
+    names = whole.logprobs.tokens
+    assert any(n.startswith("bytes:\\x") for n in names) and "\ufffd" not in "".join(names)
+    for at, name in zip(whole.logprobs.text_offset, names): assert len(name) > 1 or whole.text[at] == name
+    pieces = [c.choices[0] for c in client.completions.create(**body, stream=True)]
+    offsets = [at for c in pieces if c.logprobs for at in c.logprobs.text_offset]
+    assert offsets == whole.logprobs.text_offset and offsets[-1] > 10
+    assert [n for c in pieces if c.logprobs for n in c.logprobs.tokens] == names and "".join(c.text for c in pieces) == whole.text
+
+
+def test_what_is_streamed_is_not_kept(monkeypatch):
+    "Twenty rivals for each of two thousand tokens are many megabytes"
+    from specdec_nb.serving import server
+    made = []
+    class Seen(server.Answer):
+        def __init__(self, *args): super().__init__(*args); made.append(self)
+    monkeypatch.setattr(server, "Answer", Seen)
+    with running(app()) as address:
+        for stream in (True, False): httpx.post(f"{address}/v1/completions", json=dict(prompt="a", max_tokens=9, logprobs=5, stream=stream, logit_bias={str(EOS): -100}))
+    assert [len(a.logs) for a in made] == [0, 9]
+
+
+def test_likelihoods_are_of_all_words():
+    "Against sorting all of them, for rows long enough that this is not done"
+    gen = np.random.default_rng(0)
+    for V in (40, 900, 5000):
+        row, k = gen.normal(size=V).astype(np.float32), 5
+        own, best = likelihoods(row, 7, k)
+        p = np.exp(row.astype(float)) / np.exp(row.astype(float)).sum()
+        assert abs(own - np.log(p[7])) < 1e-9 and [x for x, _ in best] == np.argsort(-p)[:k].tolist() and np.allclose([w for _, w in best], np.log(np.sort(p)[::-1][:k]))
+
+
+def test_small_manners(door):
+    a, address, client = door
+    assert client.models.retrieve("bytes").id == "bytes"
+    with pytest.raises(openai.NotFoundError, match="there is no model 'other/one' here"): client.models.retrieve("other/one")
+    assert httpx.get(f"{address}/v1/models/bytes").status_code == 401
+    key = {"Authorization": "bearer sesame"}
+    assert httpx.get(f"{address}/v1/models", headers=key).status_code == 200
+    for wrong in ("sesame", "Basic sesame", "Bearer", "Bearer sesam", "Bearer sesame sesame", "Bearer é"):
+        assert httpx.get(f"{address}/v1/models", headers={"Authorization": wrong.encode()}).status_code == 401, wrong
+    r = httpx.get(f"{address}/v1/completions", headers=key)
+    assert (r.status_code, r.headers["allow"]) == (405, "POST")
+    chunks = list(client.completions.create(model="bytes", prompt="a", max_tokens=3, stream=True, stream_options=dict(include_usage=True)))
+    assert all(c.usage is None for c in chunks[:-1]) and chunks[-1].usage.completion_tokens == 3 and not chunks[-1].choices
+
+
+def test_different_seeds_are_different(door):
+    "Negative ones, too, and the largest"
+    a, address, client = door
+    texts = {s: client.completions.create(model="bytes", prompt="a", max_tokens=12, seed=s).choices[0].text for s in (-1, -2, -(1 << 63), (1 << 63) - 1, 0)}
+    assert len(set(texts.values())) == 5
+    for s, text in texts.items(): assert text == alone(TOKENIZER("a").input_ids, dict(max_tokens=12, seed=s), 0)[0]
+
+
+def test_who_takes_nothing_has_left():
+    "A client that stays connected and reads nothing of its stream"
+    a = app(bounds=replace(BOUNDS, patience=.2))
+    raw = json.dumps(dict(prompt="a", max_tokens=40, stream=True, logit_bias={str(EOS): -100})).encode()
+    scope = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": [], "query_string": b"", "asgi": {"spec_version": "2.3"}}
+    async def talk(stuck):
+        asked, sent = [{"type": "http.request", "body": raw, "more_body": False}], []
+        async def receive():
+            if asked: return asked.pop()
+            await asyncio.sleep(60)
+        async def send(message):
+            sent.append(message)
+            if stuck and len(sent) > 2: await asyncio.sleep(60)
+        async with a.router.lifespan_context(a): await asyncio.wait_for(a(scope, receive, send), 20)
+        return sent
+    assert len(asyncio.run(talk(True))) == 3 and a.state.door.open == 0
+    a = app(bounds=replace(BOUNDS, patience=.2))
+    assert asyncio.run(talk(False))[-1] == {"type": "http.response.body", "body": b"", "more_body": False}
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_health_is_the_engines():
+    a = app()
+    with running(a) as address:
+        assert httpx.get(f"{address}/health").status_code == 200
+        engine = a.state.door.engine
+        engine.run = lambda: sys.exit()                                    # a thread ends so, and says nothing
+        engine.submit([97], stop=Stop(3))
+        a.state.door.worker.join(5)
+        engine.waiting.clear()
+        r = httpx.get(f"{address}/health")
+        assert r.status_code == 503 and "engine has stopped" in r.text
+
+
 SERVER = """
 import sys; sys.path.insert(0, "tests")
 import test_server as t, time
@@ -385,6 +578,10 @@ def test_prose_of_random_bytes():
 
 @pytest.mark.parametrize("raw, says", [(b'{"messages": [{"role": "tool", "content": "a"}]}', "role"), (b'{"messages": [{"role": "user", "content": "a", "name": "b"}]}', "name"),
     (b'{"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}', "text"), (b'{"messages": [{"role": "user", "content": "a"}], "top_logprobs": 2}', "needs logprobs"),
-    (b'{"messages": [{"role": "user", "content": "a"}], "temperature": 0.001}', "0.01"), (b'{"messages": [{"role": "user", "content": "a"}], "response_format": {"type": "json_object"}}', "response_format")])
+    (b'{"messages": [{"role": "user", "content": "a"}], "temperature": 0.001}', "0.01"), (b'{"messages": [{"role": "user", "content": "a"}], "response_format": {"type": "json_object"}}', "response_format"),
+    (b'{"messages": [{"role": "user", "content": null}]}', "content is a text"), (b'{"messages": [{"role": "user", "content": [{"type": "text", "text": "a", "cache": 1}]}]}', "parts"),
+    (b'{"messages": [{"role": "user", "content": "a"}], "store": 0}', "store"), (b'{"messages": [{"role": "user", "content": "a"}], "parallel_tool_calls": 1}', "parallel_tool_calls"),
+    (b'{"messages": [{"role": "user", "content": "a"}], "logit_bias": {"05": 1}}', "token ids"), (b'{"messages": [{"role": "user", "content": "a"}], "logit_bias": {"1_0": 1}}', "token ids"),
+    (b'{"messages": [{"role": "user", "content": "a"}], "stream_options": {"include_usage": true}}', "needs stream")])
 def test_what_chat_refuses(raw, says):
     with pytest.raises(Refused, match=says): read_body(raw, "chat", TOKENIZER, 259, 512)

@@ -27,7 +27,7 @@ PARTS = {"1_exactness": "I Exactness", "2_models": "II A real target",
          "5_trees": "V Trees, DAGs, the GPU", "6_phrases": "VI Phrases", "7_serving": "VII Serving",
          "8_decoding": "VIII Other ways to decode", "9_measuring": "IX Measuring",
          "0_workshop": "W Workshop"}         # first in the order of imports, last in the tables of contents
-FRONT = ["how_to_read", "notation", "glossary", "fidelity", "newer", "api", "references"]
+FRONT = ["how_to_read", "notation", "glossary", "fidelity", "newer", "outgrowing", "api", "references"]
 
 def ini(name): return settings()[name]
 

@@ -7,6 +7,7 @@ __all__ = ['lockstep', 'lockstep_tokens', 'Layout', 'Holes', 'RightAligned', 'Ow
 
 # %% ../../nbs/7_serving/31_batch.ipynb #73f92f08
 from html import escape
+import numpy as np
 from ..verify import Verdict
 from ..speedup import CostCurve
 
@@ -110,6 +111,6 @@ def share_of(
     """What a request pays: its share of the call as it would be without guesses of its own, and all
     that these add"""
     base = curve(others + 1)
-    rows = range(1, 66)
-    return CostCurve(rows, [base / batch + curve(others + n) - base for n in rows],
+    rows = np.arange(1, 66)
+    return CostCurve(rows, base / batch + curve(others + rows) - base,
                      dict(curve.provenance, others=others, batch=batch))
