@@ -57,7 +57,7 @@ class _Run:
         now = self._now()
         self.clocks, self.now = (self.clocks + now - self.now).tolist(), now
 
-    def learn(self, loss, figures, crew):
+    def learn(self, loss, figures, tokens, crew):
         "One step down. ValueError, the weights as they were, if there is none"
         for group in self.optimizer.param_groups: group["lr"] = self.settings["lr"] * min(1, (self.step + 1) / 10)
         self.optimizer.zero_grad()
@@ -70,7 +70,7 @@ class _Run:
         self.optimizer.step()
         self.step += 1
         torch._foreach_lerp_(self.mean, [w.detach() for w in self.params], min(1., 8 / (self.step + 7)))
-        self.sums.append(dict(figures, loss=loss.item()))
+        self.sums.append(dict(figures, loss=loss.item(), tokens=tokens))
 
     def record(self, held, half):
         "A line of the log, with the figures of the mean weights on documents kept apart if there are any"
@@ -121,7 +121,7 @@ def fit_drafter(
     save_every:int=200, # steps between checkpoints, or five minutes
     resume:bool=False, # go on from the checkpoint in `out`
     half:bool=None, # multiply matrices in bfloat16, weights and their updates stay float32; None: where that is faster
-    tick=lambda record: None, # called with each record of the log
+    tick=lambda record: None, # called with the step that it begins at, then with each record of the log
     minutes:float=None, # of this call: after so many it ends, as after the last step, and may go on later
     stop=None, # a `threading.Event`: once it is set, the step under way is finished and saved, and KeyboardInterrupt raised
 ) -> list: # the log
@@ -142,10 +142,12 @@ def fit_drafter(
         run.load()
     every, ends = max(20, min(steps // 200, 200)), run.step >= steps
     until = math.inf if minutes is None else time.time() + 60 * minutes
+    if not ends: tick(dict(step=run.step))               # from here on it goes at its own pace
     while not ends:
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
-            loss, figures = module.loss(batches[run.step * crew.size + crew.rank], objective)
-        run.learn(loss, figures, crew)
+            batch = batches[run.step * crew.size + crew.rank]
+            loss, figures = module.loss(batch, objective)
+        run.learn(loss, figures, crew.size * int(batch["real"].sum()), crew)
         ends, stopped = run.step == steps or time.time() > until, stop is not None and stop.is_set()
         judged = run.step % (10 * every) == 0 or ends
         if run.step % every == 0 or ends: tick(run.record(held if judged else None, half))

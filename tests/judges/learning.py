@@ -191,3 +191,16 @@ def check_caught(c):
     last, first, count = "-1", "0", "len(rows) - 1"
     return {"nothing": {}, "a constant": dict.fromkeys((last, first, count), "served"), "told, since it hears": {last: "told", first: "told", count: None},
             "the first is fine": {last: "served", first: None, count: None}, "the last is fine": {last: None, first: "served", count: None}}
+
+
+def check_hours(c):
+    def in_turns(durations, workers): return max(sum(durations[i::workers]) for i in range(workers))
+    def rounds(durations, workers): return sum(max(durations[i:i + workers]) for i in range(0, len(durations), workers))
+    return {"a constant": lambda d, w: 3, "shared out": lambda d, w: sum(d) / w, "the longest": lambda d, w: max(d), "in turns": in_turns,
+            "in rounds": rounds, "the longest first": lambda d, w: c.solution(sorted(d)[::-1], w)}
+
+
+def check_foretold(c):
+    def mean(a): return sum(np.mean(a) ** i for i in range(len(a) + 1)) if len(a) else 1.
+    return {"a constant": lambda a: 1.5, "without its own": lambda a: c.solution(a) - 1, "each for itself": lambda a: 1 + sum(a),
+            "all or nothing": lambda a: 1 + len(a) * float(np.prod(a)), "the mean for all": mean}
