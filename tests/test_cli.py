@@ -145,6 +145,7 @@ def test_bare_version_and_drafters(capsys):
     ["train", "sweep", "--out", "x", "--data", ".", "--kinds", "telepathy"], ["train", "sweep", "--out", "x", "--data", ".", "--try", "heads=2"],
     ["train", "draft", "--out", "x", "--data", "y", "--lr", "nan"], ["train", "draft", "--out", str(ROOT/"README.md"), "--data", "y"], ["dance"], ["--dance"]])
 def test_arguments_are_checked_before_a_model_is_loaded(capsys, monkeypatch, argv):
+    from specdec_nb.training import sweep  # noqa: F401  what is imported below would keep the patched loader
     from specdec_nb.models import hub, native
     def loaded(*_): raise AssertionError("a model was loaded")
     monkeypatch.setattr(native, "load", loaded)
