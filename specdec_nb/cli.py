@@ -53,19 +53,29 @@ def run_train(o):
     from specdec_nb.learned.losses import LOSSES
     if o.kind != "data" and not o.data:
         raise ValueError("--data is missing: the corpus to train on; write one with: specdec train data --out FOLDER")
-    if o.kind not in ("data", "all"): find("networks", o.kind)
+    if o.kind not in ("data", "all", "sweep"): find("networks", o.kind)
     if o.objective not in LOSSES: raise ValueError(f"unknown loss {o.objective!r}; known: {', '.join(LOSSES)}")
     near = next(p for p in (o.out, *o.out.absolute().parents) if p.exists())
     if not near.is_dir(): raise ValueError(f"--out {o.out}: {near} is a file, no folder")
     for name in ("data", "by", "begin"):
         if (given := getattr(o, name)) and not given.is_dir(): raise ValueError(f"--{name} {given}: there is no such folder")
     if o.kind == "all": _check_recipe(o)
+    _check_many(o)
     o.device = _device(o.device)
-    model, tokenizer = _trained_for(o)
     with telling(quiet := bool(int(os.environ.get("RANK", 0)))) as tell, terminable() as stop:
-        def tick(what, done, total, figures): tell(what, done, total, _note(figures))
-        told = _write_data(o, _writer(o.by, model), tokenizer, tick, stop) if o.kind == "data" else _fit(o, model, tick, stop)
+        def tick(what, done, total, figures):
+            tell(what, done, total, _note(figures), figures.get("tokens"))
+            if stop.is_set() and o.kind in ("data", "sweep"): raise KeyboardInterrupt
+        told = {"data": _write_data, "sweep": _sweep}.get(o.kind, _fit)(o, tick, stop)
     if not quiet: print(told)
+
+def _check_many(o):
+    "Some options are for work that falls into pieces"
+    many = "data", "sweep"
+    for option, given, kinds in (("ray", o.ray, many), ("workers", o.workers, many), ("try", o.tries or None, many[1:])):
+        if given is not None and o.kind not in kinds:
+            raise ValueError(f"--{option} is for specdec train {' and specdec train '.join(kinds)}"
+                             + "; one run goes to several GPUs by torchrun" * (option != "try"))
 
 def _check_recipe(o):
     plain = parser().parse_args(["train", "all", "--out", "x"])
@@ -74,18 +84,24 @@ def _check_recipe(o):
             raise ValueError(f"--{name} is settled by the recipes that train all follows: give it with draft, medusa or eagle3")
 
 def _note(figures):
-    note = f"loss {figures['loss']:.3f}, favourites right {figures['top1'][0]:.3f}" if figures else ""
-    return note + (f", kept apart {figures['held']['top1']}" if "held" in figures else "")
+    "Acceptance is that of greedy decoding, by depth: how often the favourite is the target's, the text so far being right"
+    def shares(values): return " ".join(f"{v:.3f}" for v in values)
+    if "loss" not in figures: return figures.get("note", "")
+    note = f"loss {figures['loss']:.3f}, acceptance {shares(figures['top1'])}"
+    return note + (f", kept apart {shares(figures['held']['top1'])}" if "held" in figures else "")
 
-def _fit(o, model, tick, stop):
-    from specdec_nb.training.train import train
+def _shared(o, model=None):
     from specdec_nb.workshop.ledger import command_line, provenance
     keep = ("model", "device", "cpu", "cores", "threads", "commit", "torch", "transformers")
     facts = {k: v for k, v in provenance(model).items() if k in keep}
     facts["command"] = command_line("specdec")
-    shared = dict(words=o.words, size=o.batch, objective=o.objective, steps=20 if o.smoke else None, shards=o.shards,
-                  apart=4 if o.smoke else 40, features=o.features or o.out / "features", seed=o.seed,
-                  record=facts, tick=tick, stop=stop)
+    return dict(words=o.words, size=o.batch, objective=o.objective, steps=20 if o.smoke else None, shards=o.shards,
+                apart=4 if o.smoke else 40, features=o.features or o.out / "features", seed=o.seed, record=facts)
+
+def _fit(o, tick, stop):
+    from specdec_nb.training.train import train
+    model = _loader(o)()
+    shared = dict(_shared(o, model), tick=tick, stop=stop)
     if o.kind == "all": return _fit_all(o, model, shared)
     network = train(o.kind, o.data, o.out, model, o.epochs, lr=o.lr, minutes=o.minutes, resume=o.resume, begin=o.begin, **shared)
     return _use(o.kind, o.out, network, o.model)
@@ -110,15 +126,15 @@ def _use(kind, folder, network, model):
     return (f"On documents kept apart, by depth, the drafter's favourite is the target's: {network.record['held']['top1']}\n"
             f"Use it: generate(model, ids, drafter={name!r}), or specdec race --drafter {name}" + f" --model {model}" * bool(model))
 
-def _trained_for(o):
-    import torch
+def _loader(o):
+    "The model that is trained for, or written with"
     from transformers.utils import logging
-    from specdec_nb.models.hub import load_hf
     from specdec_nb.training.fit import prefers_half
+    from specdec_nb.training.many import Loader
     logging.disable_progress_bar()
     logging.set_verbosity_error()
-    model, tokenizer = load_hf(o.model, getattr(torch, o.dtype or ("bfloat16" if prefers_half(o.device) else "float32")))
-    return model.to(o.device), tokenizer
+    dtype = o.dtype or ("bfloat16" if prefers_half(o.device) else "float32")
+    return Loader(o.model, dtype, str(o.device), str(o.by) if o.by and o.kind == "data" else None)
 
 def _device(name):
     "The device of that name, for this process of `torchrun`'s; ValueError if this machine has none"
@@ -132,26 +148,18 @@ def _device(name):
     if device.type == "cuda": torch.cuda.set_device(device)
     return device
 
-def _writer(by, model):
-    "Who writes the data: the model, or a draft model that was trained for it"
-    if by is None: return model
-    from specdec_nb.learned.network import Lender, Trained
-    from specdec_nb.learned.draft_model import DraftModel
-    network = Trained.from_pretrained(by)
-    if not isinstance(network, DraftModel):
-        raise ValueError(f"{by} holds a {network.kind} drafter: only a draft model can write texts")
-    return network.to_hf(Lender(model)).to(model.dtype)
+def _write_data(o, tick, stop):
+    from specdec_nb.training.many import run_data
+    told = f"{run_data(o, _loader(o), tick, stop)}\nTrain on it: specdec train eagle3 --data {o.out} --out my-eagle3"
+    return told + f" --model {o.model}" * bool(o.model)
 
-def _write_data(o, model, tokenizer, tick, stop):
-    from specdec_nb.training.corpus import Corpus, write_corpus
-    shards, documents = (1, 24) if o.smoke else (o.shards or 8, 512)
-    written = [0]
-    def count(n):
-        written[0] += 1
-        tick("writing documents", written[0], shards * documents, {})
-        if stop.is_set(): raise KeyboardInterrupt
-    write_corpus(model, tokenizer, o.out, shards, documents, count, seed=o.seed, rows=min(64, documents))
-    return f"{Corpus(o.out, apart=4 if o.smoke else 40)}\nTrain on it: specdec train eagle3 --data {o.out} --out my-eagle3" + f" --model {o.model}" * bool(o.model)
+def _sweep(o, tick, stop):
+    from specdec_nb.learned.network import Trained
+    from specdec_nb.training.sweep import run_sweep, standings
+    best, *others = run_sweep(o, _loader(o), _shared(o), tick, stop)
+    if "failed" in best: raise ValueError(f"no run of this sweep came to its end: {best['failed']}")
+    network = Trained.from_pretrained(folder := o.out / best["name"])
+    return f"{standings([best, *others])}\n{_use(best['kind'], folder, network, o.model)}"
 
 # %% ../nbs/9_measuring/47_cli.ipynb #bc725b58
 def run_check(o):

@@ -1,6 +1,7 @@
 """The command `specdec`, run as a shell runs it."""
 import json, os, re, shlex, signal, subprocess, sys, time
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -140,8 +141,11 @@ def test_bare_version_and_drafters(capsys):
     ["train", "data", "--out", "/dev/null/x"], ["train", "data", "--out", "x", "--by", "nowhere"], ["train", "draft", "--out", "x", "--data", str(ROOT/"README.md")],
     ["diagnose"], ["diagnose", "telepathy"], ["diagnose", "lookup"], ["diagnose", "medusa", "--n", "0"], ["diagnose", "medusa", "--questions", "nowhere.jsonl"],
     ["diagnose", "medusa", "--data", str(ROOT/"nbs")], ["diagnose", "medusa", "--max-new-tokens", "1"], ["diagnose", str(ROOT/"nbs")],
+    ["train", "data", "--out", "x", "--workers", "0"], ["train", "sweep", "--out", "x"], ["train", "sweep", "--out", "x", "--data", ".", "--try", "lr"],
+    ["train", "sweep", "--out", "x", "--data", ".", "--kinds", "telepathy"], ["train", "sweep", "--out", "x", "--data", ".", "--try", "heads=2"],
     ["train", "draft", "--out", "x", "--data", "y", "--lr", "nan"], ["train", "draft", "--out", str(ROOT/"README.md"), "--data", "y"], ["dance"], ["--dance"]])
 def test_arguments_are_checked_before_a_model_is_loaded(capsys, monkeypatch, argv):
+    from specdec_nb.training import sweep  # noqa: F401  what is imported below would keep the patched loader
     from specdec_nb.models import hub, native
     def loaded(*_): raise AssertionError("a model was loaded")
     monkeypatch.setattr(native, "load", loaded)
@@ -320,6 +324,8 @@ def test_training_lines_of_the_book_run(scene, monkeypatch, capsys):
     monkeypatch.chdir(scene)
     monkeypatch.setattr(os, "nice", lambda n: 0)                     # this process has other tests to run
     lines = [line for line in BOOK if line.startswith("specdec train") and "--out" in line]
+    assert any("--ray" in line for line in lines)
+    if find_spec("ray") is None: lines = [line.replace(" --ray", " --workers 2") for line in lines]
     lines = sorted(lines, key=lambda line: ("--by" in line or "--begin" in line, "train data" not in line))
     for n, line in enumerate(lines):
         if "--by" in line: assert main(["train", "draft", "--model", "my/model", "--data", "corpus", "--out", "draft", "--smoke"]) == 0

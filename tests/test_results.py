@@ -3,6 +3,7 @@ import json, re, subprocess
 
 import pytest
 from conftest import ROOT
+from specdec_nb.bench.report import history
 from specdec_nb.bench.results import FIGURES, ROW, Report
 from specdec_nb.workshop.ledger import SOURCE, sourced
 
@@ -10,8 +11,10 @@ FILES = sorted((ROOT/"results").glob("*.json"))
 
 
 def test_every_file_of_results_is_a_result_or_has_a_generator():
-    odd = [p.name for p in (ROOT/"results").iterdir() if p.suffix != ".json" and p.name not in ("random.jsonl", "training.jsonl")]
+    known = ("random.jsonl", "training.jsonl", "history.jsonl")
+    odd = [p.name for p in (ROOT/"results").iterdir() if p.suffix != ".json" and p.name not in known]
     assert FILES and not odd
+    if (ledger := ROOT/"results/history.jsonl").exists(): assert history(ledger)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.name)

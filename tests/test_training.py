@@ -20,12 +20,13 @@ from specdec_nb import Dice, Keyed, Law, Llama, Stop, Trace
 from specdec_nb.decode import decode
 from specdec_nb.roles import as_target
 from specdec_nb.training import corpus as writing
-from specdec_nb.training.corpus import Corpus, Part, write_corpus, write_documents
+from specdec_nb.training.corpus import Corpus, Part, write_documents
 from specdec_nb.learned.draft_model import DraftModel
 from specdec_nb.learned.losses import forward_kl
 from specdec_nb.learned.network import Lender, Trained, apart, fingerprint
 from specdec_nb.training.features import Batches, Features
 from specdec_nb.training.fit import fit_drafter, held_out
+from specdec_nb.training.many import write_corpus
 from specdec_nb.training.train import train
 from specdec_nb.learned.eagle import EagleDrafter
 from specdec_nb.learned.medusa import Medusa, MedusaDrafter
@@ -355,8 +356,8 @@ def test_data_killed_and_resumed(tmp_path, monkeypatch):
     monkeypatch.setattr(corpus, "passages", list)
     options = dict(documents=6, rows=3)
     write_corpus(model, None, tmp_path / "whole", 3, **options)
-    def kill(n):
-        gen.append(n)
+    def kill(*far):
+        gen.append(far)
         if len(gen) == 9: raise Killed
     with pytest.raises(Killed): write_corpus(model, None, tmp_path / "cut", 3, tick=kill, **options)
     assert [p.name for p in (tmp_path / "cut").glob("*.npz")] == ["0000.npz"]

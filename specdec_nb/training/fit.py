@@ -61,7 +61,7 @@ class _Run:
         now = self._now()
         self.clocks, self.now = (self.clocks + now - self.now).tolist(), now
 
-    def learn(self, loss, figures, crew):
+    def learn(self, loss, figures, tokens, crew):
         "One step down. ValueError, the weights as they were, if there is none"
         lr = self.settings["lr"] * min(1, (self.step + 1) / 10)
         for group, pace in zip(self.optimizer.param_groups, self.paces): group["lr"] = lr * pace
@@ -135,7 +135,8 @@ def fit_drafter(
     # multiply matrices in bfloat16, weights and their updates stay float32; None: where that is
     # faster
     half:bool=None,
-    tick=lambda record: None, # called with each record of the log
+    # called with the step that it begins at, then with each record of the log
+    tick=lambda record: None,
     # of this call: after so many it ends, as after the last step, and may go on later
     minutes:float=None,
     # a `threading.Event`: once it is set, the step under way is finished and saved, and
@@ -163,10 +164,12 @@ def fit_drafter(
         run.load()
     every, ends = max(20, min(steps // 200, 200)), run.step >= steps
     until = math.inf if minutes is None else time.time() + 60 * minutes
+    if not ends: tick(dict(step=run.step))               # from here on it goes at its own pace
     while not ends:
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
-            loss, figures = module.loss(batches[run.step * crew.size + crew.rank], objective)
-        run.learn(loss, figures, crew)
+            batch = batches[run.step * crew.size + crew.rank]
+            loss, figures = module.loss(batch, objective)
+        run.learn(loss, figures, crew.size * int(batch["real"].sum()), crew)
         ends, stopped = run.step == steps or time.time() > until, stop is not None and stop.is_set()
         judged = run.step % (10 * every) == 0 or ends
         if run.step % every == 0 or ends: tick(run.record(held if judged else None, half))

@@ -43,7 +43,8 @@ def train(
     features=None, # where the target's hidden states are kept; None: in `out`
     seed:int=0,
     record:dict=None, # provenance, for the card
-    tick=lambda what, done, total, figures: None, # told of the progress: reading, then training
+    # told of the progress: reading, then training; `tokens`: in one unit of it
+    tick=lambda what, done, total, figures: None,
     # a `threading.Event`: once it is set, all that was done is saved, and KeyboardInterrupt raised
     stop=None,
     **options, # for the drafter's class, as `from_layers` or `heads`
@@ -102,13 +103,16 @@ def _network(cls, model, words, begin, seed, options):
 def _features(model, corpus, layers, where, tick, stop):
     "What the model knows of the corpus: of several processes one reads, the others wait"
     n = model.config.num_hidden_layers
-    # the same for all kinds: runs can share what was read
-    layers = sorted({*layers, min(2, n), n // 2, max(n - 3, 0), n})
+    # what most kinds hear: runs can share what was read
+    shared = {min(2, n), n // 2, max(n - 3, 0), n}
+    # and others do not overwrite it
+    if not {*layers} <= shared: where = where / "-".join(map(str, sorted({*layers})))
+    layers = sorted({*layers} | shared)
     where.mkdir(parents=True, exist_ok=True)
     def told(part, all):
         size = all * (4 + 2 * len(layers) * model.config.hidden_size) / 1e9
         def read(n):
-            tick(f"reading, {part} ({size:.1f} GB in {where})", n, all, {})
+            tick(f"reading, {part} ({size:.1f} GB in {where})", n, all, dict(tokens=1))
             if stop is not None and stop.is_set(): raise KeyboardInterrupt
         return read
     with FileLock(where / "lock"):

@@ -9,7 +9,7 @@ __all__ = ['parser']
 from pathlib import Path
 import argparse
 import specdec_nb
-from .shell import Parser, number, readable, words
+from .shell import Parser, number, readable, setting, words
 
 # %% ../../nbs/0_workshop/w4_options.ipynb #445c72d2
 _DTYPES = ["float32", "bfloat16", "float16", "float64"]
@@ -68,10 +68,10 @@ def _bench_options(b):
 
 def _train_options(t):
     add = t.add_argument
-    add("kind", metavar="data|KIND|all",
+    add("kind", metavar="data|KIND|all|sweep",
         help="data: write a corpus; else the kind of drafter to train (draft, medusa, eagle3, "
         "…); all: start or resume all of them, one after another, as the book's recipes "
-        "say, in one thread at low priority")
+        "say, in one thread at low priority; sweep: train several, and compare")
     add("--out", type=Path, required=True,
         help="a folder: for data the corpus, else the drafter with its card and log (all: a "
         "folder for each)")
@@ -104,6 +104,19 @@ def _train_options(t):
     add("--resume", action="store_true",
         help="go on with an interrupted training run; data always goes on")
     add("--smoke", action="store_true", help="a trial: 24 documents, or 20 steps")
+    add("--kinds", type=words, default=["medusa", "eagle3"],
+        help="sweep: comma-separated kinds to try (default: medusa,eagle3)")
+    add("--try", type=setting, dest="tries", metavar="OPTION=V,V", action="append", default=[],
+        help="sweep: values of an option, all combinations of which are tried; may be given "
+        "several times: lr, epochs, words, batch, seed, objective, or an option of the "
+        "networks, as heads")
+    add("--workers", type=number(least=1),
+        help="data, sweep: so many processes at a time (default: 1; with --ray: as many as it "
+        "has room for)")
+    add("--threads", type=number(least=1), default=1, help="of each of these workers (default: 1)")
+    add("--ray", nargs="?", const="", metavar="ADDRESS",
+        help="data, sweep: on a Ray cluster: at ADDRESS, or the one that this machine belongs "
+        "to, or else its own processors (pip install 'specdec_nb[ray]')")
 
 def _export_options(e):
     add = e.add_argument

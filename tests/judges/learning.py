@@ -232,3 +232,14 @@ def check_versions(c):
         return [began[e[1]] for e in events if e[0] == "draft"]
     return {"a constant": lambda events: [0], "the newest": newest, "none ever": lambda events: [0 for e in events if e[0] == "draft"], "the first beginning": first,
             "one too many": lambda events: [v + 1 for v in c.solution(events)], "the last beginning": lambda events: c.solution(sorted(events, key=lambda e: e[0] == "draft"))}
+def check_hours(c):
+    def in_turns(durations, workers): return max(sum(durations[i::workers]) for i in range(workers))
+    def rounds(durations, workers): return sum(max(durations[i:i + workers]) for i in range(0, len(durations), workers))
+    return {"a constant": lambda d, w: 3, "shared out": lambda d, w: sum(d) / w, "the longest": lambda d, w: max(d), "in turns": in_turns,
+            "in rounds": rounds, "the longest first": lambda d, w: c.solution(sorted(d)[::-1], w)}
+
+
+def check_foretold(c):
+    def mean(a): return sum(np.mean(a) ** i for i in range(len(a) + 1)) if len(a) else 1.
+    return {"a constant": lambda a: 1.5, "without its own": lambda a: c.solution(a) - 1, "each for itself": lambda a: 1 + sum(a),
+            "all or nothing": lambda a: 1 + len(a) * float(np.prod(a)), "the mean for all": mean}
