@@ -32,8 +32,10 @@ def story(
     rng, # a numpy Generator
     length:int=48, # words
 ) -> list: # token ids: places in `STORY_WORDS`
-    "A text of a made-up language: two people and a thing, who stay; each person has a favourite verb, each thing a look"
-    def one(things, likely, share=.8): return things[likely if rng.random() < share else rng.integers(len(things))]
+    """A text of a made-up language: two people and a thing, who stay; each person has a favourite
+    verb, each thing a look"""
+    def one(things, likely, share=.8):
+        return things[likely if rng.random() < share else rng.integers(len(things))]
     cast, thing = rng.permutation(len(_NAMES))[:2], int(rng.integers(len(_NOUNS)))
     def somebody(): return int(cast[rng.integers(2)]) if rng.random() < .7 else None
     def name(who): return ["the", _NOUNS[thing]] if who is None else [_NAMES[who]]
@@ -55,16 +57,18 @@ def teach_stories(
     seed:int=0,
 ) -> LlamaForCausalLM:
     "A small model that has learnt to tell stories"
-    config = LlamaConfig(vocab_size=len(STORY_WORDS), hidden_size=64, intermediate_size=128, num_hidden_layers=4,
-                         num_attention_heads=4, num_key_value_heads=4, max_position_embeddings=512,
-                         initializer_range=.08, bos_token_id=None, eos_token_id=None, tie_word_embeddings=False)
+    config = LlamaConfig(vocab_size=len(STORY_WORDS), hidden_size=64, intermediate_size=128,
+                         num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=4,
+                         max_position_embeddings=512, initializer_range=.08, bos_token_id=None,
+                         eos_token_id=None, tie_word_embeddings=False)
     rng, lr = np.random.default_rng(seed), 4e-3
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = LlamaForCausalLM(config)
     adam = torch.optim.AdamW(model.parameters(), betas=(.9, .95))
     for step in range(steps):
-        for group in adam.param_groups: group["lr"] = lr * min(1, (step + 1) / 10) * (1 - step / steps)
+        for group in adam.param_groups:
+            group["lr"] = lr * min(1, (step + 1) / 10) * (1 - step / steps)
         ids = torch.tensor([story(rng) for _ in range(24)])
         adam.zero_grad()
         model(input_ids=ids, labels=ids).loss.backward()
@@ -80,17 +84,21 @@ def story_model() -> LlamaForCausalLM:
 class Trial:
     "A small target, texts of its own, and its states: a drafter is trained on them in seconds"
     def __init__(self, documents:int=120, seed:int=0, model=None, tells:Callable=story):
-        self.model, self.tells, rng = story_model() if model is None else model, tells, np.random.default_rng(seed)
+        self.model, self.tells = story_model() if model is None else model, tells
+        rng = np.random.default_rng(seed)
         plans = [[Part(tells(rng, 6), 42, float(i % 2))] for i in range(documents)]
-        texts = [np.array(tokens) for tokens, _ in write_documents(self.model, plans, rows=documents)]
-        self.folder, n, every = TemporaryDirectory(), documents // 5, range(self.model.config.num_hidden_layers + 1)
+        texts = [np.array(tokens)
+                 for tokens, _ in write_documents(self.model, plans, rows=documents)]
+        self.folder, n, every = (TemporaryDirectory(), documents // 5,
+                                 range(self.model.config.num_hidden_layers + 1))
         def read(name, part): return Features(self.model, part, every, f"{self.folder.name}/{name}")
         self.held, self.train = read("held", texts[:n]), read("train", texts[n:])
         self.target, self.words = as_target(self.model), range(len(STORY_WORDS))
         self.prompts = [tells(np.random.default_rng([seed, i]), 9) for i in range(6)]
 
     def fit(self,
-        net:Any, # a `Trained`, or a class of it, which is made with the same random numbers each time
+        # a `Trained`, or a class of it, which is made with the same random numbers each time
+        net:Any,
         steps:int=80, # of 16 documents
         lr:float=1e-2,
         seed:int=1,
@@ -102,7 +110,8 @@ class Trial:
             if not isinstance(net, Trained): net = net.of(self.model, self.words, **options)
             net.train().join(Lender(self.model))
             with TemporaryDirectory() as folder:
-                fit_drafter(net, Batches(self.train, net, 16), None, Path(folder), steps, lr, half=False)
+                fit_drafter(net, Batches(self.train, net, 16), None, Path(folder), steps, lr,
+                            half=False)
         net.calibrate(self.apart(net))
         return net.eval()
 
@@ -115,8 +124,12 @@ class Trial:
         return held_out(net, self.apart(net), **options)
 
     def tau(self, drafter, limit:int=40, **settings) -> float:
-        "Tokens a call on some prompts, greedy unless a law is given. AssertionError if the text is not the target's own"
+        """Tokens a call on some prompts, greedy unless a law is given. AssertionError if the text
+        is not the target's own"""
         settings = {"law": Law(temperature=0), "limit": limit, **settings}
-        runs = [[Trace(decode(self.target, d, p, **settings)) for p in self.prompts] for d in (drafter, "none")]
-        assert [t.tokens for t in runs[0]] == [t.tokens for t in runs[1]], "not the target's own text"
+        runs = [[Trace(decode(self.target, d, p, **settings)) for p in self.prompts]
+                for d in (drafter, "none")]
+        assert [t.tokens for t in runs[0]] == [t.tokens for t in runs[1]], (
+            "not the target's own text"
+        )
         return sum(len(t.tokens) for t in runs[0]) / sum(t.calls for t in runs[0])
