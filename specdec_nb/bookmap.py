@@ -25,10 +25,18 @@ PLACES = { # place: (its question, what happens there, the chapters that answer)
 
 # %% ../nbs/1_exactness/00_bookmap.ipynb #1ce117c0
 #| code-fold: true
-_SPOTS = { # place: x, y, width
-    "promise": (5, 5, 530), "who": (5, 63, 160), "shape": (190, 63, 160), "target": (375, 63, 160),
-    "memory": (5, 133, 160), "loop": (190, 133, 160), "rule": (375, 133, 160), "gain": (5, 191, 530)}
-_ARROWS = ["M165 85H187", "M350 85H372", "M455 107V130", "M375 155H353", "M190 155H168", "M85 133V110"]
+_SPOTS = {  # place: x, y, width
+    "promise": (5, 5, 530),
+    "who": (5, 63, 160),
+    "shape": (190, 63, 160),
+    "target": (375, 63, 160),
+    "memory": (5, 133, 160),
+    "loop": (190, 133, 160),
+    "rule": (375, 133, 160),
+    "gain": (5, 191, 530),
+}
+_ARROWS = ["M165 85H187", "M350 85H372", "M455 107V130", "M375 155H353", "M190 155H168",
+           "M85 133V110"]
 
 _STYLE = Path(__file__).parent / "book.mplstyle" if "__file__" in globals() else None
 
@@ -41,7 +49,8 @@ class _Map:
     "The loop and its surroundings as an inline SVG"
     def __init__(self, here, lit): self.here, self.lit = here, lit
     def __repr__(self):
-        return f"chapter {self.here}: {PLACES[self.lit[0]][0]}" if self.lit else "the map of the book"
+        return (f"chapter {self.here}: {PLACES[self.lit[0]][0]}" if self.lit
+                else "the map of the book")
     def _repr_svg_(self):
         line = '<path d="{}" fill="none" stroke="currentColor" marker-end="url(#tip)"/>'
         return ('<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 540 240" width="540" height="240" '
@@ -61,11 +70,14 @@ class _Map:
                 f'<text x="{mid:g}" y="{y + 35}" font-size="11">{second}</text></g>')
 
 def book_map(
-    here=None, # a chapter's number, as "06"; None: no place is lit, and every place lists its chapters
+    # a chapter's number, as "06"; None: no place is lit, and every place lists its chapters
+    here=None,
 ): # draws itself
-    "The loop of speculative decoding, a chapter's place lit. Raises ValueError for a chapter without one"
+    """The loop of speculative decoding, a chapter's place lit. Raises ValueError for a chapter
+    without one"""
     lit = [place for place, (_, _, chapters) in PLACES.items() if here in chapters.split()]
     if here is not None and not lit:
-        raise ValueError(f"chapter {here!r} has no place on the map: give it one in PLACES, chapter 00")
+        raise ValueError(f"chapter {here!r} has no place on the map: give it one in PLACES, "
+                         "chapter 00")
     _dress()
     return _Map(here, lit)

@@ -32,9 +32,11 @@ def held_out(
     return {k: np.round(np.mean([row[k] for row in rows], 0), 4).tolist() for k in rows[0]}
 
 def prefers_half(device) -> bool:
-    "Whether bfloat16 is multiplied there natively: a processor without AVX512-BF16 or AMX has to imitate it, and is faster in float32"
+    """Whether bfloat16 is multiplied there natively: a processor without AVX512-BF16 or AMX has to
+    imitate it, and is faster in float32"""
     if device.type == "cuda": return torch.cuda.is_bf16_supported()
-    return device.type == "cpu" and any(getattr(torch.cpu, f"_is_{kind}_supported", bool)() for kind in ("avx512_bf16", "amx_tile"))
+    return device.type == "cpu" and any(getattr(torch.cpu, f"_is_{kind}_supported", bool)()
+                                        for kind in ("avx512_bf16", "amx_tile"))
 
 # %% ../../nbs/4_learning/21c_fit.ipynb #1bc50ebe
 class _Run:
@@ -59,26 +61,33 @@ class _Run:
 
     def learn(self, loss, figures, tokens, crew):
         "One step down. ValueError, the weights as they were, if there is none"
-        for group in self.optimizer.param_groups: group["lr"] = self.settings["lr"] * min(1, (self.step + 1) / 10)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.settings["lr"] * min(1, (self.step + 1) / 10)
         self.optimizer.zero_grad()
         loss.backward()
         crew.average([w.grad for w in self.params])
         norm = nn.utils.clip_grad_norm_(self.params, 1.)
         if not torch.isfinite(loss + norm):
-            raise ValueError(f"the loss is {loss.item()} at step {self.step + 1}, its gradient {norm.item()} long; the last "
-                             f"checkpoint in {self.path.parent} is of step {self.saved[0]}: try a lower learning rate")
+            raise ValueError(f"the loss is {loss.item()} at step {self.step + 1}, its gradient "
+                             f"{norm.item()} long; the last checkpoint in {self.path.parent} is "
+                             f"of step {self.saved[0]}: try a lower learning rate")
         self.optimizer.step()
         self.step += 1
-        torch._foreach_lerp_(self.mean, [w.detach() for w in self.params], min(1., 8 / (self.step + 7)))
+        torch._foreach_lerp_(self.mean, [w.detach() for w in self.params],
+                             min(1., 8 / (self.step + 7)))
         self.sums.append(dict(figures, loss=loss.item(), tokens=tokens))
 
     def record(self, held, half):
-        "A line of the log, with the figures of the mean weights on documents kept apart if there are any"
-        figures = {k: np.round(np.mean([s[k] for s in self.sums], 0), 4).tolist() for k in self.sums[0]}
+        """A line of the log, with the figures of the mean weights on documents kept apart if there
+        are any"""
+        figures = {k: np.round(np.mean([s[k] for s in self.sums], 0), 4).tolist()
+                   for k in self.sums[0]}
         if held is not None:
             with self.averaged(): figures["held"] = held_out(self.module, held, half=half)
         self._tell()
-        self.log.append(dict(step=self.step, **dict(zip(("seconds", "cpu_seconds"), map(round, self.clocks))), **figures))
+        self.log.append(dict(step=self.step,
+                             **dict(zip(("seconds", "cpu_seconds"), map(round, self.clocks))),
+                             **figures))
         self.sums = []
         return self.log[-1]
 
@@ -94,7 +103,8 @@ class _Run:
         self._tell()
         kept = {k: getattr(self, k) for k in self.KEPT}
         with whole(self.path) as f:
-            torch.save(dict(module=self.module.state_dict(), mean=self.mean, optimizer=self.optimizer.state_dict(), **kept), f)
+            torch.save(dict(module=self.module.state_dict(), mean=self.mean,
+                            optimizer=self.optimizer.state_dict(), **kept), f)
         self.saved = self.step, time.time()
 
     def load(self):
@@ -102,8 +112,8 @@ class _Run:
         before, now = _checkpoint(self.path), self.settings
         for what, then in before["settings"].items():
             if now[what] < then if what == "documents" else now[what] != then:
-                raise ValueError(f"{self.path.parent} was begun with {what} = {then}, now it is {now[what]}: "
-                                 "resume with the same settings")
+                raise ValueError(f"{self.path.parent} was begun with {what} = {then}, now it is "
+                                 f"{now[what]}: resume with the same settings")
         self.module.load_state_dict(before["module"])
         self.optimizer.load_state_dict(before["optimizer"])
         for k in self.KEPT: setattr(self, k, before[k])
@@ -120,25 +130,35 @@ def fit_drafter(
     objective=forward_kl, # one of `LOSSES`
     save_every:int=200, # steps between checkpoints, or five minutes
     resume:bool=False, # go on from the checkpoint in `out`
-    half:bool=None, # multiply matrices in bfloat16, weights and their updates stay float32; None: where that is faster
-    tick=lambda record: None, # called with the step that it begins at, then with each record of the log
-    minutes:float=None, # of this call: after so many it ends, as after the last step, and may go on later
-    stop=None, # a `threading.Event`: once it is set, the step under way is finished and saved, and KeyboardInterrupt raised
+    # multiply matrices in bfloat16, weights and their updates stay float32; None: where that is
+    # faster
+    half:bool=None,
+    # called with the step that it begins at, then with each record of the log
+    tick=lambda record: None,
+    # of this call: after so many it ends, as after the last step, and may go on later
+    minutes:float=None,
+    # a `threading.Event`: once it is set, the step under way is finished and saved, and
+    # KeyboardInterrupt raised
+    stop=None,
 ) -> list: # the log
     """Train to the last step, with AdamW, and leave the mean of the latest weights.
 
-    On a CPU the same weights come out whether or not it was interrupted. Raises ValueError if the loss or its gradient
+    On a CPU the same weights come out whether or not it was interrupted. Raises ValueError if
+    the loss or its gradient
     is not finite, the last good checkpoint stays; and for other settings on resuming.
     """
     out, device = Path(out), module.head.device
     crew, half = _Crew(device), prefers_half(device) if half is None else half
     words = blake2b(module.words.cpu().numpy().tobytes(), digest_size=8).hexdigest()
-    settings = dict(lr=lr, loss=objective.__name__, batch=batches.size, seed=batches.seed, processes=crew.size, half=half,
-                    documents=len(batches.features.documents), words=words)
+    settings = dict(lr=lr, loss=objective.__name__, batch=batches.size, seed=batches.seed,
+                    processes=crew.size, half=half, documents=len(batches.features.documents),
+                    words=words)
     run = _Run(module, settings, out / "training.pt")
     out.mkdir(parents=True, exist_ok=True)
     if run.path.exists():
-        if not resume: raise ValueError(f"{out} holds a training run: give --resume to go on with it, or another folder")
+        if not resume:
+            raise ValueError(f"{out} holds a training run: give --resume to go on with it, or "
+                             "another folder")
         run.load()
     every, ends = max(20, min(steps // 200, 200)), run.step >= steps
     until = math.inf if minutes is None else time.time() + 60 * minutes
@@ -160,7 +180,8 @@ def fit_drafter(
 def _checkpoint(path):
     try: return torch.load(path, weights_only=True)
     except Exception as e:
-        raise ValueError(f"{path} is damaged ({type(e).__name__}): delete it and train again") from e
+        raise ValueError(f"{path} is damaged ({type(e).__name__}): delete it "
+                         "and train again") from e
 
 def words_of(path) -> np.ndarray:
     "The words of a run under way"

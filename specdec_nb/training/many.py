@@ -33,7 +33,8 @@ def in_order(work, jobs, told) -> Iterator[tuple]: # of `(job, result)`, as they
 
 # %% ../../nbs/4_learning/24c_many.ipynb #75fb0468
 def write_corpus(
-    model, # a decoder-only Hugging Face model; or a function that gives one, called where the work is done
+    # a decoder-only Hugging Face model; or a function that gives one, called where the work is done
+    model,
     tokenizer, # its tokenizer
     folder, # gets a file `0000.npz` for each shard; what is there already stays
     shards:int, # how many files there shall be
@@ -90,7 +91,8 @@ def _let_go(lock):
 # %% ../../nbs/4_learning/24c_many.ipynb #c6dc8cd6
 class Workers:
     "Several jobs at a time. Who inherits says how one begins, and what has happened"
-    stop = None                                      # a `threading.Event`: once it is set, KeyboardInterrupt is raised
+    # a `threading.Event`: once it is set, KeyboardInterrupt is raised
+    stop = None
     def __init__(self, workers:int): self.workers = workers
     def begin(self, name:int, work, job): raise NotImplementedError
     def news(self) -> Iterator[tuple]: # of `(name, "far" | "done" | "failed", what)`
@@ -150,8 +152,8 @@ class Processes(Workers):
 
     def _died(self, process):
         process.join(9)
-        return OSError(f"a worker has died (exit code {process.exitcode}): is there too little memory? "
-                       "The same command goes on")
+        return OSError(f"a worker has died (exit code {process.exitcode}): is there too little "
+                       "memory? The same command goes on")
 
     def close(self, under_way):
         hired = [*self.free, *((process, pipe) for pipe, (_, process) in self.busy.items())]
@@ -255,10 +257,12 @@ _RAY = {"RAY_USAGE_STATS_ENABLED": "0"}             # nothing is told to anybody
 def _joined(ray, address):
     "Join a cluster, or begin one"
     host, _, port = (address or "").rpartition(":")
-    if port.isdigit() and "/" not in host: create_connection((host, int(port)), timeout=9).close()   # Ray would wait
+    # Ray would wait
+    if port.isdigit() and "/" not in host: create_connection((host, int(port)), timeout=9).close()
     before = signal.getsignal(signal.SIGTERM)
     ray.init(address, log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True)
-    if threading.current_thread() is threading.main_thread(): signal.signal(signal.SIGTERM, before)  # not Ray's own
+    # not Ray's own
+    if threading.current_thread() is threading.main_thread(): signal.signal(signal.SIGTERM, before)
 
 class _Board:
     "The latest of each job"

@@ -25,7 +25,8 @@ def train(
     kind:str, # of the networks that have a name: draft, medusa, eagle3, …
     data, # a folder of shards, as `write_corpus` makes it
     out, # a folder: the drafter, its card and log, and what is needed to go on
-    model=None, # a decoder-only Hugging Face model in the precision to read with; None: the default model
+    # a decoder-only Hugging Face model in the precision to read with; None: the default model
+    model=None,
     epochs:float=2, # passes over the documents
     words:int=8000, # the drafter guesses among this many
     lr:float=1e-3, # the learning rate
@@ -36,25 +37,33 @@ def train(
     half:bool=None, # multiply in bfloat16; None: where that is faster
     shards:int=None, # only the first so many of the data; None: all
     apart:int=40, # one prompt in about this many is kept apart
-    resume:bool=False, # go on with what is in `out`; with more epochs or documents than it was begun with, if need be
+    # go on with what is in `out`; with more epochs or documents than it was begun with, if need be
+    resume:bool=False,
     begin=None, # the folder of a trained drafter to begin with; None: the target's own layers
     features=None, # where the target's hidden states are kept; None: in `out`
     seed:int=0,
     record:dict=None, # provenance, for the card
-    tick=lambda what, done, total, figures: None, # told of the progress: reading, then training; `tokens`: in one unit of it
-    stop=None, # a `threading.Event`: once it is set, all that was done is saved, and KeyboardInterrupt raised
+    # told of the progress: reading, then training; `tokens`: in one unit of it
+    tick=lambda what, done, total, figures: None,
+    # a `threading.Event`: once it is set, all that was done is saved, and KeyboardInterrupt raised
+    stop=None,
     **options, # for the drafter's class, as `from_layers` or `heads`
 ) -> Trained:
     """Train a drafter for a target.
 
-    Raises ValueError for an unknown kind, missing or damaged data, a loss that is not finite; OSError if the disk is too full."""
+    Raises ValueError for an unknown kind, missing or damaged data, a loss that is not finite;
+    OSError if the disk is too full."""
     cls = find("networks", kind)
-    if objective not in LOSSES: raise ValueError(f"unknown loss {objective!r}; known: {', '.join(LOSSES)}")
+    if objective not in LOSSES:
+        raise ValueError(f"unknown loss {objective!r}; known: {', '.join(LOSSES)}")
     out, corpus = Path(out), Corpus(data, apart, shards)
     under_way = (out / "training.pt").exists()
     if under_way and not resume:
-        raise ValueError(f"{out} holds a training run: give --resume to go on with it, or another folder")
-    if model is None: model = load_hf(None, torch.bfloat16 if prefers_half(torch.device("cpu")) else torch.float32)[0]
+        raise ValueError(f"{out} holds a training run: give --resume to go on with it, or "
+                         "another folder")
+    if model is None:
+        model = load_hf(None,
+                        torch.bfloat16 if prefers_half(torch.device("cpu")) else torch.float32)[0]
     known = words_of(out / "training.pt") if under_way else corpus.words(words)
     network = _network(cls, model, known, begin, seed, options)
     read = _features(model, corpus, network.layers, Path(features or out / "features"), tick, stop)
@@ -63,34 +72,41 @@ def train(
     crew = int(os.environ.get("WORLD_SIZE", 1))
     steps = steps or max(1, int(len(batches) * epochs / crew))
     if _is_done(out, steps): return Trained.from_pretrained(out).join(Lender(model))
-    log = fit_drafter(network, batches, held, out, steps, lr, LOSSES[objective], resume=resume, half=half,
-                      minutes=minutes, stop=stop, tick=lambda r: tick(f"training, {kind}", r["step"], steps, r))
+    log = fit_drafter(network, batches, held, out, steps, lr, LOSSES[objective], resume=resume,
+                      half=half, minutes=minutes, stop=stop,
+                      tick=lambda r: tick(f"training, {kind}", r["step"], steps, r))
     if int(os.environ.get("RANK", 0)): return network
     network.record |= dict(documents=len(corpus.train), tokens=int(sum(map(len, corpus.train))),
-                           held_documents=len(corpus.held), steps=log[-1]["step"], batch=size * crew, lr=lr,
-                           objective=objective, **{k: log[-1][k] for k in ("seconds", "cpu_seconds")}, **(record or {}))
+                           held_documents=len(corpus.held), steps=log[-1]["step"],
+                           batch=size * crew, lr=lr, objective=objective,
+                           **{k: log[-1][k] for k in ("seconds", "cpu_seconds")}, **(record or {}))
     return _finish(network, model, held, out, log)
 
 # %% ../../nbs/4_learning/24_train.ipynb #3ccabd56
 #| code-fold: true
-#| code-summary: "What train calls: the network as it begins, the states that are read, the end of a run"
+#| code-summary: "What train calls: the network as it begins, the states that are read, the end of a
 def _network(cls, model, words, begin, seed, options):
     "The network as training begins, the caller's random numbers untouched"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = cls.of(model, words, **options) if begin is None else Trained.from_pretrained(begin)
+        network = cls.of(model, words,
+                         **options) if begin is None else Trained.from_pretrained(begin)
         network = network.widened().train()
     if network.kind != cls.kind:
-        raise ValueError(f"{begin} holds a {network.kind} drafter: a {cls.kind} drafter cannot begin with it")
-    before = {k: network.record[k] for k in ("steps", "tokens", "command", "commit") if k in network.record}
+        raise ValueError(f"{begin} holds a {network.kind} drafter: a {cls.kind} drafter "
+                         "cannot begin with it")
+    before = {k: network.record[k] for k in ("steps", "tokens", "command", "commit")
+              if k in network.record}
     network.record = {"begun_with": before} if before else {}
     return network.join(Lender(model))
 
 def _features(model, corpus, layers, where, tick, stop):
     "What the model knows of the corpus: of several processes one reads, the others wait"
     n = model.config.num_hidden_layers
-    shared = {min(2, n), n // 2, max(n - 3, 0), n}                 # what most kinds hear: runs can share what was read
-    if not {*layers} <= shared: where = where / "-".join(map(str, sorted({*layers})))     # and others do not overwrite it
+    # what most kinds hear: runs can share what was read
+    shared = {min(2, n), n // 2, max(n - 3, 0), n}
+    # and others do not overwrite it
+    if not {*layers} <= shared: where = where / "-".join(map(str, sorted({*layers})))
     layers = sorted({*layers} | shared)
     where.mkdir(parents=True, exist_ok=True)
     def told(part, all):
@@ -100,8 +116,10 @@ def _features(model, corpus, layers, where, tick, stop):
             if stop is not None and stop.is_set(): raise KeyboardInterrupt
         return read
     with FileLock(where / "lock"):
-        rows, parts = 2000 if model.device.type == "cpu" else 32000, {"held": corpus.held, "train": corpus.train}
-        return {part: Features(model, documents, layers, where / part, rows, told(part, sum(map(len, documents))))
+        rows = 2000 if model.device.type == "cpu" else 32000
+        parts = {"held": corpus.held, "train": corpus.train}
+        return {part: Features(model, documents, layers, where / part, rows,
+                               told(part, sum(map(len, documents))))
                 for part, documents in parts.items()}
 
 def _is_done(out, steps):
@@ -128,25 +146,38 @@ def card(network:Trained, log:list) -> str:
     r, held = network.record, network.record["held"]
     depth = range(1, len(held["top1"]) + 1)
     def row(name, values): return f"| {name} | {' | '.join(f'{v:.3f}' for v in values)} |\n"
-    curve = "".join(f"| {x['step']} | {x['loss']:.3f} | {' '.join(f'{v:.3f}' for v in x['held']['top1'])} |\n" for x in log if "held" in x)
-    begun = "what {steps} steps on {tokens} tokens had made".format_map(r["begun_with"]) if "begun_with" in r else "the target's own layers"
+    curve = "".join(f"| {x['step']} | {x['loss']:.3f} | "
+                    f"{' '.join(f'{v:.3f}' for v in x['held']['top1'])} |\n" for x in log
+                    if "held" in x)
+    begun = (
+        "what {steps} steps on {tokens} tokens had made".format_map(r["begun_with"])
+        if "begun_with" in r
+        else "the target's own layers"
+    )
     facts = {"Trained for": f"{r.get('model', 'a model')}",
-             "Data": f"{r['documents']} documents of {r['tokens']} tokens, {r['held_documents']} kept apart, split by prompt; "
-                     "trained on all of each text, judged by what the model itself wrote",
-             "Begun with": begun,
-             "Training": f"{r['steps']} steps of {r['batch']} documents, learning rate {r['lr']}, {r['objective']}",
-             "Time": f"{r.get('cpu_seconds', r['seconds']) / 60:.0f} minutes of {r.get('threads', 1)} thread "
-                     f"({r.get('device', 'cpu')}: {r.get('cpu', 'CPU')})",
-             "Command": f"`{r['command']}`" if "command" in r else "-", "Commit": r.get("commit") or "-",
-             "Words": len(network.words), "Parameters": sum(w.numel() for w in network.parameters())}
-    return (f"# {network.title or network.kind}\n\n" + "".join(f"- **{k}:** {v}\n" for k, v in facts.items()) +
-            f"\nOn documents kept apart, by depth (each level given that the text so far is the target's own):\n\n| | {' | '.join(map(str, depth))} |\n"
-            f"|---|{'---|' * len(depth)}\n" + row("the favourite is the target's", held["top1"]) + row("Σ min(p, q)", held["overlap"]) +
-            f"\nThe run:\n\n| step | loss | kept apart: the favourite is the target's |\n|---|---|---|\n{curve}")
+             "Data": f"{r['documents']} documents of {r['tokens']} tokens, "
+             f"{r['held_documents']} kept apart, split by prompt; trained on all "
+             "of each text, judged by what the model itself wrote", "Begun with": begun,
+             "Training": f"{r['steps']} steps of {r['batch']} documents, learning rate "
+             f"{r['lr']}, {r['objective']}",
+             "Time": f"{r.get('cpu_seconds', r['seconds']) / 60:.0f} minutes of "
+             f"{r.get('threads', 1)} thread ({r.get('device', 'cpu')}: " f"{r.get('cpu', 'CPU')})",
+             "Command": f"`{r['command']}`" if "command" in r else "-",
+             "Commit": r.get("commit") or "-", "Words": len(network.words),
+             "Parameters": sum(w.numel() for w in network.parameters())}
+    return (f"# {network.title or network.kind}\n\n"
+            + "".join(f"- **{k}:** {v}\n" for k, v in facts.items())
+            + "\nOn documents kept apart, by depth (each level given that the text so far is "
+            f"the target's own):\n\n| | {' | '.join(map(str, depth))} "
+            f"|\n|---|{'---|' * len(depth)}\n" + row("the favourite is the target's", held["top1"])
+            + row("Σ min(p, q)", held["overlap"])
+            + "\nThe run:\n\n| step | loss | kept apart: the favourite is the target's "
+            f"|\n|---|---|---|\n{curve}")
 
 # %% ../../nbs/4_learning/24_train.ipynb #a9ed6e71
 # What the short runs below chose, and how long the long ones go, in passes over the documents
-RECIPES = {"eagle3": dict(epochs=16, lr=5e-4), "medusa": dict(epochs=16, lr=1e-3), "draft": dict(epochs=8, lr=5e-4)}
+RECIPES = {"eagle3": dict(epochs=16, lr=5e-4), "medusa": dict(epochs=16, lr=1e-3),
+           "draft": dict(epochs=8, lr=5e-4)}
 
 def train_all(
     data, # a folder of shards
@@ -155,11 +186,13 @@ def train_all(
     recipes=RECIPES, # `{kind: options of train}`
     **shared, # options of all, as `record` or `stop`
 ):
-    """Every kind in turn, each further in every round: what has not begun begins, what is under way goes on, and after each turn there is something to use.
+    """Every kind in turn, each further in every round: what has not begun begins, what is under
+    way goes on, and after each turn there is something to use.
 
     One process a folder: its number stands in the file `pid`, and another's call raises ValueError.
     """
-    out, rounds = Path(out), range(int(np.ceil(np.log2(max(r["epochs"] for r in recipes.values())))), -1, -1)
+    out, rounds = Path(out), range(int(np.ceil(np.log2(max(r["epochs"]
+                                                           for r in recipes.values())))), -1, -1)
     out.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(out / "lock", timeout=0):
@@ -167,7 +200,9 @@ def train_all(
             for part in (.5 ** i for i in rounds):
                 for kind, recipe in recipes.items():
                     train(kind, data, out / kind, model, resume=True,
-                          **{"features": out / "features", **shared, **recipe, "epochs": recipe["epochs"] * part})
+                          **{"features": out / "features", **shared, **recipe,
+                             "epochs": recipe["epochs"] * part})
     except Timeout:
-        raise ValueError(f"{out} is being trained in already, by process {(out / 'pid').read_text()}: "
-                         "stop that first, or take another folder") from None
+        raise ValueError(f"{out} is being trained in already, by process "
+                         f"{(out / 'pid').read_text()}: stop that first, or take another "
+                         "folder") from None

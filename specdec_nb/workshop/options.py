@@ -13,19 +13,23 @@ from .shell import Parser, number, readable, setting, words
 
 # %% ../../nbs/0_workshop/w4_options.ipynb #445c72d2
 _DTYPES = ["float32", "bfloat16", "float16", "float64"]
-_MODEL = "a Hugging Face folder, or the id of a model in the local hub cache (default: SmolLM2-135M-Instruct)"
+_MODEL = ("a Hugging Face folder, or the id of a model in the local hub cache (default: "
+          "SmolLM2-135M-Instruct)")
 
 def _shared():
     shared = Parser(add_help=False)
     add = shared.add_argument
     add("--model", help=_MODEL)
-    add("--dtype", default="float32", choices=_DTYPES, help="half precision is equal to plain decoding up to near-ties")
+    add("--dtype", default="float32", choices=_DTYPES,
+        help="half precision is equal to plain decoding up to near-ties")
     add("--runtime", default="auto", choices=["auto", "native", "own", "hf"],
-        help="the compiled one, this book's first, or transformers' (default: the first of them that can)")
+        help="the compiled one, this book's first, or transformers' (default: the first of them "
+        "that can)")
     add("--temperature", type=number(float, 0), default=0.,
         help="0, the default, is greedy; above: sampling with keyed noise")
     add("--seed", type=number(), default=0, help="of the noise")
-    add("--k", type=number(least=0), help="draft at most this deep (default: the drafter's own choice)")
+    add("--k", type=number(least=0),
+        help="draft at most this deep (default: the drafter's own choice)")
     add("--rule", help="how drafts are verified: walk (default), rejection, …")
     return shared
 
@@ -35,7 +39,8 @@ def _race_options(r):
     prompt.add_argument("--file", help="a text file with what the user says; -: what is piped in")
     prompt.add_argument("--example", default="copy", choices=["copy", "repeat", "code", "sky"],
                         help="copy (default), repeat, code: they profit; sky does not")
-    r.add_argument("--drafter", default="lookup", help="who drafts (default: lookup); see specdec drafters")
+    r.add_argument("--drafter", default="lookup",
+                   help="who drafts (default: lookup); see specdec drafters")
     r.add_argument("--max-new-tokens", type=number(least=1), default=64)
     r.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
 
@@ -45,16 +50,18 @@ def _bench_options(b):
         help="comma-separated; plain decoding (none) always runs; see specdec drafters")
     add("--questions", type=Path, nargs="+",
         help="JSON lines: Spec-Bench, HumanEval, or reference copying (default: three of our own)")
-    add("--categories", type=words, help="comma-separated; multi-turn means Spec-Bench's first eight (default: all)")
+    add("--categories", type=words,
+        help="comma-separated; multi-turn means Spec-Bench's first eight (default: all)")
     add("--n", type=number(least=1), help="questions a category (default: all)")
     add("--turns", type=number(least=1), default=1, help="turns a question (default: 1)")
     add("--max-new-tokens", type=number(least=1), default=128)
     add("--hf", action=argparse.BooleanOptionalAction,
-        help="also measure model.generate, plain and with its own prompt lookup; for this the model is loaded once "
-             "more (default: at temperature 0)")
+        help="also measure model.generate, plain and with its own prompt lookup; for this the "
+        "model is loaded once more (default: at temperature 0)")
     add("--peers", type=words, default=[],
-        help="comma-separated: other programs to measure beside ours, at temperature 0: hf-plain, hf-lookup, hf-assisted, "
-             "economize, dejavuu, llama.cpp, llama.cpp-ngram; who is not installed is named and left out")
+        help="comma-separated: other programs to measure beside ours, at temperature 0: "
+        "hf-plain, hf-lookup, hf-assisted, economize, dejavuu, llama.cpp, llama.cpp-ngram; "
+        "who is not installed is named and left out")
     add("--json", metavar="OUT", type=Path, help="write rows, raw times and provenance there")
     add("--resume", action="store_true", help="go on with the interrupted run that was writing OUT")
     add("--force", action="store_true", help="replace OUT, if it is there")
@@ -62,111 +69,146 @@ def _bench_options(b):
 def _train_options(t):
     add = t.add_argument
     add("kind", metavar="data|KIND|all|sweep",
-        help="data: write a corpus; else the kind of drafter to train (draft, medusa, eagle3, …); all: start or resume all of them, one after another, "
-             "as the book's recipes say, in one thread at low priority; sweep: train several, and compare")
+        help="data: write a corpus; else the kind of drafter to train (draft, medusa, eagle3, "
+        "…); all: start or resume all of them, one after another, as the book's recipes "
+        "say, in one thread at low priority; sweep: train several, and compare")
     add("--out", type=Path, required=True,
-        help="a folder: for data the corpus, else the drafter with its card and log (all: a folder for each)")
+        help="a folder: for data the corpus, else the drafter with its card and log (all: a "
+        "folder for each)")
     add("--data", type=Path, help="the corpus to train on")
     add("--model", help=_MODEL)
     add("--dtype", choices=["float32", "bfloat16"],
         help="of the model while it writes or is read (default: what is faster here)")
     add("--device", default="cpu", help="cpu, cuda, cuda:1, …")
     add("--shards", type=number(least=1),
-        help="data: write this many files of 512 documents, about 125 000 tokens each (default: 8); "
-             "else: train on the first so many (default: all)")
-    add("--epochs", type=number(float, above=0), default=2., help="passes over the documents (default: 2)")
+        help="data: write this many files of 512 documents, about 125 000 tokens each (default: "
+        "8); else: train on the first so many (default: all)")
+    add("--epochs", type=number(float, above=0), default=2.,
+        help="passes over the documents (default: 2)")
     add("--minutes", type=number(float, above=0),
         help="training ends after so many, and can be resumed (default: after the last epoch)")
     add("--words", type=number(least=1), default=8000,
         help="how many words the drafter guesses among (default: 8000)")
     add("--lr", type=number(float, above=0), default=1e-3, help="learning rate (default: 0.001)")
-    add("--batch", type=number(least=1), default=4, help="documents a step, in each process (default: 4)")
-    add("--objective", default="forward_kl", help="forward_kl (default), reverse_kl, jensen_shannon or variation")
-    add("--features", type=Path,
-        help="where the model's hidden states are kept, to share them between runs (default: in OUT)")
+    add("--batch", type=number(least=1), default=4,
+        help="documents a step, in each process (default: 4)")
+    add("--objective", default="forward_kl",
+        help="forward_kl (default), reverse_kl, jensen_shannon or variation")
+    add("--features", type=Path, help="where the model's hidden states are kept, to share "
+        "them between runs (default: in OUT)")
     add("--seed", type=number(least=0), default=0)
-    add("--by", type=Path,
-        help="data: the folder of a trained draft model that writes instead of the model (on-policy training)")
-    add("--begin", type=Path, help="the folder of a trained drafter to begin with, when there is more data "
-                                   "(default: the model's own layers)")
-    add("--resume", action="store_true", help="go on with an interrupted training run; data always goes on")
+    add("--by", type=Path, help="data: the folder of a trained draft model that writes instead of "
+        "the model (on-policy training)")
+    add("--begin", type=Path, help="the folder of a trained drafter to begin with, when "
+        "there is more data (default: the model's own layers)")
+    add("--resume", action="store_true",
+        help="go on with an interrupted training run; data always goes on")
     add("--smoke", action="store_true", help="a trial: 24 documents, or 20 steps")
     add("--kinds", type=words, default=["medusa", "eagle3"],
         help="sweep: comma-separated kinds to try (default: medusa,eagle3)")
     add("--try", type=setting, dest="tries", metavar="OPTION=V,V", action="append", default=[],
-        help="sweep: values of an option, all combinations of which are tried; may be given several times: "
-             "lr, epochs, words, batch, seed, objective, or an option of the networks, as heads")
+        help="sweep: values of an option, all combinations of which are tried; may be given "
+        "several times: lr, epochs, words, batch, seed, objective, or an option of the "
+        "networks, as heads")
     add("--workers", type=number(least=1),
-        help="data, sweep: so many processes at a time (default: 1; with --ray: as many as it has room for)")
+        help="data, sweep: so many processes at a time (default: 1; with --ray: as many as it "
+        "has room for)")
     add("--threads", type=number(least=1), default=1, help="of each of these workers (default: 1)")
     add("--ray", nargs="?", const="", metavar="ADDRESS",
-        help="data, sweep: on a Ray cluster: at ADDRESS, or the one that this machine belongs to, or else "
-             "its own processors (pip install 'specdec_nb[ray]')")
+        help="data, sweep: on a Ray cluster: at ADDRESS, or the one that this machine belongs "
+        "to, or else its own processors (pip install 'specdec_nb[ray]')")
 
 def _export_options(e):
     add = e.add_argument
-    add("drafter", help="the folder of a trained drafter; or draft, medusa or eagle3: the one that comes along")
+    add("drafter", help="the folder of a trained drafter; or draft, medusa or eagle3: the "
+        "one that comes along")
     add("--out", type=Path, required=True, help="a folder, which is made")
     add("--model", help=_MODEL)
     add("--force", action="store_true", help="replace what OUT holds")
 
 def _serve_options(s):
     add = s.add_argument
-    add("--host", default="127.0.0.1", help="whom it listens to (default: 127.0.0.1, this machine only)")
+    add("--host", default="127.0.0.1",
+        help="whom it listens to (default: 127.0.0.1, this machine only)")
     add("--port", type=number(least=1), default=8000)
     add("--model", help=_MODEL)
     add("--name", help="what clients call the model (default: its own name)")
     add("--dtype", default="float32", choices=_DTYPES)
-    add("--runtime", default="native", choices=["native", "auto", "own", "hf"], help="native (default) answers bit for bit alike in any company")
-    add("--drafter", default="auto", help="who drafts for all (default: auto); see specdec drafters")
+    add("--runtime", default="native", choices=["native", "auto", "own", "hf"],
+        help="native (default) answers bit for bit alike in any company")
+    add("--drafter", default="auto",
+        help="who drafts for all (default: auto); see specdec drafters")
     add("--memory", type=number(least=1), default=1024, help="MiB of caches (default: 1024)")
     add("--most", type=number(least=1), default=32, help="answers under way at once (default: 32)")
-    add("--queue", type=number(least=0), default=64, help="answers that may wait; more are told to come again (default: 64)")
-    add("--max-tokens", type=number(least=1), default=2048, help="new tokens of an answer, at most (default: 2048)")
-    add("--chunk", type=number(least=1), help="tokens of a prompt that are read in one round (default: the runtime's own)")
+    add("--queue", type=number(least=0), default=64,
+        help="answers that may wait; more are told to come again (default: 64)")
+    add("--max-tokens", type=number(least=1), default=2048,
+        help="new tokens of an answer, at most (default: 2048)")
+    add("--chunk", type=number(least=1),
+        help="tokens of a prompt that are read in one round (default: the runtime's own)")
     add("--key", type=Path, metavar="FILE", help="clients must know what stands in FILE")
 
 def _check_options(c):
-    c.add_argument("file", type=Path, help="a Python file with drafter = a class with propose(ctx, rng), or rule = a function of (draft, p, rng), or both")
-    c.add_argument("--rule", help="a rule of the book to check a drafter under (default: walk and rejection)")
-    c.add_argument("--tokens", type=number(least=1), default=3, help="how many tokens' laws are enumerated (default: 3)")
+    c.add_argument("file", type=Path, help="a Python file with drafter = a class with "
+                   "propose(ctx, rng), or rule = a function of (draft, p, " "rng), or both")
+    c.add_argument("--rule",
+                   help="a rule of the book to check a drafter under (default: walk and rejection)")
+    c.add_argument("--tokens", type=number(least=1), default=3,
+                   help="how many tokens' laws are enumerated (default: 3)")
 
 def _diagnose_options(d):
     add = d.add_argument
-    add("drafter", help="the folder of a trained drafter; or draft, medusa or eagle3: the one that comes along")
+    add("drafter", help="the folder of a trained drafter; or draft, medusa or eagle3: the "
+        "one that comes along")
     add("--model", help=_MODEL)
     add("--dtype", default="float32", choices=_DTYPES)
     add("--runtime", default="auto", choices=["auto", "native", "own", "hf"])
-    add("--questions", type=Path, nargs="+", help="JSON lines, as for bench (default: three of our own)")
+    add("--questions", type=Path, nargs="+",
+        help="JSON lines, as for bench (default: three of our own)")
     add("--n", type=number(least=1), default=4, help="questions at most (default: 4)")
     add("--raw", action="store_true", help="ask as they stand, without the chat template")
-    add("--data", type=Path, help="the corpus that it was trained on, to judge its texts and how they begin")
+    add("--data", type=Path,
+        help="the corpus that it was trained on, to judge its texts and how they begin")
     add("--max-new-tokens", type=number(least=2), default=40, help="of an answer (default: 40)")
     add("--json", action="store_true", help="print one JSON object and nothing else")
 
 def parser() -> argparse.ArgumentParser:
     "What `specdec` understands"
-    top = Parser("specdec", description="Speculative decoding: the same text, in fewer passes through the model.")
+    top = Parser("specdec", description="Speculative decoding: the same text, in fewer passes "
+                 "through the model.")
     top.add_argument("--version", action="version", version=f"specdec {specdec_nb.__version__}")
-    verbs = top.add_subparsers(dest="verb", metavar="race|bench|report|train|diagnose|export|check|serve|drafters")
+    verbs = top.add_subparsers(
+        dest="verb", metavar="race|bench|report|train|diagnose|export|check|serve|drafters"
+    )
     add, shared = verbs.add_parser, [_shared()]
-    _race_options(add("race", parents=shared, help="plain against speculative decoding of one prompt, in colours",
+    _race_options(add("race", parents=shared,
+                      help="plain against speculative decoding of one prompt, in colours",
                       description="Decode a prompt plainly, then speculatively, and compare."))
     _bench_options(add("bench", parents=shared, help="measure drafters on questions",
-                       description="Measure drafters on questions, and compare every answer with plain decoding."))
-    r = add("report", help="what can be concluded from a benchmark", description="Speeds, ratios with intervals, and what became of the claims, "
-            "from a file that bench --json wrote. Of runs with one thread: it goes by the processor's clock.")
+                       description="Measure drafters on questions, and compare every "
+                       "answer with plain decoding."))
+    r = add("report", help="what can be concluded from a benchmark",
+            description="Speeds, ratios with intervals, and what became of the claims, from "
+            "a file that bench --json wrote. Of runs with one thread: it goes by "
+            "the processor's clock.")
     r.add_argument("file", type=Path)
-    r.add_argument("--part", default="decoding", choices=["decoding", "all", "prompt"], help="of the answers (default: decoding)")
+    r.add_argument("--part", default="decoding", choices=["decoding", "all", "prompt"],
+                   help="of the answers (default: decoding)")
     _train_options(add("train", help="write training data with a model, or train a drafter for it",
-                       description="Let a model write its own training data (data), then train a drafter on it."))
+                       description="Let a model write its own training data (data), then train a "
+                       "drafter on it."))
     _diagnose_options(add("diagnose", help="why is a trained drafter's acceptance low?",
-                          description="Compare what a trained drafter guesses in use with what its network foretells in training, and name the fault."))
+                          description="Compare what a trained drafter guesses in use with "
+                          "what its network foretells in training, and name the " "fault."))
     _export_options(add("export", help="write a trained drafter as vLLM loads it",
-                        description="Write a trained drafter in the format that vLLM loads, and say what to tell it."))
+                        description="Write a trained drafter in the format that vLLM "
+                        "loads, and say what to tell it."))
     _check_options(add("check", help="is a drafter or a rule of one's own exact?",
-                       description="Run a drafter, or a rule, through the book's proofs, and draw what they say."))
+                       description="Run a drafter, or a rule, through the book's proofs, "
+                       "and draw what they say."))
     add("drafters", help="list the drafters, their options, and what each needs",
         description="List the drafters, their options, and what each needs.")
-    _serve_options(add("serve", help="an OpenAI-compatible server", description="Serve completions and chat completions over HTTP, as OpenAI's API does."))
+    _serve_options(add("serve", help="an OpenAI-compatible server",
+                       description="Serve completions and chat completions over HTTP, as "
+                       "OpenAI's API does."))
     return top

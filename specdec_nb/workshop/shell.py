@@ -19,8 +19,10 @@ import time
 
 # %% ../../nbs/0_workshop/w3_shell.ipynb #35569e64
 class Parser(argparse.ArgumentParser):
-    "An `ArgumentParser` that raises ValueError instead of printing its usage; options are written out in full"
-    def __init__(self, *args, **kwargs): super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+    """An `ArgumentParser` that raises ValueError instead of printing its usage; options are written
+    out in full"""
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
     def error(self, message): raise ValueError(f"{message} (see {self.prog} --help)")
 
 def number(kind=int, least=None, above=None):
@@ -29,21 +31,29 @@ def number(kind=int, least=None, above=None):
     def read(text):
         try: x = kind(text)
         except ValueError: x = None
-        if x is None or not abs(x) < float("inf") or (least is not None and x < least) or (above is not None and x <= above):
-            raise argparse.ArgumentTypeError(f"expected a {'whole ' * (kind is int)}number{bound}, got {text!r}")
+        if (
+            x is None
+            or not abs(x) < float("inf")
+            or (least is not None and x < least)
+            or (above is not None and x <= above)
+        ):
+            raise argparse.ArgumentTypeError(f"expected a {'whole ' * (kind is int)}number{bound}, "
+                                             f"got {text!r}")
         return x
     return read
 
 def words(text) -> list:
     "A type for options: `a,b` as a list of at least one name"
     found = [t.strip() for t in text.split(",") if t.strip()]
-    if not found: raise argparse.ArgumentTypeError(f"expected names with commas between them, got {text!r}")
+    if not found:
+        raise argparse.ArgumentTypeError(f"expected names with commas between them, got {text!r}")
     return found
 
 def setting(text) -> tuple: # the name, and the values: numbers, true or false, texts
     "A type for options: `name=a,b`"
     name, equals, values = text.partition("=")
-    if not (name.strip() and equals): raise argparse.ArgumentTypeError(f"expected name=value,value, got {text!r}")
+    if not (name.strip() and equals):
+        raise argparse.ArgumentTypeError(f"expected name=value,value, got {text!r}")
     return name.strip(), [_value(v) for v in words(values)]
 
 def _value(text):
@@ -62,16 +72,19 @@ def content(
     raw = sys.stdin.buffer.read() if str(path) == "-" else Path(path).read_bytes()
     try: return raw.decode("utf-8-sig")
     except UnicodeDecodeError as e:
-        raise ValueError(f"{name} is not a text file in UTF-8: {e.reason} at byte {e.start}") from None
+        raise ValueError(f"{name} is not a text file in UTF-8: {e.reason} at "
+                         f"byte {e.start}") from None
 
 def readable(text) -> str:
-    "A type for options: text, and not bytes that the terminal sent for one. In the C locale UTF-8 is meant"
+    """A type for options: text, and not bytes that the terminal sent for one. In the C locale UTF-8
+    is meant"""
     try: return os.fsencode(text).decode() if any("\ud800" <= c <= "\udfff" for c in text) else text
     except UnicodeDecodeError: raise argparse.ArgumentTypeError("this is not valid UTF-8") from None
 
 # %% ../../nbs/0_workshop/w3_shell.ipynb #95bb46f7
 def speakable():
-    "Let stdout and stderr print what they can, with `?` for the rest; closed ones swallow everything"
+    """Let stdout and stderr print what they can, with `?` for the rest; closed ones swallow
+    everything"""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None: setattr(sys, name, open(os.devnull, "w"))
@@ -82,14 +95,16 @@ def exit_code(
     name:str, # what is said before an error
     hint:str="", # what is said after "interrupted"
 ) -> int: # 0; 2 for bad input, 130 if interrupted, 141 if nobody listens any more
-    "Run it. What a user can mend becomes one line on stderr; what is our mistake keeps its traceback"
+    """Run it. What a user can mend becomes one line on stderr; what is our mistake keeps its
+    traceback"""
     try:
         run()
         sys.stdout.flush()
         return 0
     except KeyboardInterrupt: said, code = f"interrupted{hint}", 130
     except BrokenPipeError:
-        sys.stdout = open(os.devnull, "w")           # else the interpreter complains when it flushes
+        # else the interpreter complains when it flushes
+        sys.stdout = open(os.devnull, "w")
         return 141
     except (ValueError, OSError, ImportError, MemoryError) as e: said, code = one_line(e), 2
     print(f"{name}: {said}", file=sys.stderr)
@@ -98,7 +113,8 @@ def exit_code(
 def one_line(e) -> str:
     "An error in one line, with the file it is about"
     if isinstance(e, MemoryError): return "this machine has not enough memory for it"
-    told = f"{e.strerror}: {e.filename}" if isinstance(e, OSError) and e.filename and e.strerror else str(e)
+    told = (f"{e.strerror}: {e.filename}" if isinstance(e, OSError) and e.filename and e.strerror
+            else str(e))
     return " ".join(told.split()) or type(e).__name__
 
 # %% ../../nbs/0_workshop/w3_shell.ipynb #268ea1cd
@@ -123,7 +139,8 @@ def pace(
     return f"{rate}{timedelta(seconds=round(left * seconds / done))} left"
 
 @contextmanager
-def telling(quiet:bool=False): # yields a function of `(what, done, total, note, tokens)`, the last two optional
+# yields a function of `(what, done, total, note, tokens)`, the last two optional
+def telling(quiet:bool=False):
     "Tell on stderr how far something is, and its `pace`: by bars in a terminal, by lines in a log"
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn
@@ -137,7 +154,8 @@ def telling(quiet:bool=False): # yields a function of `(what, done, total, note,
         bars.start()                                 # not before there is something to show
         if what not in tasks: tasks[what] = bars.add_task(what, total=total, told="")
         bars.update(tasks[what], completed=done, total=total, told=told)
-    show = bar if sys.stderr.isatty() else line      # rich believes FORCE_COLOR, which notebooks set
+    # rich believes FORCE_COLOR, which notebooks set
+    show = bar if sys.stderr.isatty() else line
     def tell(what, done, total, note="", tokens=None):
         at, then = begun.setdefault(what, (done, time.monotonic()))
         speed = pace(done - at, total - done, time.monotonic() - then, tokens)
