@@ -424,7 +424,7 @@ def test_a_broken_answer_would_be_seen(monkeypatch):
     "The control: JSON as it is usually written cannot carry what the client wrote"
     from starlette.responses import JSONResponse
     from specdec_nb.serving import server
-    monkeypatch.setattr(server.Said, "render", JSONResponse.render)
+    monkeypatch.setattr(server.Reply, "render", JSONResponse.render)
     with running(app()) as address:
         assert httpx.post(f"{address}/v1/completions", content=b'{"prompt": "a", "\\ud800": 1}').status_code == 500
 
