@@ -163,7 +163,7 @@ def _together(question, pairs):
                               limit=20)) != _text(model, "none", None, p, law=Law(temperature=0),
                                                   limit=20):
                 return Finding(question, False, f"request {i + 1} of one drafter came out as "
-                               f"{came[:6]} …: it remembers something of the one " "before")
+                               f"{came[:6]} …: it remembers something of the one before")
         served = {}
         for r, step in serve(some := [request(i) for i in range(3)]):
             served.setdefault(r, []).extend(step.verdict.tokens)
@@ -171,7 +171,7 @@ def _together(question, pairs):
             for r in some] != [_text(model, "none", None, p, law=Law(temperature=0), limit=20)
                                for p in prompts]:
             return Finding(question, False, "three requests served together are other texts than "
-                           "alone: what belongs to a request is made in " "begin(ctx, state)")
+                           "alone: what belongs to a request is made in begin(ctx, state)")
     return Finding(question, True, f"{len(pairs)} drafters and rules, three requests each")
 
 def _bounded(question, makes):
@@ -187,7 +187,7 @@ def _bounded(question, makes):
             if _text(TableLM.random(3, 1, 0), watching, limit=5) and watching.said]
     if deep:
         return Finding(question, None, f"drafts {deep[0][0]} levels where {deep[0][1]} are of "
-                       "use; what is too deep is cut, and was made for " "nothing")
+                       "use; what is too deep is cut, and was made for nothing")
     return Finding(question, True, "no level is drafted for nothing")
 
 # %% ../../nbs/9_measuring/42a_check.ipynb #12fd652c

@@ -76,7 +76,7 @@ def symptoms(
     if trace.decoding and spent > .15 * trace.decoding:
         found.append(Symptom("busy", f"{spent / trace.decoding:.0%} of the decoding is the "
                              "drafter's own work, its forwards apart",
-                             "an index made anew; Python loops over the text or the " "vocabulary",
+                             "an index made anew; Python loops over the text or the vocabulary",
                              "extend the index by the step's tokens in `observe`; "
                              "look only at the rows that are needed"))
     if plain and trace.seconds.get("prefill", 0.) > 1.3 * plain.seconds.get("prefill", np.inf):

@@ -150,7 +150,7 @@ def _serve_options(s):
 
 def _check_options(c):
     c.add_argument("file", type=Path, help="a Python file with drafter = a class with "
-                   "propose(ctx, rng), or rule = a function of (draft, p, " "rng), or both")
+                   "propose(ctx, rng), or rule = a function of (draft, p, rng), or both")
     c.add_argument("--rule",
                    help="a rule of the book to check a drafter under (default: walk and rejection)")
     c.add_argument("--tokens", type=number(least=1), default=3,
@@ -199,7 +199,7 @@ def parser() -> argparse.ArgumentParser:
                        "drafter on it."))
     _diagnose_options(add("diagnose", help="why is a trained drafter's acceptance low?",
                           description="Compare what a trained drafter guesses in use with "
-                          "what its network foretells in training, and name the " "fault."))
+                          "what its network foretells in training, and name the fault."))
     _export_options(add("export", help="write a trained drafter as vLLM loads it",
                         description="Write a trained drafter in the format that vLLM "
                         "loads, and say what to tell it."))
