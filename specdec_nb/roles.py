@@ -188,16 +188,15 @@ class Rule(Protocol):
         "`p[0]` follows the pending token, `p[1 + i]` node i"
 
 class Drafter:
-    """Guesses what the target will say. Subclass it, or write any object with `begin`,
-    `propose` and `observe`.
+    """Guesses what the target will say. Subclass it, or write any object with `begin`, `propose`
+    and `observe`.
 
-    Of such an object `bind`, `asks`, `vocab_size` and `learns` are optional, and `begin` may
-    return None for itself. `propose` need not
-    mind the budget: what it returns is trimmed to it. `observe` is called when `ctx.tokens`
-    already holds the step's tokens.
+    Of such an object `bind`, `asks`, `vocab_size` and `learns` are optional, and `begin` may return
+    None for itself. `propose` need not mind the budget: what it returns is trimmed to it. `observe`
+    is called when `ctx.tokens` already holds the step's tokens.
 
-    `vocab_size`, if set, must be the target's. A drafter that keeps what it learns across
-    requests keeps it in itself.
+    `vocab_size`, if set, must be the target's. A drafter that keeps what it learns across requests
+    keeps it in itself.
     """
     name = None
     vocab_size = None

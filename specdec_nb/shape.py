@@ -105,8 +105,8 @@ def growing(
     width:int, # nodes expanded on each level, and children of each
 ): # a generator; what it returns is `(draft, values)`: all candidates, level by level
     """The candidates of a dynamic tree (Li et al. 2024, EAGLE-2). Yields `(draft, nodes)`, the
-    draft so far and the nodes to expand,
-    and is sent for each of these what `best_first`'s expand would say of it."""
+    draft so far and the nodes to expand, and is sent for each of these what `best_first`'s expand
+    would say of it."""
     tokens:list[int] = []
     parents:list[int] = []
     values:list = []

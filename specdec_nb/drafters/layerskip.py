@@ -95,13 +95,12 @@ class _SkipDrafting(BehindDrafting):
 
 @register("layerskip")
 class LayerSkip(ModelDrafter):
-    """The target drafts with some of its own layers, on its own keys and values: no second
-    model, no second cache.
+    """The target drafts with some of its own layers, on its own keys and values: no second model,
+    no second cache.
 
-    Which layers: the first few (early exit), a given set (Zhang et al. 2024, Draft & Verify),
-    or one searched while
-    decoding (after Xia et al. 2025, SWIFT, by hill climbing): a swap of two layers that agrees
-    better with the latest text is kept.
+    Which layers: the first few (early exit), a given set (Zhang et al. 2024, Draft & Verify), or
+    one searched while decoding (after Xia et al. 2025, SWIFT, by hill climbing): a swap of two
+    layers that agrees better with the latest text is kept.
     """
     learns = True
     def __init__(self,

@@ -178,10 +178,9 @@ class Eagle3(EagleLayer):
 
     @classmethod
     def of(cls, model, words, depth:int=3, direct:bool=False) -> "Eagle3":
-        """For a Hugging Face model, `depth` levels in training; of the Llama family: it begins
-        as the model's last layer,
-        each query head with a key head of its own. `direct`: words have a matrix into the
-        residual stream, too"""
+        """For a Hugging Face model, `depth` levels in training; of the Llama family: it begins as
+        the model's last layer, each query head with a key head of its own. `direct`: words have a
+        matrix into the residual stream, too"""
         c, known = model.config.get_text_config(decoder=True), Llama.refuses(model.config) is None
         L, d, heads = c.num_hidden_layers, c.hidden_size, c.num_attention_heads
         size = getattr(c, "head_dim", None) or d // heads

@@ -186,13 +186,12 @@ def clocked(asking): # a generator; what it returns is `(what the other returns,
 # %% ../../nbs/6_phrases/30a_trained.ipynb #39c0ccea
 @register("auto")
 class Advised(Auto):
-    """Listens to the text, to earlier requests and to the target's rankings, believes each as
-    far as
-    its record goes, and drafts what pays. The default of those who do not want to choose.
+    """Listens to the text, to earlier requests and to the target's rankings, believes each as far
+    as its record goes, and drafts what pays. The default of those who do not want to choose.
 
     With a learned drafter it is a trained Ouroboros: that one is asked where its forwards pay,
-    phrases
-    lengthen what it is sure of and branch where it is not. What is learnt serves the next request.
+    phrases lengthen what it is sure of and branch where it is not. What is learnt serves the next
+    request.
     """
     pace:Any # what a guess must earn, once there is a target
     rates:dict

@@ -91,8 +91,7 @@ class QuantSelf(ModelDrafter):
     """The target's own weights draft, rounded to four or eight bits; the full ones verify.
 
     On the native runtime the draft reads the target's keys and values (after QSpec, Zhao et al.
-    2024, and QuantSpec, Tiwari et al. 2025);
-    a Hugging Face model's twin has a cache of its own.
+    2024, and QuantSpec, Tiwari et al. 2025); a Hugging Face model's twin has a cache of its own.
     """
     def __init__(self,
         bits:int=4, # 4 or 8, of the draft's weights

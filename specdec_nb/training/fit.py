@@ -145,9 +145,9 @@ def fit_drafter(
 ) -> list: # the log
     """Train to the last step, with AdamW, and leave the mean of the latest weights.
 
-    On a CPU the same weights come out whether or not it was interrupted. Raises ValueError if
-    the loss or its gradient
-    is not finite, the last good checkpoint stays; and for other settings on resuming.
+    On a CPU the same weights come out whether or not it was interrupted. Raises ValueError if the
+    loss or its gradient is not finite, the last good checkpoint stays; and for other settings on
+    resuming.
     """
     out, device = Path(out), module.head.device
     crew, half = _Crew(device), prefers_half(device) if half is None else half
