@@ -81,6 +81,7 @@ def options_of(cls) -> dict: # `{name: inspect.Parameter}`
 def made(
     group:str, # as for `find`
     text:str, # a name, with options if need be: "model:k=6:tree=8"
+    /,
     **options, # more of them; None means the constructor's own default
 ):
     "An object by the name of its class. Raises ValueError for an unknown name or option"
