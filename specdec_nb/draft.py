@@ -193,7 +193,7 @@ def _show(draft, say, path, token, most):
         return pages, texts
     pages, texts = below(-1)
     left = f" and {len(draft) - len(shown)} guesses more" if len(draft) > len(shown) else ""
-    style = "overflow-x:auto;line-height:1.9;" + "white-space:nowrap" * (not draft.is_chain)
+    style = f"overflow-x:auto;line-height:1.9;white-space:{['nowrap', 'normal'][draft.is_chain]}"
     return Picture(f'<div style="{style}">…{pages}{left}</div>', f"…{texts}{left}")
 
 _FORK = ("display:inline-block;vertical-align:top;"
@@ -218,17 +218,17 @@ def _preorder(draft):
 def _svg(draft, words, path, token):
     row, W, H = _layout(draft), 92, 30
     spot = lambda i: (46 + W * (draft.depth[i] if i >= 0 else 0), 18 + H * row.get(i, 0))
-    end = path[-1] if path else -1
-    branches = token is not None and draft.children(end)
-    below = 1 + max(row.values(), default=0) if branches else row.get(end, 0)
-    out, width = [], max(draft.depth, default=0) + (2 if token is not None else 1)
+    end, own = path[-1] if path else -1, token is not None
+    below = 1 + max(row.values(), default=0) if own and draft.children(end) else row.get(end, 0)
+    out, width = [], max(draft.depth, default=0) + 1 + own
     def edge(a, b, style):
         out.append(f'<path d="M{a[0]+38} {a[1]} C{a[0]+54} {a[1]} {b[0]-54} {b[1]} {b[0]-38} '
                    f'{b[1]}" fill="none" {style}/>')
     def box(at, label, style, ink="currentColor"):
         said = html.escape(label if len(label) < 12 else label[:10] + "…")
         out.append(f'<rect x="{at[0]-38}" y="{at[1]-11}" width="76" height="22" rx="6" {style}/>'
-                   f'<text x="{at[0]}" y="{at[1]+4}" fill="{ink}">{said}</text>')
+                   f'<text x="{at[0]}" y="{at[1]+4}" text-anchor="middle" '
+                   f'fill="{ink}">{said}</text>')
     solid, faint = 'stroke="#3a7d44" stroke-width="2"', 'stroke="currentColor" stroke-opacity=".35"'
     for i in range(len(draft)): edge(spot(draft.parents[i]), spot(i), solid if i in path else faint)
     box(spot(-1), "…", 'fill="none" stroke="currentColor"')
@@ -242,7 +242,7 @@ def _svg(draft, words, path, token):
     height = 36 + H * max([below, *row.values()])
     return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {W*width} {height}" '
             f'style="max-width:100%;width:{W*width}px" font-family="sans-serif" '
-            f'font-size="12" text-anchor="middle">{"".join(out)}</svg>')
+            f'font-size="12">{"".join(out)}</svg>')
 
 # %% ../nbs/1_exactness/05_draft.ipynb #9f342cde
 def show_mask(

@@ -197,6 +197,7 @@ class Scores:
         hidden:dict=None, # `{layer: [1+n, d]}`: the hidden states asked for
     ): self.rows, self.seconds, self.hidden = rows, seconds, hidden or {}
     def row(self, i:int) -> np.ndarray: return self.rows[i]
+    def some(self, rows:list) -> "Scores": return type(self)(self.rows[rows]) # by their numbers
     def top(self, k:int) -> np.ndarray:
         """The `k` most probable tokens of every row, `[1+n, k]`, best first, the lowest id first
         among equals"""

@@ -158,7 +158,8 @@ def test_a_drafter_that_is_not_well_is_an_error(capsys):
     assert main(argv) == 0
     out, err = capsys.readouterr()
     found = json.loads(out)
-    assert out.count("\n") == 1 and not err and found["healthy"] and found["figures"]["ways"]["served"][1] > 4
+    said = [line for line in err.splitlines() if not line.startswith("Compiling the kernel")]   # once on a new machine
+    assert out.count("\n") == 1 and not said and found["healthy"] and found["figures"]["ways"]["served"][1] > 4
     assert main([*argv, "--raw"]) == 2                               # the question without its template
     out, err = capsys.readouterr()
     assert [f["name"] for f in json.loads(out)["faults"]] == ["other frame"] and err == "specdec diagnose: eagle3 is not well: other frame\n"

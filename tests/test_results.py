@@ -11,7 +11,7 @@ FILES = sorted((ROOT/"results").glob("*.json"))
 
 
 def test_every_file_of_results_is_a_result_or_has_a_generator():
-    known = ("random.jsonl", "training.jsonl", "history.jsonl")
+    known = ("random.jsonl", "training.jsonl", "history.jsonl", "ideas.jsonl")
     odd = [p.name for p in (ROOT/"results").iterdir() if p.suffix != ".json" and p.name not in known]
     assert FILES and not odd
     if (ledger := ROOT/"results/history.jsonl").exists(): assert history(ledger)

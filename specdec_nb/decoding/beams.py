@@ -164,7 +164,7 @@ class Beams:
         "Each drafter's part of what came out: the rows of its guesses, and how the best text went on from there"
         heirs = [t for _, t in sorted((f for g in self.groups for f in g.running + g.finished), key=lambda f: -f[0])]
         for h, node, drafting, ctx, made, nodes in self.guessed:
-            part = type(scores)(scores.rows[[node + 1, *(i + 1 for i in nodes)]])
+            part = scores.some([node + 1, *(i + 1 for i in nodes)])
             went = next((t[len(h):] for t in heirs if t[:len(h)] == h and len(t) > len(h)), (part.best(0),))
             path = made.follow(went)
             verdict = Verdict.of(made, path, went[len(path)] if len(path) < len(went) else None)

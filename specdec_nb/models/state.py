@@ -35,7 +35,7 @@ def favourites(
 ) -> np.ndarray: # `[n, k]`, best first, of equals some
     "The largest entries of each row: they are among the k columns, of 64 entries each, whose peaks are highest"
     n, V = rows.shape
-    if V < 64 * k: return np.argsort(-rows, axis=1, kind="stable")[:, :k]
+    if not n or V < 64 * k: return np.argsort(-rows, axis=1, kind="stable")[:, :k]
     w = V // 64
     columns = np.argpartition(rows[:, :64 * w].reshape(n, 64, w).max(1), w - k, axis=1)[:, w - k:]
     places = (np.arange(0, 64 * w, w)[:, None] + np.sort(columns, 1)[:, None]).reshape(n, -1)
@@ -88,6 +88,7 @@ class RankedScores(TensorScores):
     def _best(self): return self.ranked[:, 0].tolist()
     def row(self, i): return self.array[i]
     def top(self, k): return self.ranked[:, :k] if k <= min(self.ranked.shape[1], self.array.shape[1]) else favourites(self.array, k)
+    def some(self, rows): return RankedScores(Ranked(self.array, self.ranked)[rows])
     def _after(self, before):
         best = before.top(self.ranked.shape[1])
         return Ranked(np.concatenate([before.array, self.array]), np.concatenate([best, self.ranked]))

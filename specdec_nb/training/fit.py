@@ -77,7 +77,7 @@ class _Run:
         self.step += 1
         torch._foreach_lerp_(self.mean, [w.detach() for w in self.params],
                              min(1., 8 / (self.step + 7)))
-        self.sums.append(dict(figures, loss=loss.item()))
+        self.sums.append(dict(figures, loss=loss.item(), tokens=tokens))
 
     def record(self, held, half):
         """A line of the log, with the figures of the mean weights on documents kept apart if there

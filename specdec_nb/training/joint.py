@@ -124,8 +124,9 @@ def train_jointly(
         batches = Batches(read, net, size, seed, begins=begins)
         def fit(module, name, steps):
             def tick(r):
-                tell(name, r["step"], steps,
-                     f"loss {r['loss']:.3f}, accepted {r['overlap'][0]:.3f}")
+                note = "" # of the first call, before any step
+                if "loss" in r: note = f"loss {r['loss']:.3f}, accepted {r['overlap'][0]:.3f}"
+                tell(name, r["step"], steps, note, r.get("tokens"))
             return fit_drafter(module, batches, None, out / name, steps, lr, resume=resume,
                                tick=tick, **options)
         log = fit(net, "drafter", warmup if weight else warmup + steps)

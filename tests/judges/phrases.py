@@ -67,7 +67,7 @@ def check_brought(c):
             "a sum": total, "a constant": lambda calls: 2}
 
 
-def check_levels(c):
+def check_deeper(c):
     def each(hits, price, c_): return next((d for d, h in enumerate(hits) if h <= price * c_), len(hits))
     def best(hits, price, c_):
         def left(n): return sum(math.prod(hits[:d + 1]) - price * c_ for d in range(n))
