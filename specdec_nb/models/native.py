@@ -41,9 +41,12 @@ class NativeCache:
     def _room(self, capacity):
         (layers, kv, hq, hv), p = self.shape, self.panel
         self.capacity = capacity
-        self._hold(np.zeros((layers, kv, capacity // p, hq, p), np.float32), np.zeros((layers, kv, hv // p, capacity, p), np.float32))
+        self.keys = np.zeros((layers, kv, capacity // p, hq, p), np.float32)
+        self.values = np.zeros((layers, kv, hv // p, capacity, p), np.float32)
 
-    def _hold(self, keys, values): self.keys, self.values, self.places = keys, values, (keys.ctypes.data, values.ctypes.data)
+    def __setattr__(self, name, x): # where an array lies is asked once, when it comes
+        super().__setattr__(name, x)
+        if name in ("keys", "values"): super().__setattr__(f"{name}_at", x.ctypes.data)
 
     def reserve(self, n:int):
         "Make room for `n` more rows"
@@ -65,7 +68,7 @@ class NativeCache:
 
     def __deepcopy__(self, memo):
         twin = copy.copy(self)
-        twin._hold(self.keys.copy(), self.values.copy())
+        twin.keys, twin.values = self.keys.copy(), self.values.copy()
         return twin
 
 # %% ../../nbs/2_models/14g_native.ipynb #6aa41560
@@ -158,7 +161,7 @@ class Native(Llama):
         requests, tokens, parents, wanted, sees, longest = [], [], [], [], 0, 0
         for p in parts:
             first, n, nodes = len(tokens), len(p.tokens), len(p.parents)
-            requests += first, n, p.base, nodes - n, p.cache.capacity, len(parents), sees, *p.cache.places
+            requests += first, n, p.base, nodes - n, p.cache.capacity, len(parents), sees, p.cache.keys_at, p.cache.values_at
             tokens += p.tokens
             parents += p.parents
             wanted += range(first + p.first, first + n)
