@@ -112,5 +112,5 @@ def share_of(
     that these add"""
     base = curve(others + 1)
     rows = np.arange(1, 66)
-    return CostCurve(rows, base / batch + curve(others + rows) - base,
+    return CostCurve(rows.tolist(), base / batch + curve(others + rows) - base,
                      dict(curve.provenance, others=others, batch=batch))

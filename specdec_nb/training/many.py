@@ -218,7 +218,8 @@ class OnRay(Workers):
         try: import ray
         except ImportError:
             raise ImportError("Ray is not installed: pip install 'specdec_nb[ray]'") from None
-        self.ray, self.refs = ray, {}
+        self.ray = ray
+        self.refs:dict = {}
         self.ours = not ray.is_initialized()
         try: _joined(ray, address)
         except Exception as e:
@@ -280,6 +281,7 @@ def _remotely(threads, work, job, name, board):
 def hired(o, loader:Loader, stop=None) -> tuple: # `(run, model or loader)`
     "Who works, by the options --ray, --workers, --threads and --device, and with what"
     if o.ray is None and (o.workers or 1) == 1: return in_order, loader()
+    crew:Workers
     if o.ray is None: crew = Processes(o.workers, o.threads)
     else: crew = OnRay(o.workers, o.ray or None, o.device.type == "cuda", o.threads)
     crew.stop = stop

@@ -35,7 +35,7 @@ class Try:
     def name(self) -> str:
         return "-".join([self.kind, *(f"{k}{v}" for k, v in self.options.items())])
 
-SETTINGS = {"lr": (float, int), "epochs": (float, int), "words": int, "batch": int, "seed": int,
+SETTINGS:dict = {"lr": (float, int), "epochs": (float, int), "words": int, "batch": int, "seed": int,
             "objective": str}                        # what any kind can be told, and as what
 
 def grid(

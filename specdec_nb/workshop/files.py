@@ -19,8 +19,7 @@ import shutil
 import time
 import numpy as np
 try: import fcntl
-# type: ignore[assignment]  # Windows: no locks, and leftovers are told by their age
-except ImportError: fcntl = None
+except ImportError: fcntl = None  # type: ignore[assignment] # Windows: leftovers go by their age
 
 # %% ../../nbs/0_workshop/w1_files.ipynb #44ddba82
 def hold(file) -> bool: # whether it is ours now; True where the system or the disk knows no locks
