@@ -35,8 +35,9 @@ class Try:
     def name(self) -> str:
         return "-".join([self.kind, *(f"{k}{v}" for k, v in self.options.items())])
 
-SETTINGS:dict = {"lr": (float, int), "epochs": (float, int), "words": int, "batch": int, "seed": int,
-            "objective": str}                        # what any kind can be told, and as what
+SETTINGS:dict = { # what any kind can be told, and as what
+    "lr": (float, int), "epochs": (float, int), "words": int, "batch": int, "seed": int,
+    "objective": str}
 
 def grid(
     kinds:list, # of networks
