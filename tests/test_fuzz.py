@@ -99,3 +99,9 @@ def test_the_command(monkeypatch, capsys):
     assert fuzz.main(["--cases", "2", "--seed", "3"]) == 2 and "case 3000000: wrong" in (out := capsys.readouterr().out)
     assert '"new": 4' in out and "2 cases, 2 failed" in out
     assert fuzz.main(["--replay", "3000000"]) == 1
+
+
+def test_a_stop_string_that_begins_in_the_prompt():
+    "In a padded batch, too: the padding behind a shorter prompt stands between it and what is written"
+    case = {"family": "gemma2, window 4", "own": False, "prompts": [[13, 28], [38]], "form": "right", "holes": [], "drafter": "medusa", "noise": 10, "k": None, "rule": None, "seed": None, "warp": {}, "options": {}, "eos": None, "new": 2, "criterion": None, "process": None, "strings": ["jg", "vk", "sl"], "copies": 1, "stream": False, "told": False, "onward": None, "twice": False}
+    assert fuzz.check(case) is None and fuzz.check(case | dict(drafter="none")) is None

@@ -55,12 +55,13 @@ def _row(target, input_ids, b, config, processors, criteria, inputs, law) -> tup
     at = seen.nonzero()[:, 0]
     bare = ids[:, at[0]:at[-1] + 1] if rows > 1 else None
     encoder = getattr(getattr(getattr(target, "model", None), "config", None), "is_encoder_decoder", False)
-    own = for_row(processors, b, rows, None if encoder else bare)
+    alone = None if encoder else bare
+    own = for_row(processors, b, rows, alone)
     if law is None: law = law_of(own, config.do_sample, ids, len(tokens), bool(told), bare)
     else: law = law_after(law, own, ids, len(tokens), bare)
     recorded = _Recorded(law.processors[0].seen, len(tokens)) if told else None
     scores = recorded.scores if recorded is not None and config.output_scores else lambda text: None
-    return tokens, law, stop_of(criteria, ids, len(tokens), target.window, scores), recorded, seen
+    return tokens, law, stop_of(criteria, ids, len(tokens), target.window, scores, alone), recorded, seen
 
 def _fits(target, n):
     most, named = target.window, getattr(getattr(target, "config", None), "max_position_embeddings", None)

@@ -188,6 +188,7 @@ def stop_of(
     visible:int, # how many of them the model sees
     window:int=None, # the longest text the model can read
     scores=lambda text: None, # what a criterion is told of the scores so far
+    bare=None, # the ids without the padding that neighbours ask for: stop strings read these
 ) -> Stop:
     "The stop that a list of stopping criteria describes; each is asked for every committed token"
     limit, eos, others = None, set(), []
@@ -196,7 +197,8 @@ def stop_of(
         pure = isinstance(c, StopStringCriteria)
         def ends(text):
             told = None if pure else scores(text)
-            return bool(torch.as_tensor(c(_whole(prompt, text, visible), told)).all())
+            shown = bare if pure and bare is not None else prompt
+            return bool(torch.as_tensor(c(_whole(shown, text, visible), told)).all())
         ends.pure = pure
         return ends
     for c in criteria:
