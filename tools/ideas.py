@@ -6,7 +6,7 @@
     python tools/ideas.py masks         masks of nibbles done by loads (needs AVX-512)
     python tools/ideas.py chains        two blocks, and two panels, at once
     python tools/ideas.py floats        weights widened to floats before, for the many rows of a prompt
-    python tools/ideas.py whole         activations as whole numbers of 23 bits (needs AVX-512 VNNI): speed, and how far from exact
+    python tools/ideas.py whole         four-bit weights by factors and by digits (chapter 14c), with fetches at several distances
     python tools/ideas.py overhead      a step of `none` and of `auto` outside the kernel
     python tools/ideas.py prompt        reading a prompt in chunks of several lengths
     python tools/ideas.py auto FILE…    `auto` with other settings, replayed on written answers by the price list of this machine
@@ -18,7 +18,7 @@ import time
 
 import numpy as np
 
-from kernel_ideas import chains, clocked, fetches, floats, masks, peaks, tiles, whole_against
+from kernel_ideas import chains, clocked, fetches, floats, masks, peaks, tiles, whole
 
 # -- a step, a prompt, a drafter -------------------------------------------------------------------------
 
@@ -121,7 +121,7 @@ def auto(*files, n=3, tokens=64):
             print(f"{name}{', warm' * warm}: {rates.pop('all')}; {rates}", flush=True)
 
 
-IDEAS = dict(peaks=peaks, fetch=fetches, tiles=tiles, masks=masks, chains=chains, floats=floats, whole=whole_against,
+IDEAS = dict(peaks=peaks, fetch=fetches, tiles=tiles, masks=masks, chains=chains, floats=floats, whole=whole,
              overhead=overhead, prompt=prompt, auto=auto)
 
 if __name__ == "__main__":

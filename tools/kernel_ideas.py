@@ -5,11 +5,12 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic, models, register_model
+from numba.extending import intrinsic
 
 from specdec_nb.models import simd
 from specdec_nb.models.machine import PANEL, kernel, piece
-from specdec_nb.models.simd import halves, nibbles, outer, put, scaled, singles, tile, total, words32, zeros_like
+from specdec_nb.models.nibbles import SHAPE, _sewn, by_digits, by_factors, nibbles
+from specdec_nb.models.simd import halves, outer, put, scaled, singles, tile, total, words32, zeros_like
 
 F32, I32, BYTE = ir.FloatType(), ir.IntType(32), ir.IntType(8)
 BLOCK, DEPTH = 20 * PANEL, 576 # bytes of a block of four-bit weights; the default model's width
@@ -42,24 +43,24 @@ def fetch(locality):
 
 
 def four_bits(locality=3, far=0):
-    "The kernel of chapter 14c, with fetches of one's own"
+    "Chapter 14c by factors, with fetches of one's own"
     ahead = fetch(locality)
     @piece
-    def times(acc, x, xs, i, stride, K, w, o, c):
+    def times(acc, x, xs, i, stride, K, w, o, c, _):
         for b in range(K // 32):
             if far:
                 for j in range(o + far, o + far + BLOCK, 64): ahead(w, j)
             s, k = zeros_like(acc), i + 32 * b
             for g in range(4):
-                v = words32(acc, w, o + 4 * (PANEL * (1 + g) + c))
-                s = outer(s, x, k + g, stride, nibbles(v, 0))
-                s = outer(s, x, k + g + 4, stride, nibbles(v, 1))
-                s = outer(s, x, k + g + 8, stride, nibbles(v, 2))
-                s = outer(s, x, k + g + 12, stride, nibbles(v, 3))
-                s = outer(s, x, k + g + 16, stride, nibbles(v, 4))
-                s = outer(s, x, k + g + 20, stride, nibbles(v, 5))
-                s = outer(s, x, k + g + 24, stride, nibbles(v, 6))
-                s = outer(s, x, k + g + 28, stride, nibbles(v, 7))
+                v, n = words32(acc, w, o + 4 * (PANEL * (1 + g) + c)), k + 4 * g
+                s = outer(s, x, n, stride, nibbles(v, 0))
+                s = outer(s, x, n + 16, stride, nibbles(v, 1))
+                s = outer(s, x, n + 1, stride, nibbles(v, 2))
+                s = outer(s, x, n + 17, stride, nibbles(v, 3))
+                s = outer(s, x, n + 2, stride, nibbles(v, 4))
+                s = outer(s, x, n + 18, stride, nibbles(v, 5))
+                s = outer(s, x, n + 3, stride, nibbles(v, 6))
+                s = outer(s, x, n + 19, stride, nibbles(v, 7))
             acc = scaled(acc, s, halves(acc, w, o + 2 * c))
             acc = outer(acc, xs, k // 32, stride // 32, halves(acc, w, o + 2 * (PANEL + c)))
             o += BLOCK
@@ -73,7 +74,7 @@ def over_panels(times, rows, lanes):
     def go(x, xs, w, y, panels):
         for p in range(panels):
             for c in range(0, PANEL, lanes):
-                acc = times(tile(rows, lanes), x, xs, 0, DEPTH, DEPTH, w, p * (DEPTH // 32) * BLOCK, c)
+                acc = times(tile(rows, lanes), x, xs, 0, DEPTH, DEPTH, w, p * (DEPTH // 32) * BLOCK, c, 0)
                 put(acc, y, p * PANEL + c, PANEL * panels)
     return go
 
@@ -81,7 +82,7 @@ def over_panels(times, rows, lanes):
 def rates(kernels, megabytes=60):
     "What kernels `{name: (function, rows)}` make of matrices that no cache holds, and of one that it does"
     panel = DEPTH // 32 * BLOCK
-    many, w = (megabytes << 20) // panel, np.zeros(megabytes + 1 << 20, np.uint8)
+    many, w = (megabytes << 20) // panel, np.full(megabytes + 1 << 20, 0x11, np.uint8) # a page of zeros would be one page only
     def run(f, rows, panels, repeats):
         x, y = np.ones(rows * DEPTH, np.float32), np.zeros(rows * PANEL * panels, np.float32)
         def go():
@@ -137,12 +138,12 @@ def low_bytes(typing, t, w, i, n):
             at = builder.gep(simd._pointer(context, builder, w, *args[1:3], BYTE), [ir.Constant(ir.IntType(64), k)])
             v = builder.call(load, [builder.bitcast(at, bytes_.as_pointer()), ir.Constant(I32, 1), kept, ir.Constant(bytes_, None)])
             parts.append(builder.bitcast(v, ir.VectorType(I32, 16)))
-        return builder.sitofp(_joined(builder, parts), out.ll)
+        return builder.sitofp(_sewn(builder, parts), out.ll)
     return out(t, w, types.intp, n), emit
 
 
 @piece
-def masked(acc, x, xs, i, stride, K, w, o, c):
+def masked(acc, x, xs, i, stride, K, w, o, c, _):
     "Three of eight masks done by loads"
     for b in range(K // 32):
         s, k = zeros_like(acc), i + 32 * b
@@ -177,7 +178,7 @@ def both(s, t, x, i, j, stride, v, u):
 
 
 @piece
-def paired(acc, x, xs, i, stride, K, w, o, c):
+def paired(acc, x, xs, i, stride, K, w, o, c, _):
     "Two blocks of a column at once, in the same order"
     for b in range(0, K // 32, 2):
         s, t, k = zeros_like(acc), zeros_like(acc), i + 32 * b
@@ -222,7 +223,7 @@ def floats():
     "Weights that are floats already, as they would be if a panel were widened once for all tiles of a prompt"
     from specdec_nb.models.linear import _f32
     @piece
-    def ready(acc, x, xs, i, stride, K, w, o, c): return _f32(acc, x, xs, i, stride, K, w, 0, c, 0)
+    def ready(acc, x, xs, i, stride, K, w, o, c, _): return _f32(acc, x, xs, i, stride, K, w, 0, c, 0)
     rates({"four bits, 6 rows": (over_panels(four_bits(), 6, 64), 6), "floats, 6 rows": (over_panels(ready, 6, 64), 6)}, 12)
 
 
@@ -230,123 +231,19 @@ def tiles():
     rates({f"{n} rows x {lanes}": (over_panels(four_bits(), n, lanes), n) for n, lanes in ((2, 64), (2, 32), (4, 64), (4, 32), (6, 64), (6, 32), (8, 32))})
 
 
-# -- whole numbers ---------------------------------------------------------------------------------------
-
-class Whole(types.Type):
-    "`rows` vectors of `lanes` whole numbers"
-    def __init__(self, rows, lanes):
-        self.rows, self.lanes, self.ll = rows, lanes, ir.ArrayType(ir.VectorType(I32, lanes), rows)
-        super().__init__(f"Whole({rows}, {lanes})")
-
-
-@register_model(Whole)
-class _Model(models.PrimitiveModel):
-    def __init__(self, manager, t): super().__init__(manager, t, t.ll)
-
-
-@intrinsic(prefer_literal=True)
-def whole(typing, rows, lanes):
-    t = Whole(rows.literal_value, lanes.literal_value)
-    return t(rows, lanes), lambda context, builder, sig, args: ir.Constant(t.ll, None)
-
-
-def _cut(builder, v):
-    numbers = range(0, v.type.count, 16)
-    return [builder.shuffle_vector(v, v, ir.Constant(ir.VectorType(I32, 16), [*range(k, k + 16)])) for k in numbers]
-
-
-def _joined(builder, parts):
-    while len(parts) > 1:
-        n = 2 * parts[0].type.count
-        places = ir.Constant(ir.VectorType(I32, n), [*range(n)])
-        parts = [builder.shuffle_vector(a, b, places) for a, b in zip(parts[::2], parts[1::2])]
-    return parts[0]
-
-
-@intrinsic
-def fours(typing, t, x, i, stride, w):
-    "To each lane of row r the products of four bytes of `w` and the four of the word `x[i + r * stride]`"
-    def emit(context, builder, sig, args):
-        acc, xs, i, stride, w = args
-        v = ir.VectorType(I32, 16)
-        dot = cgutils.get_or_insert_function(builder.module, ir.FunctionType(v, [v] * 3), "llvm.x86.avx512.vpdpbusd.512")
-        def row(r, old):
-            spot = simd._pointer(context, builder, x, xs, simd._strided(builder, i, stride, r), I32)
-            one = simd._splat(builder, builder.load(spot), 16)
-            return _joined(builder, [builder.call(dot, [a, b, one]) for a, b in zip(_cut(builder, old), _cut(builder, w))])
-        return simd._row_by_row(builder, t, acc, row)
-    return t(t, x, types.intp, types.intp, w), emit
-
-
-@intrinsic(prefer_literal=True)
-def half_bytes(typing, v, upper):
-    def emit(context, builder, sig, args):
-        w = builder.lshr(args[0], ir.Constant(v.ll, [4] * v.lanes)) if upper.literal_value else args[0]
-        return builder.and_(w, ir.Constant(v.ll, [0x0F0F0F0F] * v.lanes))
-    return v(v, upper), emit
-
-
-@intrinsic
-def assembled(typing, acc, high, middle, low, scales, i, stride, d):
-    "`acc[r] + (65536 high + 256 middle + low) * scales[i + r * stride] * d` in every row r"
-    def emit(context, builder, sig, args):
-        into, *digits, xs, i, stride, d = args
-        def row(r, old):
-            eight, number = ir.Constant(ir.VectorType(I32, acc.lanes), [8] * acc.lanes), None
-            for part in (builder.extract_value(digit, r) for digit in digits):
-                number = part if number is None else builder.add(builder.shl(number, eight), part)
-            spot = simd._pointer(context, builder, scales, xs, simd._strided(builder, i, stride, r), F32)
-            by = builder.fmul(simd._splat(builder, builder.load(spot), acc.lanes), d)
-            return simd._call(builder, "fma", builder.sitofp(number, acc.row.ll), by, old)
-        return simd._row_by_row(builder, acc, into, row)
-    return acc(acc, high, middle, low, scales, types.intp, types.intp, d), emit
-
-
-def whole_numbers(rows, lanes):
-    "Four-bit weights times activations of three digits to the base 256: sums of a block are exact"
-    @kernel
-    def go(x, xs, scales, w, y, panels):
-        for p in range(panels):
-            for c in range(0, PANEL, lanes):
-                acc, o = tile(rows, lanes), p * (DEPTH // 32) * BLOCK
-                for b in range(DEPTH // 32):
-                    high, middle, low = whole(rows, lanes), whole(rows, lanes), whole(rows, lanes)
-                    for g in range(4):
-                        v, k = words32(acc, w, o + 4 * (PANEL * (1 + g) + c)), 24 * b + g
-                        first, second = half_bytes(v, 0), half_bytes(v, 1)
-                        high, middle = fours(high, x, k, 432, first), fours(middle, x, k + 8, 432, first)
-                        low, high = fours(low, x, k + 16, 432, first), fours(high, x, k + 4, 432, second)
-                        middle, low = fours(middle, x, k + 12, 432, second), fours(low, x, k + 20, 432, second)
-                    acc = assembled(acc, high, middle, low, scales, b, DEPTH // 32, halves(acc, w, o + 2 * c))
-                    acc = outer(acc, xs, b, DEPTH // 32, halves(acc, w, o + 2 * (PANEL + c)))
-                    o += BLOCK
-                put(acc, y, p * PANEL + c, PANEL * panels)
-    return go
-
-
-def digits(x):
-    "Rows `[n, 576]` as words of four digits each, and a scale for each 32 numbers"
-    blocks = x.reshape(len(x), -1, 32)
-    scales = (abs(blocks).max(-1) / 2 ** 22).astype(np.float32)
-    number = np.rint(blocks / scales[..., None]).astype(np.int64)
-    low = (number + 128) % 256 - 128
-    middle = ((number - low) // 256 + 128) % 256 - 128
-    high = ((number - low) // 256 - middle) // 256
-    words = np.stack([high, middle, low], 2).astype(np.int8)
-    return np.ascontiguousarray(words).view(np.int32).reshape(-1), scales.reshape(-1)
-
-
-def whole_against():
-    gen = np.random.default_rng(0)
-    q, x = gen.integers(0, 16, (PANEL, DEPTH)), gen.standard_normal((1, DEPTH)).astype(np.float32)
-    d, m = (gen.uniform(.01, .02, (2, DEPTH // 32, PANEL)) * [[[1]], [[-8]]]).astype(np.float16)
-    quads = q.T.reshape(DEPTH // 32, 2, 4, 4, PANEL).swapaxes(-1, -2)          # block, half, word, column, byte
-    packed = (quads[:, 0] | quads[:, 1] << 4).astype(np.uint8).reshape(DEPTH // 32, -1)
-    w = np.concatenate([d.view(np.uint8).reshape(len(d), -1), m.view(np.uint8).reshape(len(m), -1), packed], 1).reshape(-1)
-    y, sums = np.zeros(PANEL, np.float32), x.reshape(-1, 32).sum(1)
-    whole_numbers(1, 64)(*digits(x)[:1], sums, digits(x)[1], w, y, 1)
-    exact = (np.repeat(d.astype(float), 32, 0).T * q + np.repeat(m.astype(float), 32, 0).T) @ x[0].astype(float)
-    single = (np.repeat(d.astype(np.float32), 32, 0).T * q.astype(np.float32) + np.repeat(m.astype(np.float32), 32, 0).T) @ x[0]
-    print("largest error by the largest number: whole", abs(y - exact).max() / abs(exact).max(), "single", abs(single - exact).max() / abs(exact).max())
-    def flat(f): return lambda x, xs, w, y, panels: f(x.view(np.int32), xs, xs, w, y, panels)
-    rates({f"whole numbers, {n} row{'s' * (n > 1)} x {lanes}": (flat(whole_numbers(n, lanes)), n) for n, lanes in ((1, 64), (2, 32), (6, 16))})
+def whole():
+    "Both ways of chapter 14c, and digits with fetches of one's own"
+    def ahead_of(far):
+        mine = fetch(3)
+        @piece
+        def times(acc, x, xs, i, stride, K, w, o, c, _):
+            for b in range(K // 32):
+                if c == 0:
+                    for j in range(o + far, o + far + BLOCK, 64): mine(w, j)
+                acc = by_digits(acc, x, xs, i + 32 * b, stride, 32, w, o, c, 0)
+                o += BLOCK
+            return acc
+        return times
+    for n, lanes in ((1, SHAPE[0]), (2, SHAPE[1]), (4, SHAPE[2]), (6, SHAPE[2])):
+        tried = {f"digits, {far} bytes ahead": (over_panels(ahead_of(far), n, lanes), n) for far in (2048, 4096, 8192)}
+        rates({f"{n} x {lanes} {name}": f for name, f in (dict(factors=(over_panels(by_factors, n, 64), n), digits=(over_panels(by_digits, n, lanes), n)) | tried).items()})

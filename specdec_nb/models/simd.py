@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['singles', 'halves', 'brains', 'ints', 'words32', 'total', 'highest', 'floats_at', 'bytes_at', 'Vector', 'Tile',
-           'vector_at', 'write', 'full', 'fma', 'larger', 'nearest', 'power_of_two', 'fourth', 'nibbles', 'tile',
-           'zeros_like', 'outer', 'scaled', 'put', 'prefetch', 'Form', 'form', 'address', 'call']
+           'vector_at', 'write', 'full', 'fma', 'larger', 'nearest', 'power_of_two', 'tile', 'zeros_like', 'outer',
+           'scaled', 'put', 'prefetch', 'width', 'ahead', 'Form', 'form', 'address', 'call']
 
 # %% ../../nbs/2_models/14b_simd.ipynb #50e09267
 import operator
@@ -14,6 +14,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, overload, register_model
 from numba.np.arrayobj import populate_array
+from .machine import piece
 
 # %% ../../nbs/2_models/14b_simd.ipynb #3836f1e0
 #| code-fold: true
@@ -29,10 +30,10 @@ class Vector(types.Type):
     def ll(self): return ir.VectorType(_F32 if self.elem == types.float32 else _I32, self.lanes)
 
 class Tile(types.Type):
-    "`rows` vectors of `lanes` floats: a piece of a matrix that stays in registers"
-    def __init__(self, rows, lanes):
-        self.rows, self.lanes, self.row = rows, lanes, Vector(types.float32, lanes)
-        super().__init__(f"Tile({rows}, {lanes})")
+    "`rows` vectors of `lanes` numbers: a piece of a matrix that stays in registers"
+    def __init__(self, rows, lanes, elem=types.float32):
+        self.rows, self.lanes, self.row = rows, lanes, Vector(elem, lanes)
+        super().__init__(f"Tile({rows}, {lanes}, {elem})")
     @property
     def ll(self): return ir.ArrayType(self.row.ll, self.rows)
 
@@ -97,7 +98,7 @@ words32 = _reader("words32", _I32, 4, None, "words of 32 bits, as they are")
 
 # %% ../../nbs/2_models/14b_simd.ipynb #2dc925bc
 #| code-fold: true
-#| code-summary: "+ - * /, fma, larger, total, highest, nearest, power_of_two, fourth, nibbles"
+#| code-summary: "+ - * /, fma, larger, total, highest, nearest, power_of_two"
 def _call(builder, name, *args):
     "One of LLVM's own functions on vectors"
     t = args[0].type
@@ -167,28 +168,9 @@ def power_of_two(typing, v):
         return builder.bitcast(i, v.ll)
     return v(v), emit
 
-@intrinsic
-def fourth(typing, v):
-    "Each lane's fourth neighbour to the right; zeros at the end"
-    def emit(context, builder, sig, args):
-        places = ir.Constant(ir.VectorType(_I32, v.lanes), [*range(4, v.lanes + 4)])
-        return builder.shuffle_vector(args[0], ir.Constant(v.ll, [0.] * v.lanes), places)
-    return v(v), emit
-
-@intrinsic(prefer_literal=True)
-def nibbles(typing, v, j):
-    "Of each word the four bits that begin at bit 4j, and in its half all below them, as a number"
-    out, at = Vector(types.float32, v.lanes), j.literal_value
-    def emit(context, builder, sig, args):
-        def const(k): return ir.Constant(v.ll, [k] * v.lanes)
-        w = builder.lshr(args[0], const(16)) if at > 3 else args[0]
-        if at != 7: w = builder.and_(w, const(16 ** (at % 4 + 1) - 1))
-        return builder.sitofp(w, out.ll)
-    return out(v, j), emit
-
 # %% ../../nbs/2_models/14b_simd.ipynb #3b5881f4
 #| code-fold: true
-#| code-summary: "tile, zeros_like, outer, scaled, put, prefetch"
+#| code-summary: "tile, zeros_like, outer, scaled, put, prefetch, width, ahead"
 @intrinsic(prefer_literal=True)
 def tile(typing, rows, lanes):
     "A tile of zeros"
@@ -239,14 +221,27 @@ def put(typing, t, y, i, stride):
 
 @intrinsic
 def prefetch(typing, a, i):
-    "Begin to fetch what lies at `a[i]`"
+    "Begin to fetch what lies at `a[i]`, into the second cache: the first is full of the present"
     def emit(context, builder, sig, args):
         byte = _I8.as_pointer()
         kind = ir.FunctionType(ir.VoidType(), [byte, _I32, _I32, _I32])
         fetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        builder.call(fetch, [_pointer(context, builder, a, *args, _I8), *(ir.Constant(_I32, k) for k in (0, 3, 1))])
+        builder.call(fetch, [_pointer(context, builder, a, *args, _I8), *(ir.Constant(_I32, k) for k in (0, 2, 1))])
         return context.get_dummy_value()
     return types.void(a, types.intp), emit
+
+@intrinsic
+def width(typing, t):
+    "How many columns a tile has"
+    return types.intp(t), lambda context, builder, sig, args: ir.Constant(_I64, t.lanes)
+
+@piece
+def ahead(t, w, o, c, size, far):
+    """Begin to fetch this tile's share of a block that comes `far` bytes later, `size` bytes a
+    column; 0: nothing"""
+    if far:
+        start = o + far + size * c
+        for i in range(start, start + size * width(t), 64): prefetch(w, i)
 
 # %% ../../nbs/2_models/14b_simd.ipynb #9d6e1bc4
 class Form(types.Opaque):

@@ -96,6 +96,13 @@ def check_tallest(c):
             "registers, not rows": lambda r, lanes, e: r - 1 - lanes // e}
 
 
+def check_in_digits(c):
+    def unsigned(n): return n >> 16, n >> 8 & 255, n & 255
+    def truncated(n): h = int(n / 65536); return h, int((n - 65536 * h) / 256), 0
+    def borrowed_once(n): low = (n + 128) % 256 - 128; return (n - low) // 65536, (n - low) // 256 % 256, low
+    return {"unsigned": unsigned, "a digit lost": truncated, "borrowed from one only": borrowed_once, "a constant": lambda n: (0, 0, 0), "two digits": lambda n: divmod(n, 256)}
+
+
 def check_q5_0(c):
     def low(raw): d, q = c.solution(raw); return [d, (q + 16) % 16 - 16]
     def unsigned(raw): d, q = c.solution(raw); return [d, (q + 16).astype(q.dtype)]
