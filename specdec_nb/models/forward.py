@@ -12,8 +12,8 @@ import numpy as np
 from numba import types
 from numba.extending import intrinsic
 from .machine import PANEL, TALLEST, entry, kernel
-from .simd import (
-    _I64, _pointer, address, bytes_at, call, floats_at, fma, full, highest, larger, vector_at, write, total)
+from .simd import (_I64, _pointer, address, bytes_at, call, floats_at, fma, full,
+                                    highest, larger, vector_at, write, total)
 from .linear import row_of
 from .nibbles import prepare
 from .selfattention import (
@@ -28,12 +28,14 @@ def norm(x, xi, width, d, weight, wi, eps, y, yi):
     s = full(_ZERO, 16)
     for i in range(0, width, 16): s = fma(vector_at(x, xi + i, 16), vector_at(x, xi + i, 16), s)
     scale = full(_ONE / np.sqrt(total(s) / np.float32(d) + eps), 16)
-    for i in range(0, width, 16): write(y, yi + i, vector_at(x, xi + i, 16) * scale * vector_at(weight, wi + i, 16))
+    for i in range(0, width, 16):
+        write(y, yi + i, vector_at(x, xi + i, 16) * scale * vector_at(weight, wi + i, 16))
 
 @kernel
 def add(x, xi, y, yi, width):
     "x += y"
-    for i in range(0, width, 16): write(x, xi + i, vector_at(x, xi + i, 16) + vector_at(y, yi + i, 16))
+    for i in range(0, width, 16):
+        write(x, xi + i, vector_at(x, xi + i, 16) + vector_at(y, yi + i, 16))
 
 @kernel
 def gate(g, gi, u, ui, width, y, yi):
@@ -61,10 +63,12 @@ class Weights(NamedTuple):
     eps: float
     vocab: int # words; columns of the head behind them are none
     nibbles: bool # whether any map wants prepared rows
-    maps: np.ndarray # `[7 layers + 1, 6]`: code, weights, bias or 0, depth, columns, whether rows are prepared
+    # `[7 layers + 1, 6]`: code, weights, bias or 0, depth, columns, whether rows are prepared
+    maps: np.ndarray
     norms: np.ndarray # `(2 layers + 1) dp` floats
     qk_norms: np.ndarray # `2 layers hq` floats, or none
-    order: np.ndarray # which layers, and in what order: all of them, or those that a drafter of chapter 16a keeps
+    # which layers, and in what order: all of them, or those that a drafter of chapter 16a keeps
+    order: np.ndarray
     windows: np.ndarray # `[layers]`: how far a layer looks back; 0: to the beginning
     cos: np.ndarray # `[positions, hq / 2]`, flat
     sin: np.ndarray
@@ -74,7 +78,8 @@ class Batch(NamedTuple):
     "One call: rows of several requests, one after another"
     tokens: np.ndarray # `[n]`
     requests: np.ndarray # `[requests, 9]`: see chapter 14e
-    parents: np.ndarray # of all nodes that are not committed, request by request: an earlier one, or -1
+    # of all nodes that are not committed, request by request: an earlier one, or -1
+    parents: np.ndarray
     wanted: np.ndarray # the rows whose logits are wanted
     hidden: np.ndarray # `[layers + 1]`: where a layer's input goes in `states`, or -1
     states: np.ndarray # `[wanted layers, n, d]`, flat
@@ -101,7 +106,8 @@ class Scratch(NamedTuple):
 def _count(typing, a, i, n):
     "Add to a shared counter; returns what it was"
     def emit(context, builder, sig, args):
-        return builder.atomic_rmw("add", _pointer(context, builder, a, *args[:2], _I64), args[2], "seq_cst")
+        return builder.atomic_rmw("add", _pointer(context, builder, a, *args[:2], _I64), args[2],
+                                  "seq_cst")
     return types.int64(a, types.intp, types.int64), emit
 
 @intrinsic
@@ -133,9 +139,13 @@ def apply(maps, first, count, w, s, x, stride, n, y, yo, me, threads):
         a, b = max(lo - at, 0), min(hi - at, maps[m, 4] // PANEL)
         if a < b:
             rows = address(s.xp) if maps[m, 5] else address(x)
-            call(maps[m, 0], (rows, stride, address(s.xs), n, maps[m, 3], maps[m, 1], a, b, address(y) + 4 * (yo + PANEL * at), width))
+            call(maps[m, 0],
+                 (rows, stride, address(s.xs), n, maps[m, 3], maps[m, 1], a, b,
+                  address(y) + 4 * (yo + PANEL * at), width))
             if maps[m, 2]:
-                for r in range(n): add(y, yo + r * width + PANEL * (at + a), floats_at(maps[m, 2]), PANEL * a, PANEL * (b - a))
+                for r in range(n):
+                    add(y, yo + r * width + PANEL * (at + a), floats_at(maps[m, 2]), PANEL * a,
+                        PANEL * (b - a))
         at += maps[m, 4] // PANEL
 
 @kernel
@@ -150,7 +160,8 @@ def _queries(w, s, layer, r, first, n, t):
     half, group, o = w.hq // 2, w.heads // w.kv, r * (w.qp + w.kp + w.vp)
     for h in range(w.heads):
         i = o + h * w.hq
-        if len(w.qk_norms): norm(s.y, i, w.hq, w.hd, w.qk_norms, 2 * layer * w.hq, np.float32(w.eps), s.y, i)
+        if len(w.qk_norms):
+            norm(s.y, i, w.hq, w.hd, w.qk_norms, 2 * layer * w.hq, np.float32(w.eps), s.y, i)
         rotate(s.y, i, half, w.cos, w.sin, t)
         to = (first * w.heads + (h // group * n + r - first) * group + h % group) * w.hq
         for j in range(0, w.hq, 16): write(s.q, to + j, vector_at(s.y, i + j, 16))
@@ -162,12 +173,15 @@ def _remember(w, s, layer, r, request, slot, t):
     keys, values = floats_at(request[KEYS]), floats_at(request[VALUES])
     for g in range(w.kv):
         i, head = o + g * w.hq, (layer * w.kv + g) * cap
-        if len(w.qk_norms): norm(s.y, i, w.hq, w.hd, w.qk_norms, (2 * layer + 1) * w.hq, np.float32(w.eps), s.y, i)
+        if len(w.qk_norms):
+            norm(s.y, i, w.hq, w.hd, w.qk_norms, (2 * layer + 1) * w.hq, np.float32(w.eps), s.y, i)
         rotate(s.y, i, w.hq // 2, w.cos, w.sin, t)
         to = head * w.hq + slot // PANEL * PANEL * w.hq + slot % PANEL
         for j in range(w.hq): keys[to + j * PANEL] = s.y[i + j]
         i = o + w.kp + g * w.hv
-        for j in range(0, w.hv, 16): write(values, head * w.hv + (j // PANEL * cap + slot) * PANEL + j % PANEL, vector_at(s.y, i + j, 16))
+        for j in range(0, w.hv, 16):
+            write(values, head * w.hv + (j // PANEL * cap + slot) * PANEL + j % PANEL,
+                  vector_at(s.y, i + j, 16))
 
 @kernel
 def turn(w, b, s, layer, me, threads):
@@ -207,10 +221,14 @@ def _insert(best, values, x, j):
 @kernel
 def rank(x, V, best):
     "The best words of a row, best first; -1 for the first of them where a number is no number"
-    values, faults, zero, low = np.full(WIDTH, np.float32(-np.inf)), full(_ZERO, 16), full(_ZERO, 16), full(_LOWEST, 16)
+    values, faults = np.full(WIDTH, np.float32(-np.inf)), full(_ZERO, 16)
+    zero, low = full(_ZERO, 16), full(_LOWEST, 16)
     for i in range(0, V // 64 * 64, 64):
-        a, b, d, e = vector_at(x, i, 16), vector_at(x, i + 16, 16), vector_at(x, i + 32, 16), vector_at(x, i + 48, 16)
-        faults = fma(larger(a, low), zero, fma(larger(b, low), zero, fma(larger(d, low), zero, fma(larger(e, low), zero, faults))))
+        a, b = vector_at(x, i, 16), vector_at(x, i + 16, 16)
+        d, e = vector_at(x, i + 32, 16), vector_at(x, i + 48, 16)
+        faults = fma(larger(a, low), zero,
+                     fma(larger(b, low), zero,
+                         fma(larger(d, low), zero, fma(larger(e, low), zero, faults))))
         if highest(larger(larger(a, b), larger(d, e))) > values[WIDTH - 1]:
             for j in range(i, i + 64): _insert(best, values, x[j], j)
     for j in range(V // 64 * 64, V): _insert(best, values, x[j], j)
@@ -241,9 +259,10 @@ def _attention(w, b, s, i, me, threads):
     "The rest of layer i's first half, up to what is to be added"
     n, S = len(b.tokens), len(s.scores) // (threads * TALLEST)
     rows, scale, part = n * w.heads, np.float32(1 / np.sqrt(w.hd)), len(s.tail) // threads
-    scores, tail = s.scores[me * TALLEST * S:(me + 1) * TALLEST * S], s.tail[me * part:(me + 1) * part]
-    attend(s.q, rows * me // threads, rows * (me + 1) // threads, b.requests, i, w.heads, w.kv, w.hq, w.hv,
-           s.see, s.depth, w.windows[i], scale, scores, S, tail, s.out)
+    scores = s.scores[me * TALLEST * S:(me + 1) * TALLEST * S]
+    tail = s.tail[me * part:(me + 1) * part]
+    attend(s.q, rows * me // threads, rows * (me + 1) // threads, b.requests, i, w.heads, w.kv,
+           w.hq, w.hv, s.see, s.depth, w.windows[i], scale, scores, S, tail, s.out)
     meet(s.meeting, threads)
     collect(w, b, s, me, threads)
     meet(s.meeting, threads)
@@ -269,25 +288,31 @@ def last(w, b, s, me, threads):
     at, n = b.hidden[w.layers], len(b.tokens)
     if at >= 0:
         for r in range(me, n, threads):
-            norm(s.x, r * w.dp, w.dp, w.d, w.norms, 2 * w.layers * w.dp, np.float32(w.eps), s.h, r * w.dp)
+            norm(s.x, r * w.dp, w.dp, w.d, w.norms, 2 * w.layers * w.dp, np.float32(w.eps), s.h,
+                 r * w.dp)
             for j in range(w.d): b.states[(at * n + r) * w.d + j] = s.h[r * w.dp + j]
-    meet(s.meeting, threads)                                     # a row that is wanted may be another thread's
+    # a row that is wanted may be another thread's
+    meet(s.meeting, threads)
     for k in range(me, len(b.wanted), threads):
-        norm(s.x, b.wanted[k] * w.dp, w.dp, w.d, w.norms, 2 * w.layers * w.dp, np.float32(w.eps), s.h, k * w.dp)
+        norm(s.x, b.wanted[k] * w.dp, w.dp, w.d, w.norms, 2 * w.layers * w.dp, np.float32(w.eps),
+             s.h, k * w.dp)
         ready(w, s, k, w.dp)
     meet(s.meeting, threads)
     apply(w.maps, 7 * w.layers, 1, w, s, s.h, w.dp, len(b.wanted), b.logits, 0, me, threads)
     meet(s.meeting, threads)
     for k in range(me, len(b.wanted), threads):
-        rank(floats_at(address(b.logits) + 4 * k * w.maps[-1, 4]), w.vocab, b.best[WIDTH * k:WIDTH * (k + 1)])
+        rank(floats_at(address(b.logits) + 4 * k * w.maps[-1, 4]), w.vocab,
+             b.best[WIDTH * k:WIDTH * (k + 1)])
 
 @entry
 def forward(me, threads, w, b, s):
     "One thread's part of a pass over all rows"
     n = len(b.tokens)
     if me == 0: ancestry(b.requests, b.parents, s.depth, s.see)
-    for r in range(me, n, threads): row_of(w.embed[0], bytes_at(w.embed[1]), b.tokens[r], w.d, s.x, r * w.dp)
-    read = len(b.wanted) == 0 and b.hidden[w.layers] < 0         # only read: the last layer has to remember, no more
+    for r in range(me, n, threads):
+        row_of(w.embed[0], bytes_at(w.embed[1]), b.tokens[r], w.d, s.x, r * w.dp)
+    # only read: the last layer has to remember, no more
+    read = len(b.wanted) == 0 and b.hidden[w.layers] < 0
     for k, i in enumerate(w.order):
         _project(w, b, s, i, me, threads)
         if read and k == len(w.order) - 1: return

@@ -22,18 +22,21 @@ from ..roles import target_of
 from .hub import beside_gguf, default_gguf, load_hf
 from .llama import Llama, pack
 from .state import Ranked, RankedScores, RowTarget, load_llama, parted
-from .packed import FromGGUF, FromHF, NativeMap, Packed, exact_hf, packed_file, sizes, weights_of
+from .packed import (FromGGUF, FromHF, NativeMap, Packed, exact_hf, packed_file,
+                                      sizes, weights_of)
 
 # %% ../../nbs/2_models/14h_native.ipynb #fc604cbe
 def why_not_native() -> str | None: # None: it can
     "Why the native runtime cannot serve here, in words"
-    if find_spec("numba") is None: return "the package numba is not installed (pip install 'specdec_nb[native]')"
+    if find_spec("numba") is None:
+        return "the package numba is not installed (pip install 'specdec_nb[native]')"
     from specdec_nb.models.machine import TRIPLE, features, refusal
     return refusal(TRIPLE, features())
 
 # %% ../../nbs/2_models/14h_native.ipynb #a4d7d31e
 class NativeCache:
-    "One request's keys and values, in panels: positions side by side in keys, coordinates in values"
+    """One request's keys and values, in panels: positions side by side in keys, coordinates in
+    values"""
     def __init__(self, layers:int, kv:int, hq:int, hv:int, panel:int, capacity:int=256):
         self.shape, self.panel, self.length = (layers, kv, hq, hv), panel, 0
         self._room(-(-capacity // panel) * panel)
@@ -78,23 +81,31 @@ class Rows:
     cache: NativeCache
     base: int # committed rows in its cache, also the position of the node that comes first
     tokens: Sequence # `[n]`: the new nodes
-    parents: list # `[old + n]`: of all nodes that are not committed, an earlier one or -1; the first `old` are in the cache already
+    # `[old + n]`: of all nodes that are not committed, an earlier one or -1; the first `old` are in
+    # the cache already
+    parents: list
     first: int = 0 # the first of them whose logits are wanted
 
 # %% ../../nbs/2_models/14h_native.ipynb #2824f890
 class Native(Llama):
     "A Llama-type decoder as one compiled call. Scores rows of many requests; keeps nothing"
     gguf = None # the file it was read from
-    def __init__(self, config, packed:Packed, threads:int=None, generation_config=None, rotary=None):
+    def __init__(self, config, packed:Packed, threads:int=None, generation_config=None,
+                 rotary=None):
         from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
         import specdec_nb.models.forward as kernels
         from specdec_nb.models.machine import PANEL, Lent, once
         from specdec_nb.models.selfattention import Angles
         s = sizes(config, PANEL)
-        self.config, self.packed, self.generation_config, self.panel, self.kernels = config, packed, generation_config, PANEL, kernels
-        self.weights, self.angles = weights_of(config, packed, s), Angles(rotary or LlamaRotaryEmbedding(config), packed, s["hq"] // 2)
-        self.dtype, self.device, self.vocab_size = torch.float32, torch.device("cpu"), config.vocab_size
-        self.heads, self.kv_heads, self.head_dim, self.layers = s["heads"], s["kv"], s["hd"], s["layers"]
+        self.config, self.packed = config, packed
+        self.generation_config, self.panel = generation_config, PANEL
+        self.kernels = kernels
+        self.weights = weights_of(config, packed, s)
+        self.angles = Angles(rotary or LlamaRotaryEmbedding(config), packed, s["hq"] // 2)
+        self.dtype, self.device = torch.float32, torch.device("cpu")
+        self.vocab_size = config.vocab_size
+        self.heads, self.kv_heads = s["heads"], s["kv"]
+        self.head_dim, self.layers = s["hd"], s["layers"]
         self.threads, self.busy, self.lent = threads or torch.get_num_threads(), Lock(), Lent()
         self.scratches:dict = {}
         self.shown:dict = {}
@@ -103,29 +114,39 @@ class Native(Llama):
         once("the forward", lambda: self.forward([Rows(self.new_cache(), 0, [0], [-1])]))
 
     @classmethod
-    def from_hf(cls, model, threads:int=None) -> "Native": # raises ValueError for architectures not claimed
+    def from_hf(
+        cls, model, threads:int=None,
+    ) -> "Native": # raises ValueError for architectures not claimed
         "Take over a Hugging Face model's weights, each matrix in the shortest format that holds it"
-        if why := cls.refuses(model.config): raise ValueError(f"{why}: use it through HFTarget, which takes any decoder")
-        return cls(model.config, Packed.of(FromHF(model), model.config), threads, model.generation_config, model.model.rotary_emb)
+        if why := cls.refuses(model.config):
+            raise ValueError(f"{why}: use it through HFTarget, which takes any decoder")
+        return cls(model.config, Packed.of(FromHF(model), model.config), threads,
+                   model.generation_config, model.model.rotary_emb)
 
     def twin(self, packed:Packed) -> "Native":
         "The same model with other numbers in the same places; threads and tables are shared"
         from specdec_nb.models.machine import PANEL
         other = copy.copy(self)
-        other.packed, other.weights = packed, weights_of(self.config, packed, sizes(self.config, PANEL))
+        other.packed, other.weights = packed, weights_of(self.config, packed,
+                                                         sizes(self.config, PANEL))
         for name in {"embed", "unembed"} & vars(other).keys(): delattr(other, name)
         return other
 
     @property
     def stored(self) -> str:
         "Which kinds of matrices, and by whose clock: what decides what a row costs"
-        return ("one thread's time, " if self.threads == 1 else "") + "+".join(str(kind) for kind in sorted({kind for kind, *_ in self.packed.index.values() if kind >= 0}))
+        return ("one thread's time, " if self.threads == 1 else "") + "+".join(
+            str(kind)
+            for kind in sorted({kind for kind, *_ in self.packed.index.values() if kind >= 0})
+        )
 
     @cached_property
     def embed(self): return torch.from_numpy(self.packed.matrix("embed", self.vocab_size))
 
     @cached_property
-    def unembed(self): return torch.from_numpy(self.packed.matrix("head", self.vocab_size)) if "head" in self.packed.index else self.embed
+    def unembed(self):
+        return (torch.from_numpy(self.packed.matrix("head", self.vocab_size)) if "head"
+                in self.packed.index else self.embed)
 
     def new_cache(self) -> NativeCache:
         w = self.weights
@@ -134,34 +155,43 @@ class Native(Llama):
     def forward(self, # type: ignore[override]
         parts, # `[Rows, ...]`: what each request wants scored
         hidden=(), # layers: what enters them, or leaves the last norm, is wanted of all rows
-    ) -> tuple: # `(Ranked [m, V] or None, {layer: [sum of n, d]})`: of the rows wanted, of all; the new rows are in the caches
+        # `(Ranked [m, V] or None, {layer: [sum of n, d]})`: of the rows wanted, of all; the new
+        # rows are in the caches
+    ) -> tuple:
         "One pass over the new rows of several requests"
         for part in parts: part.cache.reserve(len(part.parents))
         w, batch, longest, n = self._batch(parts, hidden)
-        team = self.team is not None and self.busy.acquire(blocking=False)      # one forward at a time has the team; others are alone
+        # one forward at a time has the team; others are alone
+        team = self.team is not None and self.busy.acquire(blocking=False)
         threads = self.threads if team else 1
         scratch = self._scratch(n, threads, longest, batch)
         try: self._run(threads, w, batch, scratch[-1])
         finally:
             if team: self.busy.release()
         self._put_back(scratch)
-        states = dict(zip(hidden, torch.from_numpy(batch.states.reshape(len(hidden), n, w.d)))) if hidden else {}
+        states = (dict(zip(hidden,
+                           torch.from_numpy(batch.states.reshape(len(hidden), n, w.d)))) if hidden
+                  else {})
         if not len(batch.wanted): return None, states
-        logits, best = batch.logits.reshape(len(batch.wanted), -1), batch.best.reshape(len(batch.wanted), -1)
+        logits = batch.logits.reshape(len(batch.wanted), -1)
+        best = batch.best.reshape(len(batch.wanted), -1)
         return Ranked(logits[:, :w.vocab], best), states
 
     def _run(self, threads, w, batch, scratch):
         forward = self.kernels.forward
-        others = [self.team.submit(forward, me, threads, w, batch, scratch) for me in range(1, threads)]
+        others = [self.team.submit(forward, me, threads, w, batch, scratch)
+                  for me in range(1, threads)]
         forward(0, threads, w, batch, scratch)
         for other in others: other.result()
 
     def _batch(self, parts, hidden):
-        "The call as arrays, its whole numbers in one; also the longest text, and how many rows there are"
+        """The call as arrays, its whole numbers in one; also the longest text, and how many rows
+        there are"""
         requests, tokens, parents, wanted, sees, longest = [], [], [], [], 0, 0
         for p in parts:
             first, n, nodes = len(tokens), len(p.tokens), len(p.parents)
-            requests += first, n, p.base, nodes - n, p.cache.capacity, len(parents), sees, p.cache.keys_at, p.cache.values_at
+            requests += (first, n, p.base, nodes - n, p.cache.capacity, len(parents), sees,
+                         p.cache.keys_at, p.cache.values_at)
             tokens += p.tokens
             parents += p.parents
             wanted += range(first + p.first, first + n)
@@ -171,16 +201,23 @@ class Native(Llama):
         if (at := self.shown.get(key)) is None:
             at = self.shown[key] = np.full(self.layers + 1, -1)
             at[list(hidden)] = range(len(hidden))
-        w, n, whole = self.weights, len(tokens), np.array(requests + tokens + parents + wanted, np.int64)
+        w, n, whole = self.weights, len(tokens), np.array(requests + tokens + parents + wanted,
+                                                          np.int64)
         ends = list(accumulate(map(len, (requests, tokens, parents, wanted))))
-        asked, fed, above, which = (whole[end - size:end] for end, size in zip(ends, (ends[0], n, len(parents), len(wanted))))
-        states, best = np.empty(len(hidden) * n * w.d, np.float32), np.zeros(len(wanted) * self.kernels.WIDTH, np.int64)
+        asked, fed, above, which = (whole[end - size:end]
+                                    for end, size in zip(ends,
+                                                         (ends[0], n, len(parents), len(wanted))))
+        states = np.empty(len(hidden) * n * w.d, np.float32)
+        best = np.zeros(len(wanted) * self.kernels.WIDTH, np.int64)
         logits = self.lent.take(len(wanted) * self.width)
-        return w, self.kernels.Batch(fed, asked.reshape(-1, 9), above, which, at, states, logits, best), longest, n
+        return (w,
+                self.kernels.Batch(fed, asked.reshape(-1, 9), above, which, at, states, logits,
+                                   best), longest, n)
 
     def _scratch(self, n, threads, longest, b):
         "Room for what is in between, used before if it can be"
-        nodes = [int(old + rows) for _, rows, _, old, *_ in b.requests] if len(b.requests) > 1 else [len(b.parents)]
+        nodes = [int(old + rows)
+                 for _, rows, _, old, *_ in b.requests] if len(b.requests) > 1 else [len(b.parents)]
         S, sees = -(-longest // self.panel) * self.panel + 16, sum(x * x for x in nodes)
         kept = self.scratches.get(key := (n, threads, S, len(b.parents), sees))
         try: whole, scratch = kept.pop()
@@ -192,18 +229,21 @@ class Native(Llama):
     def _put_back(self, taken):
         "For the next call. Of many shapes the older ones are given up"
         key, *rest = taken
-        if key not in self.scratches and len(self.scratches) >= 16: self.scratches.pop([*self.scratches][0], None)
+        if key not in self.scratches and len(self.scratches) >= 16:
+            self.scratches.pop([*self.scratches][0], None)
         self.scratches.setdefault(key, []).append(rest)
 
     def _new_scratch(self, n, threads, S, nodes, sees):
         from specdec_nb.models.machine import TALLEST
         w, wide = self.weights, max(self.weights.dp, self.weights.ap, self.weights.fp)
-        sizes = (n * w.dp, n * wide, n * wide, n * wide // 32, n * max(w.qp + w.kp + w.vp, w.dp, 2 * w.fp), n * w.heads * w.hq,
+        sizes = (n * w.dp, n * wide, n * wide, n * wide // 32,
+                 n * max(w.qp + w.kp + w.vp, w.dp, 2 * w.fp), n * w.heads * w.hq,
                  n * w.heads * w.hv, threads * TALLEST * S, threads * (nodes + 64))
         ends = list(accumulate(-(-size // 16) * 16 for size in sizes))
         whole = np.empty(ends[-1], np.float32)
         parts = [whole[at:at + size] for at, size in zip([0, *ends], sizes)]
-        return whole, self.kernels.Scratch(*parts, np.zeros(nodes, np.int64), np.zeros(sees, np.bool_), np.zeros(8, np.int64))
+        return whole, self.kernels.Scratch(*parts, np.zeros(nodes, np.int64),
+                                           np.zeros(sees, np.bool_), np.zeros(8, np.int64))
 
 # %% ../../nbs/2_models/14h_native.ipynb #306a99b6
 @target_of(Native)
@@ -211,11 +251,14 @@ class NativeTarget(RowTarget):
     "The native runtime as a target: all that is to be scored is one call"
     chunk, scores_of, promise = 64, RankedScores, "bit for bit"
     def __init__(self, model:Native):
-        self.model, self.config, self.device, self.vocab_size = model, model.config, model.device, model.vocab_size
-        self.window, self.layers = getattr(model.config, "max_position_embeddings", None), model.layers
+        self.model, self.config = model, model.config
+        self.device, self.vocab_size = model.device, model.vocab_size
+        self.window = getattr(model.config, "max_position_embeddings", None)
+        self.layers = model.layers
         self.threads = model.threads
         from specdec_nb.models.machine import TALLEST
-        self.counts = (*range(1, 2 * TALLEST + 2), 3 * TALLEST, 3 * TALLEST + 1, 4 * TALLEST, 33)      # where tiles begin and end
+        # where tiles begin and end
+        self.counts = (*range(1, 2 * TALLEST + 2), 3 * TALLEST, 3 * TALLEST + 1, 4 * TALLEST, 33)
 
     @property
     def embed(self): return self.model.embed
@@ -228,7 +271,8 @@ class NativeTarget(RowTarget):
     def forward(self, feeds):
         "What all requests feed, in one call"
         hidden = sorted({i for f in feeds for i in f.state.asks.hidden})
-        rows = [Rows(f.state.cache, f.state.length, f.tokens, [-1, *(p + 1 for p in f.below.parents)], f.first) for f in feeds]
+        rows = [Rows(f.state.cache, f.state.length, f.tokens,
+                     [-1, *(p + 1 for p in f.below.parents)], f.first) for f in feeds]
         return parted(feeds, *self.model.forward(rows, hidden))
 
 # %% ../../nbs/2_models/14h_native.ipynb #a9d516f0
@@ -237,12 +281,15 @@ _SAID:set = set()
 def load_native(
     name=None, # as for `load`, or a GGUF file; None: the default model
     threads:int=None, # None: as many as PyTorch uses
-    any_:bool=False, # an architecture that is not claimed stays a Hugging Face model; else ValueError
+    # an architecture that is not claimed stays a Hugging Face model; else ValueError
+    any_:bool=False,
 ) -> tuple: # `(model, tokenizer)`
-    "A model in the native runtime; where that cannot be, the book's first runtime on the same numbers, and one notice of it"
+    """A model in the native runtime; where that cannot be, the book's first runtime on the same
+    numbers, and one notice of it"""
     why = why_not_native()
     if why and why not in _SAID:
-        warnings.warn(f"the native runtime cannot serve here, since {why}; the book's first runtime does instead")
+        warnings.warn(f"the native runtime cannot serve here, since {why}; the book's "
+                      "first runtime does instead")
         _SAID.add(why)
     gguf = Path(name) if str(name).endswith(".gguf") else default_gguf() if name is None else None
     if gguf is None:
@@ -257,22 +304,33 @@ def load_native(
 
 # %% ../../nbs/2_models/14h_native.ipynb #00f26449
 def load(
-    name=None, # a Hugging Face folder, the id of a model in the local hub cache, a GGUF file ("native"), or None: the default model
-    dtype=torch.float32, # float32: speculative output equals plain output; bfloat16: equal up to near-ties, faster where the processor multiplies it
-    runtime:str="auto", # "native" (float32 sums, rows bit for bit the same), "own" (chapter 11), "hf"; "auto": the first of them that can
+    # a Hugging Face folder, the id of a model in the local hub cache, a GGUF file ("native"), or
+    # None: the default model
+    name=None,
+    # float32: speculative output equals plain output; bfloat16: equal up to near-ties, faster where
+    # the processor multiplies it
+    dtype=torch.float32,
+    # "native" (float32 sums, rows bit for bit the same), "own" (chapter 11), "hf"; "auto": the
+    # first of them that can
+    runtime:str="auto",
     threads:int=None, # of the native runtime; None: as many as PyTorch uses
 ) -> tuple: # `(model, tokenizer)`; the model a `Llama`, a `Native` or a Hugging Face model
     "A model from this machine; nothing is downloaded. Raises ValueError if it cannot be read"
-    if runtime not in ("auto", "native", "own", "hf"): raise ValueError(f"runtime must be auto, native, own or hf, got {runtime!r}")
+    if runtime not in ("auto", "native", "own", "hf"):
+        raise ValueError(f"runtime must be auto, native, own or hf, got {runtime!r}")
     if runtime == "native" and dtype != torch.float32:
-        raise ValueError(f"the native runtime computes in float32, got {dtype}: leave dtype away, or use runtime='own'")
+        raise ValueError(f"the native runtime computes in float32, got {dtype}: leave dtype "
+                         "away, or use runtime='own'")
     if runtime == "own": return load_llama(name, dtype)
-    if runtime == "native" or runtime == "auto" and dtype == torch.float32: return load_native(name, threads, runtime == "auto")
+    if runtime == "native" or runtime == "auto" and dtype == torch.float32:
+        return load_native(name, threads, runtime == "auto")
     model, tokenizer = load_hf(name, dtype)
     own = runtime == "auto" and Llama.refuses(model.config) is None
     return (Llama.from_hf(model) if own else model), tokenizer
 
-def load_default(dtype=torch.float32, runtime:str="auto", threads:int=None) -> tuple: # `(model, tokenizer)`
+def load_default(
+    dtype=torch.float32, runtime:str="auto", threads:int=None,
+) -> tuple: # `(model, tokenizer)`
     "SmolLM2-135M-Instruct: see `load`"
     return load(None, dtype, runtime, threads)
 
@@ -282,6 +340,7 @@ def swift(
     bias=None, # `[m]` or None
 ): # a function of rows
     "A linear map by the native kernels where they can serve, else as `pack` makes it"
-    if weight.device.type != "cpu" or weight.dtype != torch.float32 or why_not_native(): return pack(weight, bias)
+    if weight.device.type != "cpu" or weight.dtype != torch.float32 or why_not_native():
+        return pack(weight, bias)
     apply = NativeMap(weight)
     return apply if bias is None else lambda x: apply(x) + bias

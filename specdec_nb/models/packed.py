@@ -20,17 +20,28 @@ from .hub import cache_folder
 from .llama import _kinds
 
 # %% ../../nbs/2_models/14g_packed.ipynb #733d67d9
-_NAMES = { # part: its name in Hugging Face's models, in GGUF files
-    "embed": ("model.embed_tokens", "token_embd"), "norm": ("model.norm", "output_norm"), "head": ("lm_head", "output"),
-    "norm1": ("input_layernorm", "attn_norm"), "norm2": ("post_attention_layernorm", "ffn_norm"),
-    "q": ("self_attn.q_proj", "attn_q"), "k": ("self_attn.k_proj", "attn_k"), "v": ("self_attn.v_proj", "attn_v"),
-    "o": ("self_attn.o_proj", "attn_output"), "gate": ("mlp.gate_proj", "ffn_gate"), "up": ("mlp.up_proj", "ffn_up"),
-    "down": ("mlp.down_proj", "ffn_down"), "q_norm": ("self_attn.q_norm", "attn_q_norm"),
-    "k_norm": ("self_attn.k_norm", "attn_k_norm"), "freqs": ("", "rope_freqs")}
+_NAMES = {  # part: its name in Hugging Face's models, in GGUF files
+    "embed": ("model.embed_tokens", "token_embd"),
+    "norm": ("model.norm", "output_norm"),
+    "head": ("lm_head", "output"),
+    "norm1": ("input_layernorm", "attn_norm"),
+    "norm2": ("post_attention_layernorm", "ffn_norm"),
+    "q": ("self_attn.q_proj", "attn_q"),
+    "k": ("self_attn.k_proj", "attn_k"),
+    "v": ("self_attn.v_proj", "attn_v"),
+    "o": ("self_attn.o_proj", "attn_output"),
+    "gate": ("mlp.gate_proj", "ffn_gate"),
+    "up": ("mlp.up_proj", "ffn_up"),
+    "down": ("mlp.down_proj", "ffn_down"),
+    "q_norm": ("self_attn.q_norm", "attn_q_norm"),
+    "k_norm": ("self_attn.k_norm", "attn_k_norm"),
+    "freqs": ("", "rope_freqs"),
+}
 MAPS = "q", "k", "v", "o", "gate", "up", "down"
 
 def shortest(w:np.ndarray) -> np.ndarray:
-    "Numbers in the shortest format that holds all of them: float16, bfloat16 (as uint16), or float32"
+    """Numbers in the shortest format that holds all of them: float16, bfloat16 (as uint16), or
+    float32"""
     w = np.ascontiguousarray(w, np.float32)
     with np.errstate(over="ignore"): half = w.astype(np.float16)
     if np.array_equal(half.astype(np.float32), w): return half
@@ -46,13 +57,15 @@ class FromHF:
         return (None, shortest(self.state[name].float().numpy())) if name in self.state else None
 
 class FromGGUF:
-    "A GGUF file's weights, part by part: `(format, blocks)`, or `(None, numbers)` where no kernel reads the format"
+    """A GGUF file's weights, part by part: `(format, blocks)`, or `(None, numbers)` where no kernel
+    reads the format"""
     READ = "Q4_1", "Q4_0", "Q8_0", "Q6_K"
     def __init__(self, path):
         from gguf import GGUFReader
         reader = GGUFReader(path)
         self.tensors = {t.name: t for t in reader.tensors}
-        self.permuted = reader.fields["general.architecture"].contents() == "llama" # the halves of a head interleaved
+        # the halves of a head interleaved
+        self.permuted = reader.fields["general.architecture"].contents() == "llama"
     def __call__(self, part, layer=None, what="weight"):
         name = f"{'' if layer is None else f'blk.{layer}.'}{_NAMES[part][1]}.{what}"
         if name not in self.tensors: return None
@@ -62,14 +75,23 @@ class FromGGUF:
 
 def floats(stored, rows) -> np.ndarray:
     "What `rows` stand for, in single precision"
-    if stored is None: return (rows.astype(np.uint32) << 16).view(np.float32) if rows.dtype == np.uint16 else rows.astype(np.float32)
+    if stored is None:
+        return (
+            (rows.astype(np.uint32) << 16).view(np.float32)
+            if rows.dtype == np.uint16
+            else rows.astype(np.float32)
+        )
     from gguf import GGMLQuantizationType, dequantize
     return dequantize(rows, GGMLQuantizationType[stored])
 
 # %% ../../nbs/2_models/14g_packed.ipynb #2e81fbbd
 def _interleaved(rows, heads):
     "A matrix whose heads have their halves interleaved, as Hugging Face has it"
-    return rows.reshape(heads, -1, 2, rows.shape[-1]).swapaxes(1, 2).reshape(rows.shape) if rows.ndim == 2 else _interleaved(rows[:, None], heads)[:, 0]
+    return (
+        rows.reshape(heads, -1, 2, rows.shape[-1]).swapaxes(1, 2).reshape(rows.shape)
+        if rows.ndim == 2
+        else _interleaved(rows[:, None], heads)[:, 0]
+    )
 
 def exact_hf(source, config):
     "A Hugging Face model of exactly these numbers, in single precision"
@@ -81,12 +103,15 @@ def exact_hf(source, config):
         layer = int(before[2]) if "layers" in before else None
         said = ".".join(before[3:] if "layers" in before else before)
         part = next(p for p, (known, _) in _NAMES.items() if known == said)
-        found = source(part, layer, what) or source("embed")                    # a tied head has no entry
+        # a tied head has no entry
+        found = source(part, layer, what) or source("embed")
         w = floats(*found)
-        state[name] = torch.from_numpy(_interleaved(w, turned[part]) if source.permuted and part in turned else w)
+        state[name] = torch.from_numpy(_interleaved(w, turned[part]) if source.permuted
+                                       and part in turned else w)
     model.load_state_dict(state, assign=True)
     model.tie_weights()
-    model.model.rotary_emb = type(model.model.rotary_emb)(config)               # what is not in the file
+    # what is not in the file
+    model.model.rotary_emb = type(model.model.rotary_emb)(config)
     return model.eval()
 
 # %% ../../nbs/2_models/14g_packed.ipynb #3480f5c5
@@ -97,12 +122,14 @@ def sizes(config, panel:int) -> dict:
     heads, kv, d = config.num_attention_heads, config.num_key_value_heads, config.hidden_size
     hd = getattr(config, "head_dim", None) or d // heads
     hq, hv = _up(hd, 32), _up(hd, panel)
-    return dict(layers=config.num_hidden_layers, heads=heads, kv=kv, d=d, dp=_up(d, panel), hd=hd, hq=hq, hv=hv,
-                qp=_up(heads * hq, panel), kp=_up(kv * hq, panel), vp=kv * hv, ap=_up(heads * hd, panel),
-                fp=_up(config.intermediate_size, panel), eps=float(config.rms_norm_eps))
+    return dict(layers=config.num_hidden_layers, heads=heads, kv=kv, d=d, dp=_up(d, panel), hd=hd,
+                hq=hq, hv=hv, qp=_up(heads * hq, panel), kp=_up(kv * hq, panel), vp=kv * hv,
+                ap=_up(heads * hd, panel), fp=_up(config.intermediate_size, panel),
+                eps=float(config.rms_norm_eps))
 
 def placed(rows, heads, hd, width, halves, permuted=False):
-    "The rows of each head at the beginning of `width`, or of its two halves; what is between is zero"
+    """The rows of each head at the beginning of `width`, or of its two halves; what is between is
+    zero"""
     j = np.arange(hd)
     to = j % (hd // 2) + j // (hd // 2) * (width // 2) if halves else j
     source = j % (hd // 2) * 2 + j // (hd // 2) if permuted else j
@@ -115,7 +142,11 @@ def _mover(part, s, permuted):
     if part == "v": return lambda rows: placed(rows, s["kv"], s["hd"], s["hv"], False)
     heads = {"q": s["heads"], "k": s["kv"], "q_norm": 1, "k_norm": 1}.get(part)
     turned = permuted and part in ("q", "k")
-    return (lambda rows: rows) if heads is None else lambda rows: placed(rows, heads, s["hd"], s["hq"], True, turned)
+    return (
+        (lambda rows: rows)
+        if heads is None
+        else lambda rows: placed(rows, heads, s["hd"], s["hq"], True, turned)
+    )
 
 # %% ../../nbs/2_models/14g_packed.ipynb #71b6b878
 def _parts(source, config, s):
@@ -134,7 +165,8 @@ def _parts(source, config, s):
         for part in MAPS:
             (stored, rows), move = source(part, i), _mover(part, s, source.permuted)
             yield f"{i}.{part}", stored, move(rows)
-            if found := source(part, i, "bias"): yield vector(f"{i}.{part}.bias", found, move, _up(len(move(rows)), s["panel"]))
+            if found := source(part, i, "bias"):
+                yield vector(f"{i}.{part}.bias", found, move, _up(len(move(rows)), s["panel"]))
 
 class Packed:
     "A model's numbers as kernels read them: one array of bytes, and where in it everything is"
@@ -150,7 +182,10 @@ class Packed:
         return cls.laid(_parts(source, config, sizes(config, PANEL) | {"panel": PANEL}))
 
     @classmethod
-    def laid(cls, parts) -> "Packed": # `(name, how stored, rows)` each: a GGUF format's name, None for numbers, "vector"
+    def laid(
+        cls, parts,
+        # `(name, how stored, rows)` each: a GGUF format's name, None for numbers, "vector"
+    ) -> "Packed":
         "Lay out parts, one behind the other"
         from specdec_nb.models.linear import DEEP, SIZE, panels
         from specdec_nb.models.machine import PANEL
@@ -198,17 +233,20 @@ def weights_of(
         kind, _, columns, deep = packed.index[name]
         bias = spot(f"{name}.bias") if f"{name}.bias" in packed.index else 0
         return address_of(kind), spot(name), bias, deep, columns, int(kind == Q4)
-    def side_by_side(names): return np.concatenate([packed.vector(n) for n in names] or [np.zeros(0, np.float32)])
+    def side_by_side(names):
+        return np.concatenate([packed.vector(n) for n in names] or [np.zeros(0, np.float32)])
     layers, head = range(s["layers"]), "head" if "head" in packed.index else "embed"
     maps = [a_map(f"{i}.{part}") for i in layers for part in MAPS] + [a_map(head)]
     norms = [f"{i}.{part}" for i in layers for part in ("norm1", "norm2")] + ["norm"]
-    turned = [f"{i}.{part}" for i in layers for part in ("q_norm", "k_norm")] if "0.q_norm" in packed.index else []
+    turned = [f"{i}.{part}" for i in layers
+              for part in ("q_norm", "k_norm")] if "0.q_norm" in packed.index else []
     window = getattr(config, "sliding_window", None) or 0
     windows = [window if kind == "sliding_attention" else 0 for kind in _kinds(config)]
     none = np.zeros(0, np.float32)
-    return Weights(**s, vocab=min(config.vocab_size, maps[-1][4]), nibbles=any(m[5] for m in maps), maps=np.array(maps), norms=side_by_side(norms),
-                   qk_norms=side_by_side(turned), order=np.arange(s["layers"]), windows=np.array(windows),
-                   cos=none, sin=none, embed=np.array([packed.index["embed"][0], spot("embed")]))
+    return Weights(**s, vocab=min(config.vocab_size, maps[-1][4]), nibbles=any(m[5] for m in maps),
+                   maps=np.array(maps), norms=side_by_side(norms), qk_norms=side_by_side(turned),
+                   order=np.arange(s["layers"]), windows=np.array(windows), cos=none, sin=none,
+                   embed=np.array([packed.index["embed"][0], spot("embed")]))
 
 # %% ../../nbs/2_models/14g_packed.ipynb #975502ce
 class NativeMap:
@@ -222,14 +260,16 @@ class NativeMap:
         kind, packed = panels(*stored(weight.detach().float().numpy()))
         (self.n, self.k), self.blob, self.nibbles = weight.shape, room(packed.nbytes), kind == Q4
         self.blob[:packed.nbytes] = packed.reshape(-1).view(np.uint8)
-        self.code = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * len(SIGNATURE.args))(address_of(kind))
+        self.code = ctypes.CFUNCTYPE(None,
+                                     *[ctypes.c_int64] * len(SIGNATURE.args))(address_of(kind))
         self.panels, self.width = len(packed), len(packed) * PANEL
 
     def __call__(self, x:torch.Tensor) -> torch.Tensor: # `[..., K]` -> `[..., N]`
         rows = x.detach().reshape(-1, self.k).float().contiguous()
         out, sums = torch.empty(len(rows), self.width), torch.empty(len(rows), self.k // 32)
         if self.nibbles: rows = self._prepared(rows, sums)
-        self.code(rows.data_ptr(), self.k, sums.data_ptr(), len(rows), self.k, self.blob.ctypes.data, 0, self.panels, out.data_ptr(), self.width)
+        self.code(rows.data_ptr(), self.k, sums.data_ptr(), len(rows), self.k,
+                  self.blob.ctypes.data, 0, self.panels, out.data_ptr(), self.width)
         return out[:, :self.n].reshape(*x.shape[:-1], self.n)
 
     def _prepared(self, rows, sums):
@@ -242,7 +282,8 @@ class NativeMap:
 
 # %% ../../nbs/2_models/14g_packed.ipynb #4a03aab9
 def packed_file(gguf, config) -> Packed:
-    "A GGUF file's model, packed; kept in the cache, by the file's name, size and age and the layout's version"
+    """A GGUF file's model, packed; kept in the cache, by the file's name, size and age and the
+    layout's version"""
     from specdec_nb.models.linear import LAYOUT
     from specdec_nb.models.machine import PANEL
     gguf = Path(gguf)
@@ -265,7 +306,8 @@ def _write(path, packed):
             f.write(len(head).to_bytes(8, "little") + len(packed.blob).to_bytes(8, "little") + head)
             f.write(packed.blob)
         os.replace(work, path)
-    except OSError: Path(work).unlink(missing_ok=True)                          # a full disk: packed anew each time
+    # a full disk: packed anew each time
+    except OSError: Path(work).unlink(missing_ok=True)
 
 def _read(path):
     "What `_write` wrote, or None if it is missing or cut short"

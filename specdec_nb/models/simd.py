@@ -19,7 +19,8 @@ from .machine import piece
 # %% ../../nbs/2_models/14b_simd.ipynb #3836f1e0
 #| code-fold: true
 #| code-summary: "how the two types are told to numba"
-_F32, _I64, _I32, _I16, _I8, _HALF = ir.FloatType(), *map(ir.IntType, (64, 32, 16, 8)), ir.HalfType()
+_F32, _I64, _I32, _I16, _I8, _HALF = (ir.FloatType(), *map(ir.IntType, (64, 32, 16, 8)),
+                                      ir.HalfType())
 
 class Vector(types.Type):
     "`lanes` numbers side by side, in as many registers as that takes on this processor"
@@ -47,7 +48,8 @@ class _Plain(models.PrimitiveModel):
 #| code-summary: "vector_at, write, and the readers of five formats"
 def _pointer(context, builder, kind, a, i, to):
     "The address of `a[i]`, as one of `to`"
-    return builder.bitcast(builder.gep(context.make_array(kind)(context, builder, a).data, [i]), to.as_pointer())
+    return builder.bitcast(builder.gep(context.make_array(kind)(context, builder, a).data, [i]),
+                           to.as_pointer())
 
 def _loaded(context, builder, sig, args, stored, align):
     "The vector of `stored` that lies at `a[i]`; the last two arguments of an intrinsic"
@@ -74,7 +76,8 @@ def write(typing, a, i, v):
     return types.void(a, types.intp, v), emit
 
 def _reader(name, stored, align, widen, what):
-    "An intrinsic `name(tile, w, i)`: as many numbers as the tile is wide from the bytes at `w[i]`, as floats"
+    """An intrinsic `name(tile, w, i)`: as many numbers as the tile is wide from the bytes at
+    `w[i]`, as floats"""
     def typed(typing, tile, w, i):
         out = Vector(types.uint32 if widen is None else types.float32, tile.lanes)
         def emit(context, builder, sig, args):
@@ -88,10 +91,12 @@ def _from_brain(builder, value, out):
     wide = builder.zext(value, ir.VectorType(_I32, out.lanes))
     return builder.bitcast(builder.shl(wide, ir.Constant(wide.type, [16] * out.lanes)), out.ll)
 
-def _from_byte(builder, value, out): return builder.sitofp(builder.sext(value, ir.VectorType(_I32, out.lanes)), out.ll)
+def _from_byte(builder, value, out):
+    return builder.sitofp(builder.sext(value, ir.VectorType(_I32, out.lanes)), out.ll)
 
 singles = _reader("singles", _F32, 4, lambda builder, value, out: value, "single-precision numbers")
-halves = _reader("halves", _HALF, 2, lambda builder, value, out: builder.fpext(value, out.ll), "float16 numbers, widened")
+halves = _reader("halves", _HALF, 2, lambda builder, value, out: builder.fpext(value, out.ll),
+                 "float16 numbers, widened")
 brains = _reader("brains", _I16, 2, _from_brain, "bfloat16 numbers, widened")
 ints = _reader("ints", _I8, 1, _from_byte, "signed bytes, as floats")
 words32 = _reader("words32", _I32, 4, None, "words of 32 bits, as they are")
@@ -103,10 +108,12 @@ def _call(builder, name, *args):
     "One of LLVM's own functions on vectors"
     t = args[0].type
     kind = ir.FunctionType(t, [t] * len(args))
-    return builder.call(cgutils.get_or_insert_function(builder.module, kind, f"llvm.{name}.v{t.count}f32"), args)
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind,
+                                                       f"llvm.{name}.v{t.count}f32"), args)
 
 def _splat(builder, x, lanes):
-    one = builder.insert_element(ir.Constant(ir.VectorType(x.type, lanes), ir.Undefined), x, ir.Constant(_I32, 0))
+    one = builder.insert_element(ir.Constant(ir.VectorType(x.type, lanes), ir.Undefined), x,
+                                 ir.Constant(_I32, 0))
     return builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(_I32, lanes), [0] * lanes))
 
 def _algebra(op, name):
@@ -118,14 +125,16 @@ def _algebra(op, name):
     def _(a, b):
         if isinstance(a, Vector) and isinstance(b, Vector): return lambda a, b: go(a, b)
 
-for _op, _name in ((operator.add, "fadd"), (operator.sub, "fsub"), (operator.mul, "fmul"), (operator.truediv, "fdiv")):
+for _op, _name in ((operator.add, "fadd"), (operator.sub, "fsub"), (operator.mul, "fmul"),
+                   (operator.truediv, "fdiv")):
     _algebra(_op, _name)
 
 @intrinsic(prefer_literal=True)
 def full(typing, x, lanes):
     "The same number in all lanes"
     v = Vector(types.float32, lanes.literal_value)
-    return v(types.float32, lanes), lambda context, builder, sig, args: _splat(builder, args[0], v.lanes)
+    return (v(types.float32, lanes),
+            lambda context, builder, sig, args: _splat(builder, args[0], v.lanes))
 
 @intrinsic
 def fma(typing, a, b, c):
@@ -135,7 +144,8 @@ def fma(typing, a, b, c):
 @intrinsic
 def larger(typing, a, b):
     "The larger of two, lane by lane; NaN in `a` stays"
-    def emit(context, builder, sig, args): return builder.select(builder.fcmp_ordered(">", args[1], args[0]), args[1], args[0])
+    def emit(context, builder, sig, args):
+        return builder.select(builder.fcmp_ordered(">", args[1], args[0]), args[1], args[0])
     return a(a, b), emit
 
 def _halving(join):
@@ -143,7 +153,10 @@ def _halving(join):
     def typed(typing, v):
         def emit(context, builder, sig, args):
             x, n = args[0], v.lanes
-            def part(first): return builder.shuffle_vector(x, x, ir.Constant(ir.VectorType(_I32, n), [*range(first, first + n)]))
+            def part(first):
+                return builder.shuffle_vector(x, x,
+                                              ir.Constant(ir.VectorType(_I32, n),
+                                                          [*range(first, first + n)]))
             while n > 1:
                 n //= 2
                 x = join(builder, part(0), part(n))
@@ -164,7 +177,8 @@ def power_of_two(typing, v):
     "2 to whole numbers from -126 to 127, by writing the exponent"
     def emit(context, builder, sig, args):
         i = builder.fptosi(args[0], ir.VectorType(_I32, v.lanes))
-        i = builder.shl(builder.add(i, ir.Constant(i.type, [127] * v.lanes)), ir.Constant(i.type, [23] * v.lanes))
+        i = builder.shl(builder.add(i, ir.Constant(i.type, [127] * v.lanes)),
+                        ir.Constant(i.type, [23] * v.lanes))
         return builder.bitcast(i, v.ll)
     return v(v), emit
 
@@ -184,10 +198,12 @@ def zeros_like(typing, t):
 
 def _row_by_row(builder, t, acc, row):
     "A tile whose rows are `row(r, old row)`"
-    for r in range(t.rows): acc = builder.insert_value(acc, row(r, builder.extract_value(acc, r)), r)
+    for r in range(t.rows):
+        acc = builder.insert_value(acc, row(r, builder.extract_value(acc, r)), r)
     return acc
 
-def _strided(builder, i, stride, r): return builder.add(i, builder.mul(stride, ir.Constant(stride.type, r)))
+def _strided(builder, i, stride, r):
+    return builder.add(i, builder.mul(stride, ir.Constant(stride.type, r)))
 
 @intrinsic
 def outer(typing, t, x, i, stride, w):
@@ -195,7 +211,8 @@ def outer(typing, t, x, i, stride, w):
     def emit(context, builder, sig, args):
         acc, xs, i, stride, w = args
         def row(r, old):
-            one = builder.load(_pointer(context, builder, x, xs, _strided(builder, i, stride, r), _F32))
+            one = builder.load(_pointer(context, builder, x, xs, _strided(builder, i, stride, r),
+                                        _F32))
             return _call(builder, "fma", _splat(builder, one, t.lanes), w, old)
         return _row_by_row(builder, t, acc, row)
     return t(t, x, types.intp, types.intp, w), emit
@@ -205,7 +222,9 @@ def scaled(typing, t, s, d):
     "`t[r] + s[r] * d` in every row r"
     def emit(context, builder, sig, args):
         acc, s, d = args
-        return _row_by_row(builder, t, acc, lambda r, old: _call(builder, "fma", builder.extract_value(s, r), d, old))
+        return _row_by_row(builder, t, acc,
+                           lambda r, old: _call(builder, "fma", builder.extract_value(s, r), d,
+                                                old))
     return t(t, s, d), emit
 
 @intrinsic
@@ -226,7 +245,9 @@ def prefetch(typing, a, i):
         byte = _I8.as_pointer()
         kind = ir.FunctionType(ir.VoidType(), [byte, _I32, _I32, _I32])
         fetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        builder.call(fetch, [_pointer(context, builder, a, *args, _I8), *(ir.Constant(_I32, k) for k in (0, 2, 1))])
+        builder.call(fetch,
+                     [_pointer(context, builder, a, *args, _I8),
+                      *(ir.Constant(_I32, k) for k in (0, 2, 1))])
         return context.get_dummy_value()
     return types.void(a, types.intp), emit
 
@@ -255,7 +276,8 @@ register_model(Form)(models.OpaqueModel)
 @intrinsic(prefer_literal=True)
 def form(typing, kind):
     "The name of a number"
-    return Form(kind.literal_value)(kind), lambda context, builder, sig, args: context.get_dummy_value()
+    return (Form(kind.literal_value)(kind),
+            lambda context, builder, sig, args: context.get_dummy_value())
 
 # %% ../../nbs/2_models/14b_simd.ipynb #b8cce5d6
 #| code-fold: true
@@ -263,18 +285,21 @@ def form(typing, kind):
 @intrinsic
 def address(typing, a):
     "Where an array begins"
-    def emit(context, builder, sig, args): return builder.ptrtoint(context.make_array(a)(context, builder, args[0]).data, _I64)
+    def emit(context, builder, sig, args):
+        return builder.ptrtoint(context.make_array(a)(context, builder, args[0]).data, _I64)
     return types.int64(a), emit
 
 def _array_at(elem):
-    "An intrinsic: the array of `elem` that begins at an address; its length is the caller's business"
+    """An intrinsic: the array of `elem` that begins at an address; its length is the caller's
+    business"""
     kind = types.Array(elem, 1, "C")
     def typed(typing, where):
         def emit(context, builder, sig, args):
             array, size = context.make_array(kind)(context, builder), elem.bitwidth // 8
             data = builder.inttoptr(args[0], array.data.type)
             long, step = ir.Constant(_I64, 2**40), ir.Constant(_I64, size)
-            populate_array(array, data=data, shape=[long], strides=[step], itemsize=step, meminfo=None)
+            populate_array(array, data=data, shape=[long], strides=[step], itemsize=step,
+                           meminfo=None)
             return array._getvalue()
         return kind(types.int64), emit
     return intrinsic(typed)
@@ -286,6 +311,7 @@ def call(typing, code, args):
     "Call the machine code at an address with ten numbers"
     def emit(context, builder, sig, given):
         kind = ir.FunctionType(ir.VoidType(), [_I64] * 10)
-        builder.call(builder.inttoptr(given[0], kind.as_pointer()), cgutils.unpack_tuple(builder, given[1], 10))
+        builder.call(builder.inttoptr(given[0], kind.as_pointer()),
+                     cgutils.unpack_tuple(builder, given[1], 10))
         return context.get_dummy_value()
     return types.void(types.int64, types.UniTuple(types.int64, 10)), emit
