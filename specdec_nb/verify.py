@@ -165,7 +165,7 @@ class Trace:
         words=None, # a function or a table from token ids to text, for people
     ):
         self.tokens, self.drafted, self.steps, self.overlaps, self.words = [], [], [], [], words
-        # promise: what the target says of its rows (chapter 14h)
+        # promise: what the target says of its rows (chapter 14j)
         self.seconds, self.stopped, self.lossy, self.promise = {}, None, False, ""
         for step in steps: self.add(step)
 

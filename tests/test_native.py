@@ -10,13 +10,13 @@ from drafters import Oracle, Wild
 from specdec_nb import Draft, Keyed, Law, Llama, Trace, generate
 from specdec_nb.roles import as_target, read
 from specdec_nb.decode import decode
-from specdec_nb.models import linear, native
+from specdec_nb.models import linear, maps, native
 from specdec_nb.models.linear import _apply
 from specdec_nb.models.machine import PANEL, entry, kernel, refusal
 from specdec_nb.models.hub import chat, default_gguf
 from specdec_nb.models.native import Native
 from specdec_nb.models.packed import FromGGUF, Packed, exact_hf
-from specdec_nb.models.simd import floats_at, form
+from specdec_nb.models.team import floats_at, form
 from specdec_nb.sampling import Asks
 from test_llama import CLAIMED, build
 
@@ -287,8 +287,8 @@ def test_where_it_cannot_be_today_s_runtime_serves_and_says_so_once(monkeypatch,
     monkeypatch.setattr(native, "load_hf", lambda name: (model, None))
     ids = torch.tensor([TOKENS[:9]])
     text = generate(native.load_native(tmp_path)[0], ids, max_new_tokens=20, do_sample=False)
-    find = native.find_spec
-    monkeypatch.setattr(native, "find_spec", lambda name: None if name == "numba" else find(name))
+    find = maps.find_spec
+    monkeypatch.setattr(maps, "find_spec", lambda name: None if name == "numba" else find(name))
     with pytest.warns(UserWarning, match="numba is not installed"): other, _ = native.load_native(tmp_path)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -14,9 +14,9 @@ from specdec_nb.lm import weather
 from specdec_nb.models import linear
 from specdec_nb.models.linear import SIZE, _apply
 from specdec_nb.models.machine import PANEL, entry
-from specdec_nb.models.packed import NativeMap
+from specdec_nb.models.maps import NativeMap
 from specdec_nb.models.packed import FromHF, Packed
-from specdec_nb.models.simd import floats_at, form
+from specdec_nb.models.team import floats_at, form
 from specdec_nb.models.trials import quantised
 from specdec_nb.roles import as_target
 from specdec_nb.serving.quant import QuantSelf, blocks, few_bits, to_bits

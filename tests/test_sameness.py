@@ -1,4 +1,4 @@
-"Chapter 14i: rows that depend on their number are caught, excuses are checked, and odds are those of the noise."
+"Chapter 14k: rows that depend on their number are caught, excuses are checked, and odds are those of the noise."
 import numpy as np
 import pytest
 import torch

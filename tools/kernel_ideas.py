@@ -43,7 +43,7 @@ def fetch(locality):
 
 
 def four_bits(locality=3, far=0):
-    "Chapter 14c by factors, with fetches of one's own"
+    "Chapter 14d by factors, with fetches of one's own"
     ahead = fetch(locality)
     @piece
     def times(acc, x, xs, i, stride, K, w, o, c, _):
@@ -232,7 +232,7 @@ def tiles():
 
 
 def whole():
-    "Both ways of chapter 14c, and digits with fetches of one's own"
+    "Both ways of chapter 14d, and digits with fetches of one's own"
     def ahead_of(far):
         mine = fetch(3)
         @piece

@@ -15,7 +15,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from ..models.llama import Llama, pack
 from ..models.state import Ranked
 from ..models.packed import FromHF, Packed
-from ..models.native import Native, why_not_native
+from ..models.maps import why_not_native
+from ..models.native import Native
 from .network import Trained, known_as
 
 # %% ../../nbs/4_learning/21d_draft_model.ipynb #72fb8016

@@ -21,7 +21,7 @@ from ..workshop.files import whole
 from ..workshop.registry import enter, find
 from ..sampling import Asks
 from ..roles import Drafter
-from ..models.native import swift
+from ..models.maps import swift
 from ..drafters.model import Mapped, lends, refuse_foreign, shipped
 from .losses import forward_kl, judge
 

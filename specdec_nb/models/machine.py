@@ -48,7 +48,7 @@ else: PANEL, LANES, TALLEST = 32, 16, 6 # 32 registers of 4
 # %% ../../nbs/2_models/14a_machine.ipynb #8b97a101
 #| code-fold: true
 #| code-summary: "kernel, piece, entry, and where compiled code is kept"
-KERNELS = ("machine", "simd", "nibbles", "linear", "selfattention", "forward")
+KERNELS = ("machine", "simd", "team", "nibbles", "linear", "selfattention", "forward")
 
 def _folder():
     """Where compiled code is kept: one folder for each version of these modules, of numba and of

@@ -70,7 +70,7 @@ class TensorScores(Scores):
         return self._best[i]
 
 class Ranked:
-    "Rows as an array, and the best words of each, of a runtime that ranks while it computes (chapter 14f)"
+    "Rows as an array, and the best words of each, of a runtime that ranks while it computes (chapter 14g)"
     def __init__(self,
         rows, # `[n, V]`
         best, # `[n, width]`, best first; the first is -1 where a number is no number

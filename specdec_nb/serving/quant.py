@@ -15,8 +15,9 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 from ..roles import as_target, register
 from ..models.llama import Llama
-from ..models.native import Native, NativeCache, why_not_native
-from ..models.packed import NativeMap
+from ..models.maps import why_not_native
+from ..models.native import Native, NativeCache
+from ..models.maps import NativeMap
 from ..models.packed import Packed, shortest
 from ..drafters.model import ModelDrafter
 from ..drafters.layerskip import BehindDrafting

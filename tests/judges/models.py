@@ -96,6 +96,15 @@ def check_tallest(c):
             "registers, not rows": lambda r, lanes, e: r - 1 - lanes // e}
 
 
+def check_goal(c):
+    return {"the bug": lambda count, threads: count + threads, "a constant": lambda count, threads: 8, "the last one's only": lambda count, threads: count + 1,
+            "the meeting before": lambda count, threads: count // threads * threads}
+
+
+def check_head_share(c):
+    return {"bits for bytes": lambda w, n, b, t: w * n * b / t, "words only": lambda w, n, b, t: w * b / 8 / t, "a constant": lambda w, n, b, t: .5, "upside down": lambda w, n, b, t: t / (w * n * b / 8)}
+
+
 def check_in_digits(c):
     def unsigned(n): return n >> 16, n >> 8 & 255, n & 255
     def truncated(n): h = int(n / 65536); return h, int((n - 65536 * h) / 256), 0
