@@ -96,7 +96,7 @@ def check_lengths(c):
 
 def check_becomes(c):
     alone = 102 * .5 / 127
-    return {"not rounded": (.4, .4), "a constant": (0, 0), "each alone": (alone, alone), "the other way round": (0, alone), "whole numbers": (102, 0), "rounded up": (alone, 1)}
+    return {"not rounded": [.4, .4], "a constant": [0, 0], "each alone": [alone, alone], "the other way round": [0, alone], "whole numbers": [102, 0], "rounded up": [alone, 1]}
 
 
 def check_rows_apart(c):
