@@ -177,3 +177,15 @@ def check_learnt_in(c):
     return {"as given": lambda n, path: [*range(n + 1)], "accepted first": lambda n, path: [0, *(i + 1 for i in path), *(i for i in range(1, n + 1) if i - 1 not in path)],
             "accepted alone": lambda n, path: [0, *(i + 1 for i in path)], "row 0 forgotten": lambda n, path: [0, *sorted(range(1, n + 1), key=lambda row: row - 1 in path)],
             "nodes for rows": lambda n, path: sorted(range(n + 1), key=lambda row: row in path), "backwards": lambda n, path: [*range(n, -1, -1)]}
+
+
+def check_after(c):
+    def joined(texts, ending, k):
+        text, n = sum(texts, []), len(ending)
+        places = [i for i in range(n, len(text)) if text[i - n:i] == ending]
+        return text[places[-1]:places[-1] + k] if places else []
+    def first(texts, ending, k):
+        n = len(ending)
+        return next((t[i:i + k] for t in texts for i in range(n, len(t)) if t[i - n:i] == ending), [])
+    def latest_text(texts, ending, k): return c.solution(texts[-1:], ending, k)
+    return {"as given": joined, "the first place": first, "the latest text alone": latest_text, "nothing": lambda *a: [], "one token": lambda t, e, k: c.solution(t, e, 1), "all of it": lambda t, e, k: c.solution(t, e, 99)}

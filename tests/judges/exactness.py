@@ -248,3 +248,26 @@ def check_alpha_of(c):
 
 def check_small_tree(c):
     return {"without the target's own": [1.1, 4, 1.63], "the chain": [1.8, 2, 1.5], "all nodes": [2.1, 6, 1.53], "too small": [2.1, 3, 1.62], "probabilities added": [2.4, 4, 1.63]}
+
+
+def check_favourite(c):
+    Drafter, Draft = c.Drafter, c.Draft
+    class Muddled(Drafter):
+        def __init__(self): self.counts = [0, 0, 0]
+        def begin(self, ctx, state):
+            for x in ctx.tokens: self.counts[x] += 1
+            return self
+        def propose(self, ctx, rng): return Draft.chain([int(np.argmax(self.counts))] * ctx.budget.depth)
+        def observe(self, step):
+            for x in step.verdict.tokens: self.counts[x] += 1
+    class Latest(Drafter):
+        def propose(self, ctx, rng): return Draft.chain([ctx.tokens[-1]] * ctx.budget.depth)
+    class Prompt(Drafter):
+        def begin(self, ctx, state):
+            mine = Prompt()
+            mine.word = int(np.argmax(np.bincount(ctx.tokens[:])))
+            return mine
+        def propose(self, ctx, rng): return Draft.chain([self.word] * ctx.budget.depth)
+    class Short(c.Reader):
+        def propose(self, ctx, rng): return Draft.chain(super().propose(ctx, rng).tokens[:1])
+    return {"as given": Muddled, "the latest word": Latest, "the prompt's favourite": Prompt, "one guess": Short}
