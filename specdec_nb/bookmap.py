@@ -10,6 +10,7 @@ from pathlib import Path
 import html
 import os
 import sys
+import textwrap
 
 # %% ../nbs/1_exactness/00_bookmap.ipynb #0864dae6
 PLACES = { # place: (its question, what happens there, the chapters that answer)
@@ -20,7 +21,7 @@ PLACES = { # place: (its question, what happens there, the chapters that answer)
             "23 23a 23b 23c 23d 23e 24 24a 24b 24c 24d 29 30a 34"),
     "shape": ("What shape?", "a tree of guesses", "05 09 27 30 30a 36b"),
     "target": ("What does the model say?", "score, one pass",
-               "06a 10 11 12 12a 12b 12c 13 25 28 36a 37 39a 39b 39c"),
+               "06a 10 11 12 12a 12b 12c 13 25 28 34a 36a 37 39a 39b 39c"),
     "rule": ("Which rule?", "verify", "04 06 26 28a 39d"),
     "loop": ("One loop", "commit, and again", "06b 07 13a 13b 14 31 32 32b 33 35 38"),
     "memory": ("What is remembered?", "keep, observe", "12 12a 12b 13b 15 17a 18 19 24b 29"),
@@ -45,6 +46,14 @@ _ARROWS = ["M165 85H187", "M350 85H372", "M455 107V130", "M375 155H353", "M190 1
            "M85 133V110"]
 
 _STYLE = Path(__file__).parent / "book.mplstyle" if "__file__" in globals() else None
+
+def _runs(chapters):
+    "A list of chapters with its runs shortened: `15 16 16a 17` becomes `15–17`"
+    order, runs = sorted({c for _, _, of in PLACES.values() for c in of.split()}), []
+    for c in chapters.split():
+        if runs and order.index(c) == order.index(runs[-1][-1]) + 1: runs[-1].append(c)
+        else: runs.append([c])
+    return " ".join(f"{r[0]}–{r[-1]}" if len(r) > 2 else " ".join(r) for r in runs)
 
 def _dress():
     "Figures of this process are drawn in the book's style; matplotlib is not imported for it"
@@ -73,10 +82,13 @@ class _Map:
         (x, y, w), (question, verb, chapters) = _SPOTS[place], PLACES[place]
         lit, mid = place in self.lit, x + w / 2
         look = 'fill="#3a7d44"' if lit else 'fill="none" stroke="currentColor" stroke-opacity=".4"'
-        ink, second = "#fff" if lit else "currentColor", verb if self.here else chapters
+        ink, second = "#fff" if lit else "currentColor", verb if self.here else _runs(chapters)
+        lines = textwrap.wrap(second, w // 7)
+        size, at = (11, (19, 35)) if len(lines) == 1 else (9.5, (15, 27, 39))
+        texts = zip(at, (11.5, size, size), (question, *lines))
         return (f'<rect x="{x}" y="{y}" width="{w}" height="44" rx="7" {look}/><g fill="{ink}">'
-                f'<text x="{mid:g}" y="{y + 19}" font-size="11.5">{question}</text>'
-                f'<text x="{mid:g}" y="{y + 35}" font-size="11">{second}</text></g>')
+                + "".join(f'<text x="{mid:g}" y="{y + dy}" font-size="{points}">{text}</text>'
+                          for dy, points, text in texts) + '</g>')
 
 def book_map(
     # a chapter's number, as "06"; None: no place is lit, and every place lists its chapters

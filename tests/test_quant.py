@@ -169,6 +169,8 @@ def test_what_cannot_be_rounded_is_refused_by_name_with_a_remedy():
     done = build()
     done.config.quantization_config = {"quant_method": "bitsandbytes", "load_in_4bit": True}
     with pytest.raises(ValueError, match="quantised already"): few_bits(done, 4)
+    other = few_bits(hf.OPTForCausalLM(hf.OPTConfig(vocab_size=50, hidden_size=64, ffn_dim=64, num_hidden_layers=1, num_attention_heads=4, word_embed_proj_dim=64)).eval(), 8)
+    with pytest.raises(ValueError, match="quantised already"): few_bits(other, 8)
 
 
 def test_a_target_of_few_bits_is_told_that_its_guesses_cost_what_words_do():

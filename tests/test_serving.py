@@ -10,7 +10,7 @@ import transformers as hf
 from drafters import Wild
 from specdec_nb import Drafter, Keyed, Law, Llama, Native, Stop, TableLM, Trace
 from specdec_nb.decode import decode
-from specdec_nb.models.native import why_not_native
+from specdec_nb.models.maps import why_not_native
 from specdec_nb.serving.batch import lockstep_tokens
 from specdec_nb.serving.engine import Engine, Served, shared
 from specdec_nb.serving.ration import Ration, _Book

@@ -109,7 +109,7 @@ def verify_longest(draft, p, rng):
     return Verdict.of(draft, draft.path(end),
                       max(range(len(p[end + 1])), key=lambda x: p[end + 1][x]))
 
-# %% ../../nbs/5_trees/27_dag.ipynb #9fc8bd87
+# %% ../../nbs/5_trees/27_dag.ipynb #2211f9ee
 class _GraphDrafting(TreeDrafting):
     def grow(self, depth, budget):
         # parent and token -> node of the graph

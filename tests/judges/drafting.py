@@ -149,3 +149,43 @@ def check_all_of(c):
     def no_bonus(phrase, answers): return c.solution(phrase, answers)[:len(phrase)]
     def anywhere(phrase, answers): return answers[:1 + sum(a == b for a, b in zip(phrase, answers))]
     return {"as given": most_of, "no bonus": no_bonus, "counts hits": anywhere, "everything": lambda phrase, answers: answers, "a constant": lambda phrase, answers: answers[:1], "the phrase": lambda phrase, answers: phrase}
+
+
+def check_discarded(c):
+    right = c.solution
+    return {"nothing": [], "the guesses themselves": [(1, 2, 3, 4)], "one phrase": right[:1], "without the last token": [p[:-1] for p in right], "every guess": [*right, (3, 9), (4, 7)],
+            "the other way round": right[::-1]}
+
+
+def check_half_the_layers(c):
+    cost, one, two, least = c.solution
+    return {"the head is free": [.49, 1.7 / 1.49, 2.19 / 1.98, .49], "half": [.5, 1.7 / 1.5, 2.19 / 2, .5], "drafting is free": [cost, 1.7, 2.19, least], "swapped": [cost, two, one, least],
+            "half is enough": [cost, one, two, .5], "one draft for both": [cost, one, 2.19 / 1.51, least]}
+
+
+def check_bridges(c):
+    return {"not cut": [.5, .5, .25, 1], "as greedy": [.75, .5, 1, 1], "products": [.375, .5, .5, 1], "p everywhere": [.5, .5, .5, .5], "swapped": [.5, .75, .5, 1]}
+
+
+def check_matches(c):
+    pairs, token = c.solution
+    return {"every length": [[(3, 3), (2, 3), (1, 3)], token], "the first places": [[(3, 3), (1, 1)], token], "the longest alone": [pairs[:1], token], "the last token": [pairs, 1],
+            "places of the end": [[(3, 2), (1, 2)], token]}
+
+
+def check_learnt_in(c):
+    return {"as given": lambda n, path: [*range(n + 1)], "accepted first": lambda n, path: [0, *(i + 1 for i in path), *(i for i in range(1, n + 1) if i - 1 not in path)],
+            "accepted alone": lambda n, path: [0, *(i + 1 for i in path)], "row 0 forgotten": lambda n, path: [0, *sorted(range(1, n + 1), key=lambda row: row - 1 in path)],
+            "nodes for rows": lambda n, path: sorted(range(n + 1), key=lambda row: row in path), "backwards": lambda n, path: [*range(n, -1, -1)]}
+
+
+def check_after(c):
+    def joined(texts, ending, k):
+        text, n = sum(texts, []), len(ending)
+        places = [i for i in range(n, len(text)) if text[i - n:i] == ending]
+        return text[places[-1]:places[-1] + k] if places else []
+    def first(texts, ending, k):
+        n = len(ending)
+        return next((t[i:i + k] for t in texts for i in range(n, len(t)) if t[i - n:i] == ending), [])
+    def latest_text(texts, ending, k): return c.solution(texts[-1:], ending, k)
+    return {"as given": joined, "the first place": first, "the latest text alone": latest_text, "nothing": lambda *a: [], "one token": lambda t, e, k: c.solution(t, e, 1), "all of it": lambda t, e, k: c.solution(t, e, 99)}

@@ -198,3 +198,76 @@ def check_without(c):
         x = tokens[0]
         return x if rng.bernoulli(c.accept_probability(p, q, x)) else rng.categorical(c.residual(p, q))
     return {"as given": hasty, "not scaled up": unscaled, "one debt": same_debt, "the first alone": first_alone, "a constant": lambda p, q, tokens, rng: 0, "draws for itself": lambda p, q, tokens, rng: rng.categorical(p)}
+
+
+def check_several(c):
+    def one(rng, q, k): return (rng.at(0, "draft").categorical(q),) * k
+    def again(rng, q, k): return tuple(rng.at(0, "draft").categorical(q) for _ in range(k))
+    def places(rng, q, k): return tuple(rng.at(i, "draft").categorical(q) for i in range(k, 0, -1))
+    def without(rng, q, k):
+        noise, drawn = rng.at(0, "draft"), []
+        for _ in range(k):
+            rest = q.copy()
+            rest[drawn] = 0
+            drawn.append(noise.categorical(rest / rest.sum()))
+        return tuple(drawn)
+    def targets(rng, q, k): return c.solution(type("R", (), dict(at=lambda self, i, what: rng.at(i, "target")))(), q, k)
+    return {"one draw copied": one, "as given": again, "other places": places, "without replacement": without, "the target's noise": targets, "a constant": lambda rng, q, k: (0,) * k}
+
+
+def check_orders(c):
+    F, (one, other) = c.Fraction, c.solution
+    return {"one order twice": [one, one], "swapped": [other, one], "not renormalised": [[F(9, 14), F(4, 14), 0], other], "no temperature": [[F(3, 5), F(2, 5), 0], other],
+            "top-p alone": [one, [F(1, 2), F(1, 3), F(1, 6)]]}
+
+
+def check_shape(c):
+    depths, path, ones = c.solution
+    return {"depths from 0": [tuple(d - 1 for d in depths), path, ones], "numbers for depths": [range(6), path, ones], "the parent alone": [depths, (3, 4), ones],
+            "tokens before it": [depths, range(5), ones], "without the pending token": [depths, path, 11], "a chain's mask": [depths, path, 28]}
+
+
+def check_answer(c):
+    def cut(prompt, new, ends):
+        text = [*prompt, *new]
+        at = next((i for i, token in enumerate(text) if token in ends), len(text))
+        return text[len(prompt):at + 1]
+    return {"as given": cut, "all": lambda p, new, ends: new, "without the end": lambda p, new, ends: c.solution(p, new, ends)[:-1], "nothing": lambda p, new, ends: [],
+            "the last end": lambda p, new, ends: new[:max((i for i, t in enumerate(new, 1) if t in ends), default=len(new))]}
+
+
+def check_twelve(c):
+    return {"no target's own": [(3, 4), (12, 38)], "uncut drafts": [(3, 1), (12, 48)], "a call a token": [(12, 4), (12, 38)], "no last draft": [(3, 0), (12, 38)], "cut a word late": [(3, 2), (12, 42)]}
+
+
+def check_alpha_of(c):
+    def share(calls): return sum(n for _, n in calls) / max(sum(k for k, _ in calls), 1)
+    return {"as given": share, "a constant": lambda calls: .7, "whole chains": lambda calls: sum(n == k for k, n in calls) / len(calls),
+            "one refusal a call": lambda calls: sum(n for _, n in calls) / sum(n + 1 for _, n in calls), "the first guess alone": lambda calls: sum(n > 0 for _, n in calls) / len(calls)}
+
+
+def check_small_tree(c):
+    return {"without the target's own": [1.1, 4, 1.63], "the chain": [1.8, 2, 1.5], "all nodes": [2.1, 6, 1.53], "too small": [2.1, 3, 1.62], "probabilities added": [2.4, 4, 1.63]}
+
+
+def check_favourite(c):
+    Drafter, Draft = c.Drafter, c.Draft
+    class Muddled(Drafter):
+        def __init__(self): self.counts = [0, 0, 0]
+        def begin(self, ctx, state):
+            for x in ctx.tokens: self.counts[x] += 1
+            return self
+        def propose(self, ctx, rng): return Draft.chain([int(np.argmax(self.counts))] * ctx.budget.depth)
+        def observe(self, step):
+            for x in step.verdict.tokens: self.counts[x] += 1
+    class Latest(Drafter):
+        def propose(self, ctx, rng): return Draft.chain([ctx.tokens[-1]] * ctx.budget.depth)
+    class Prompt(Drafter):
+        def begin(self, ctx, state):
+            mine = Prompt()
+            mine.word = int(np.argmax(np.bincount(ctx.tokens[:])))
+            return mine
+        def propose(self, ctx, rng): return Draft.chain([self.word] * ctx.budget.depth)
+    class Short(c.Reader):
+        def propose(self, ctx, rng): return Draft.chain(super().propose(ctx, rng).tokens[:1])
+    return {"as given": Muddled, "the latest word": Latest, "the prompt's favourite": Prompt, "one guess": Short}

@@ -80,3 +80,9 @@ def check_deeper(c):
 def check_leaves_by_hand(c):
     return {"the forwards forgotten": ((-.9, .1, True),), "without the target's own token": ((-1.9, -1.7, True),), "it does not pay": ((-.9, -.7, False),),
             "one forward": ((-.9, -.3, True),), "tokens alone": ((1.3, 2.7, True),)}
+
+
+def check_gains(c):
+    word, both, longer = c.solution
+    return {"tokens alone": [1.75, 1.75, 1.875], "forwards of three": [word, both, 1.875 / 1.2], "no forwards": [word, 1.75, 1.875], "the target's own forgotten": [.75 / 1.2, .75 / 1.1, .875 / 1.1], "sure tokens": [word, both, 2.75 / 1.1],
+            "the other way round": [longer, both, word]}

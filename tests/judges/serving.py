@@ -92,3 +92,24 @@ def check_between(c):
 
 def check_lengths(c):
     return {"a constant": ((0, 0),), "a quarter of all": ((28000, 1 / 4),), "thousands": ((28, 5 / 8),), "the wrong half": ((7000, 5 / 8),), "the other ratio": ((28000, 8 / 5),)}
+
+
+def check_becomes(c):
+    alone = 102 * .5 / 127
+    return {"not rounded": [.4, .4], "a constant": [0, 0], "each alone": [alone, alone], "the other way round": [0, alone], "whole numbers": [102, 0], "rounded up": [alone, 1]}
+
+
+def check_rows_apart(c):
+    def channels(x):
+        scale = x.abs().amax(0, keepdim=True) / 127
+        return (x / scale).round() * scale
+    def whole(x):
+        scale = x.abs().amax() / 127
+        return (x / scale).round() * scale
+    def divided(x):
+        scale = x.abs().amax(-1, keepdim=True) / 127
+        return (x / scale).round() * scale
+    def floored(x):
+        scale = x.abs().amax(-1, keepdim=True) / 127
+        return (x / scale.where(scale > 0, 1)).floor() * scale
+    return {"as the colleague": channels, "one scale a call": whole, "zeros divided": divided, "rounded down": floored, "not rounded": lambda x: x, "a constant": lambda x: x * 0}

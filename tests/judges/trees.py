@@ -128,3 +128,20 @@ def check_merged(c):
         low = min(A[0], B[0])
         return low, 2.**(A[0] - low) * A[1] + 2.**(B[0] - low) * B[1], 2.**(A[0] - low) * A[2] + 2.**(B[0] - low) * B[2]
     return {"as given": lucky, "sums": plain, "the larger one": larger, "by the smaller maximum": grows, "a constant": lambda A, B: (0., 1., 0.)}
+
+
+def check_three_counts(c):
+    return {"a tree": [5, 0, 5], "circles": [2, 3, 6], "edges": [5, 2, 6], "not unrolled": [3, 2, 3], "one meeting": [3, 1, 6], "a constant": [0, 0, 0]}
+
+
+def check_compacted(c):
+    def shuffled(rows, path):
+        for i in reversed(range(len(path))): rows[i] = rows[path[i]]
+        return rows
+    def shortened(rows, path):
+        rows[:] = [rows[j] for j in path]
+        return rows
+    def swapped(rows, path):
+        for i, j in enumerate(path): rows[j] = rows[i]
+        return rows
+    return {"as given": shuffled, "a new list": lambda rows, path: [rows[j] for j in path] + rows[len(path):], "shortened": shortened, "to where they came from": swapped, "nothing": lambda rows, path: rows}
