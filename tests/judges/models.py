@@ -159,3 +159,12 @@ def check_packed_bytes(c):
     panel, deep, size = linear["PANEL"], linear["DEEP"], linear["SIZE"]
     return {"a constant": lambda kind, n, k: 4096, "no padding": lambda kind, n, k: n * k // deep[kind] * size[kind] // panel, "one panel": lambda kind, n, k: k // deep[kind] * size[kind],
             "rounded down": lambda kind, n, k: n // panel * (k // deep[kind]) * size[kind], "a block a number": lambda kind, n, k: -(-n // panel) * k * size[kind]}
+
+
+def check_padded(c):
+    def right(prompts, texts, pad): return c.solution(prompts, texts, pad)
+    def left(prompts, texts, pad):
+        longest = max(map(len, texts))
+        return [[*[pad] * (longest - len(t)), *p, *t] for p, t in zip(prompts, texts)]
+    return {"padded on the left": left, "ragged": lambda prompts, texts, pad: [[*p, *t] for p, t in zip(prompts, texts)],
+            "always zero": lambda prompts, texts, pad: right(prompts, texts, 0), "no prompts": lambda prompts, texts, pad: right([[]] * len(prompts), texts, pad)}
