@@ -22,7 +22,7 @@ PLACES = { # place: (its question, what happens there, the chapters that answer)
     "target": ("What does the model say?", "score, one pass",
                "06a 10 11 12 12a 12b 12c 13 25 28 36a 37 37a 39a 39b 39c"),
     "rule": ("Which rule?", "verify", "04 06 26 28a 39d"),
-    "loop": ("One loop", "commit, and again", "06b 07 13a 13b 13c 14 31 32 32b 33 35 38"),
+    "loop": ("One loop", "commit, and again", "06b 07 13a 13b 13c 14 31 32 32b 32c 33 35 38"),
     "memory": ("What is remembered?", "keep, observe", "12 12a 12b 13b 15 17a 18 19 24b 29"),
     "gain": ("What is gained?", "time, measured on a machine",
              "08 09 14a 14b 14c 14d 14e 14f 14g 14h 30 31 31a 32a "

@@ -92,3 +92,10 @@ def check_between(c):
 
 def check_lengths(c):
     return {"a constant": ((0, 0),), "a quarter of all": ((28000, 1 / 4),), "thousands": ((28, 5 / 8),), "the wrong half": ((7000, 5 / 8),), "the other ratio": ((28000, 8 / 5),)}
+
+
+def check_same(c):
+    def texts(a, b): return c.json.dumps(a) == c.json.dumps(b)
+    def kinds(a, b): return type(a) is type(b) and a == b
+    def shallow(a, b): return a is b if isinstance(a, bool) or isinstance(b, bool) else a == b
+    return {"Python's ==": lambda a, b: a == b, "as it is written": texts, "of one type": kinds, "only on top": shallow, "a constant": lambda a, b: True}
