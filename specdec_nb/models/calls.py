@@ -16,7 +16,7 @@ from ..verify import Trace
 from ..roles import as_target
 from ..stops import Stop
 from ..decode import Request, serve
-from .hf import cache_name
+from .foreign import cache_name
 from .inputs import attended, go_on_in
 from .options import (for_row, law_after, law_of, refuse_inputs, refuse_options,
                                        stop_of)

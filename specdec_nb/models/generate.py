@@ -21,7 +21,7 @@ from ..verify import make_rule
 from ..roles import Drafter, as_target, make_drafter
 from .hub import cache_folder, prompt_ids
 from .llama import Llama
-from .hf import plain_model
+from .foreign import plain_model
 from .inputs import healed, padding_of
 from .options import refuse_call, refuse_options, whole_number
 from .calls import SpeculativeOutput, refuse_beside, serve_call, undisturbed

@@ -168,3 +168,17 @@ def check_padded(c):
         return [[*[pad] * (longest - len(t)), *p, *t] for p, t in zip(prompts, texts)]
     return {"padded on the left": left, "ragged": lambda prompts, texts, pad: [[*p, *t] for p, t in zip(prompts, texts)],
             "always zero": lambda prompts, texts, pad: right(prompts, texts, 0), "no prompts": lambda prompts, texts, pad: right([[]] * len(prompts), texts, pad)}
+
+
+def check_unwrapped(c):
+    def one(model): return getattr(model, "inner", model)
+    def never(model): return model if not hasattr(model, "inner") else never(model.inner)
+    def outer(model):
+        if getattr(model, "prefix", None): raise ValueError
+        return never(model)
+    def caught(f):
+        def tried(model):
+            try: return f(model)
+            except ValueError: return None
+        return tried
+    return {"one wrapper": one, "whatever the prefix": never, "the outermost prefix": outer, "None for a prefix": caught(c.solution)}
