@@ -16,7 +16,7 @@ PLACES = { # place: (its question, what happens there, the chapters that answer)
     "promise": ("What is the same text?", "exact laws of tokens and programs",
                 "01 02 03 36 36a 39"),
     "who": ("Who drafts?", "propose",
-            "06a 15 16 16a 16b 17 17b 18 19 20 21 21a 21b 21c 21d 22 22a 22b 22c "
+            "06a 15 16 16a 16b 17 17b 18 19 20 20a 21 21a 21b 21c 21d 22 22a 22b 22c "
             "23 23a 23b 23c 23d 23e 24 24a 24b 24c 24d 24e 29 30a 34"),
     "shape": ("What shape?", "a tree of guesses", "05 09 27 30 30a 36b 36c"),
     "target": ("What does the model say?", "score, one pass",

@@ -23,7 +23,8 @@ from specdec_nb.training import corpus as writing
 from specdec_nb.training.corpus import Corpus, Part, write_documents
 from specdec_nb.learned.draft_model import DraftModel
 from specdec_nb.learned.losses import forward_kl
-from specdec_nb.learned.network import Lender, Trained, apart, fingerprint
+from specdec_nb.learned.network import Trained
+from specdec_nb.learned.fingerprint import Lender, apart, fingerprint
 from specdec_nb.training.features import Batches, Features
 from specdec_nb.training.fit import fit_drafter, held_out
 from specdec_nb.training.many import write_corpus

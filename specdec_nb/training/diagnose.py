@@ -21,7 +21,8 @@ from ..roles import as_target, introduce
 from ..stops import Stop
 from ..decode import Request, serve
 from ..drafters.model import shipped
-from ..learned.network import Trained, apart, fingerprint
+from ..learned.network import Trained
+from ..learned.fingerprint import apart, fingerprint
 from .features import opening, states_of, surprise
 
 # %% ../../nbs/4_learning/24a_diagnose.ipynb #9f183bf5

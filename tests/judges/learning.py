@@ -252,3 +252,11 @@ def check_can_hold(c):
         return True
     return {"what exists": lambda out: out.exists(), "no file": lambda out: not out.is_file(), "a folder around it": lambda out: out.parent.is_dir() and not out.is_file(),
             "it was made": made, "a constant": lambda out: True}
+
+
+def check_distance(c):
+    np = c.np
+    def length(x): return max(float(np.linalg.norm(x)), 1e-9)
+    return {"absolute": lambda a, b: float(np.linalg.norm(np.array(a) - b)), "of the other": lambda a, b: float(np.linalg.norm(np.array(a) - b)) / length(b),
+            "lengths only": lambda a, b: abs(length(a) - length(b)) / length(a), "a constant": lambda a, b: 0.,
+            "the largest entry": lambda a, b: float(abs(np.array(a) - b).max()) / length(a)}
