@@ -17,7 +17,7 @@ PLACES = { # place: (its question, what happens there, the chapters that answer)
                 "01 02 03 36 36a 39"),
     "who": ("Who drafts?", "propose",
             "06a 15 16 16a 16b 17 17b 18 19 20 20a 21 21a 21b 21c 21d 22 22a 22b 22c "
-            "23 23a 23b 23c 23d 23e 24 24a 24b 24c 24d 24e 29 30a 34"),
+            "23 23a 23b 23c 23d 23e 23f 24 24a 24b 24c 24d 24e 29 30a 34"),
     "shape": ("What shape?", "a tree of guesses", "05 09 27 30 30a 36b 36c"),
     "target": ("What does the model say?", "score, one pass",
                "06a 10 11 12 12a 12b 12c 12d 13 25 28 36a 37 37a 39a 39b 39c"),
