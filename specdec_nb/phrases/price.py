@@ -7,7 +7,8 @@ __all__ = ['Pace', 'cost_of']
 
 # %% ../../nbs/6_phrases/29a_price.ipynb #7ccbc2e4
 import numpy as np
-from ..speedup import CostCurve, cached_cost, cost_key, three_machines
+from ..speedup import CostCurve, three_machines
+from ..cost import cached_cost, cost_key
 
 # %% ../../nbs/6_phrases/29a_price.ipynb #3a343615
 class Pace:

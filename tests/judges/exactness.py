@@ -198,3 +198,8 @@ def check_without(c):
         x = tokens[0]
         return x if rng.bernoulli(c.accept_probability(p, q, x)) else rng.categorical(c.residual(p, q))
     return {"as given": hasty, "not scaled up": unscaled, "one debt": same_debt, "the first alone": first_alone, "a constant": lambda p, q, tokens, rng: 0, "draws for itself": lambda p, q, tokens, rng: rng.categorical(p)}
+
+
+def check_order(c):
+    return {"one after the other": lambda sizes, n: [x for x in sizes for _ in range(n)], "there and back": lambda sizes, n: [x for i in range(n) for x in (sizes if i % 2 == 0 else sizes[::-1])],
+            "once": lambda sizes, n: [*sizes], "the first only": lambda sizes, n: [sizes[0]] * (n * len(sizes))}
