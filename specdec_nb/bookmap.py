@@ -20,7 +20,7 @@ PLACES = { # place: (its question, what happens there, the chapters that answer)
             "23 23a 23b 23c 23d 23e 23f 24 24a 24b 24c 24d 24e 29 30a 34"),
     "shape": ("What shape?", "a tree of guesses", "05 09 27 30 30a 36b 36c"),
     "target": ("What does the model say?", "score, one pass",
-               "06a 10 11 12 12a 12b 12c 12d 13 25 28 36a 37 37a 39a 39b 39c"),
+               "06a 10 11 11a 12 12a 12b 12c 12d 13 25 28 36a 37 37a 39a 39b 39c"),
     "rule": ("Which rule?", "verify", "04 06 26 28a 39d"),
     "loop": ("One loop", "commit, and again", "06b 07 13a 13b 13c 14 31 32 32b 32c 33 35 38"),
     "memory": ("What is remembered?", "keep, observe", "12 12a 12b 13b 15 17a 18 19 24b 29"),

@@ -21,7 +21,8 @@ import torch
 from ..roles import target_of
 from .hub import beside_gguf, default_gguf, load_hf
 from .llama import Llama, pack
-from .state import Ranked, RankedScores, RowTarget, load_llama, parted
+from .state import RowTarget, load_llama, parted
+from .rows import Ranked, RankedScores
 from .packed import FromGGUF, FromHF, NativeMap, Packed, exact_hf, packed_file, sizes, weights_of
 
 # %% ../../nbs/2_models/14g_native.ipynb #fc604cbe

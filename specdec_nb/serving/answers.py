@@ -15,7 +15,7 @@ import secrets
 import time
 import numpy as np
 from starlette.responses import JSONResponse, Response, StreamingResponse
-from ..models.state import favourites
+from ..models.rows import favourites
 from ..drafters.vocabulary import spellings
 from .wire import Refused
 

@@ -17,7 +17,7 @@ from ..chance import Dice
 from ..draft import Budget, Draft, trim
 from ..verify import Step, Verdict
 from ..roles import Context, Tokens, introduce, make_drafter
-from ..models.state import TensorScores
+from ..models.rows import TensorScores
 from ..learned.fingerprint import Lender
 
 # %% ../../nbs/7_serving/35_vllm.ipynb #42cb1038

@@ -182,3 +182,10 @@ def check_unwrapped(c):
             except ValueError: return None
         return tried
     return {"one wrapper": one, "whatever the prefix": never, "the outermost prefix": outer, "None for a prefix": caught(c.solution)}
+
+
+def check_columns(c):
+    np = c.np
+    def best(row, k): return np.argsort(-row)[:k]
+    return {"as many as entries": lambda row, w, k: k, "columns at most": lambda row, w, k: min(w, k), "rows of the fold": lambda row, w, k: len({*(best(row, k) // w).tolist()}),
+            "of the smallest": lambda row, w, k: len({*(np.argsort(row)[:k] % w).tolist()}), "columns of 64": lambda row, w, k: len({*(best(row, k) % 64).tolist()})}
