@@ -130,8 +130,8 @@ class Beams:
     def _grow(self): # a generator of wishes, if the drafter makes some
         "Hypotheses first, then guesses below each; on top of the last draft while it holds"
         shared = _common(self.live)
-        old = (self.state.scored if self.steps
-               and self.state.position == len(self.prompt) + len(shared) else None)
+        same = self.steps and self.state.position == len(self.prompt) + len(shared)
+        old = self.state.scored if same else None
         self.state.follow([*self.prompt, *shared])
         room = self.target.max_nodes
         tree = _Trie(old if old is not None and len(old) < room // 2 else Draft())

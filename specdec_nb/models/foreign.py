@@ -69,8 +69,8 @@ def device_of(model) -> torch.device:
     """Where a model wants its inputs. An offloaded one has its weights nowhere (`meta`): its hook
     knows"""
     hooks = (getattr(m, "_hf_hook", None) for m in (model, model.get_input_embeddings()))
-    where = next((h.execution_device for h in hooks
-                  if getattr(h, "execution_device", None) is not None), model.device)
+    devices = (getattr(h, "execution_device", None) for h in hooks)
+    where = next((d for d in devices if d is not None), model.device)
     return torch.device(where) if torch.device(where).type != "meta" else torch.device("cpu")
 
 def matrix_of(module) -> torch.Tensor: # `[V, d]`

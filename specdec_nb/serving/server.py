@@ -67,8 +67,8 @@ class Door:
         answers = [Answer(asked, i, prompt, events, loop) for i, prompt in asked.answers]
         try:
             for a in answers:
-                a.request = self.engine.submit(a.prompt, asked.law(a.prompt),
-                                               asked.stop(a.prompt, self.eos), asked.noise(a.index),
+                law, stop = asked.law(a.prompt), asked.stop(a.prompt, self.eos)
+                a.request = self.engine.submit(a.prompt, law, stop, asked.noise(a.index),
                                                told=a.told)
         except Exception as e:
             for a in answers:
@@ -80,9 +80,9 @@ class Door:
     async def ask(self, kind, request):
         "A completion, whole or as it comes"
         self.admit(request)
-        asked = await asyncio.to_thread(read_body, await self.body(request), kind, self.tokenizer,
-                                        self.engine.target.vocab_size, self.engine.target.window,
-                                        self.bounds)
+        raw, target = await self.body(request), self.engine.target
+        asked = await asyncio.to_thread(read_body, raw, kind, self.tokenizer, target.vocab_size,
+                                        target.window, self.bounds)
         self.knows(asked.get("model", self.name))
         n = len(asked.answers)
         if self.open + n > self.bounds.queue + self.engine.most:
@@ -90,9 +90,8 @@ class Door:
                           code="overloaded")
         self.open += n
         events:asyncio.Queue = asyncio.Queue()
-        try:
-            answers = await asyncio.to_thread(self.submit, asked, events,
-                                              asyncio.get_running_loop())
+        loop = asyncio.get_running_loop()
+        try: answers = await asyncio.to_thread(self.submit, asked, events, loop)
         except BaseException:
             self.open -= n
             raise
@@ -114,6 +113,53 @@ _HEADERS = {503: {"Retry-After": "1"}, 401: {"WWW-Authenticate": "Bearer"}}
 def _refusal(e:Refused, headers=None):
     return Reply(e.body(), e.status, headers or _HEADERS.get(e.status))
 
+async def _answered(door, ask, request):
+    "A response whatever happens, counted by its status"
+    try: response = await ask(request)
+    except Refused as e: response = _refusal(e)
+    except ClientDisconnect: response = Response(status_code=499)
+    except Exception:
+        door.metrics.answers[500] += 1
+        raise
+    door.metrics.answers[response.status_code] += 1
+    return response
+
+async def _unknown(request, e):
+    return _refusal(Refused(f"there is nothing at {request.method} {request.url.path[:80]}",
+                            status=e.status_code), e.headers)
+
+async def _broken(request, e):
+    return _refusal(Refused("something failed here, and this request with it", status=500))
+
+async def _models(door, request):
+    door.admit(request)
+    own = dict(id=door.name, object="model", created=door.since, owned_by="specdec_nb")
+    asked = request.path_params.get("model")
+    if asked is None: return Reply(dict(object="list", data=[own]))
+    door.knows(asked)
+    return Reply(own)
+
+async def _metrics(door, request):
+    door.admit(request)
+    return PlainTextResponse(door.metrics.text(door.engine),
+                             media_type="text/plain; version=0.0.4")
+
+async def _health(door, request):
+    if not door.worker.is_alive():
+        raise Refused("the engine has stopped: start the server again", status=503)
+    return Reply(dict(status="ok"))
+
+@asynccontextmanager
+async def _alive(door, app):
+    "The engine's thread works as long as the server is there"
+    door.worker = Thread(target=door.engine.work, name="engine", daemon=True)
+    door.worker.start()
+    try: yield
+    finally:
+        door.engine.close()
+        await asyncio.to_thread(door.worker.join, 30)
+
+# %% ../../nbs/7_serving/33_server.ipynb #48b45412
 def application(
     model, # a target, or a model that `as_target` knows
     tokenizer,
@@ -127,55 +173,16 @@ def application(
     ends = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     ends = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
     door = Door(Engine(model, **options), tokenizer, name, ends, bounds, key)
-
-    async def answered(ask, request):
-        try: response = await ask(request)
-        except Refused as e: response = _refusal(e)
-        except ClientDisconnect: response = Response(status_code=499)
-        except Exception:
-            door.metrics.answers[500] += 1
-            raise
-        door.metrics.answers[response.status_code] += 1
-        return response
-
-    async def models(request):
-        door.admit(request)
-        own = dict(id=name, object="model", created=door.since, owned_by="specdec_nb")
-        asked = request.path_params.get("model")
-        if asked is None: return Reply(dict(object="list", data=[own]))
-        door.knows(asked)
-        return Reply(own)
-    async def metrics(request):
-        door.admit(request)
-        return PlainTextResponse(door.metrics.text(door.engine),
-                                 media_type="text/plain; version=0.0.4")
-    async def health(request):
-        if not door.worker.is_alive():
-            raise Refused("the engine has stopped: start the server again", status=503)
-        return Reply(dict(status="ok"))
-    def route(path, ask, *methods):
-        async def endpoint(request): return await answered(ask, request)
-        return Route(path, endpoint, methods=methods)
-
-    @asynccontextmanager
-    async def alive(app):
-        door.worker = Thread(target=door.engine.work, name="engine", daemon=True)
-        door.worker.start()
-        try: yield
-        finally:
-            door.engine.close()
-            await asyncio.to_thread(door.worker.join, 30)
-    async def unknown(request, e):
-        return _refusal(Refused(f"there is nothing at {request.method} {request.url.path[:80]}",
-                                status=e.status_code), e.headers)
-    async def broken(request, e):
-        return _refusal(Refused("something failed here, and this request with it", status=500))
+    def route(path, ask, method="GET"):
+        async def endpoint(request): return await _answered(door, ask, request)
+        return Route(path, endpoint, methods=[method])
     routes = [route("/v1/chat/completions", partial(door.ask, "chat"), "POST"),
               route("/v1/completions", partial(door.ask, "completion"), "POST"),
-              route("/v1/models", models, "GET"), route("/v1/models/{model:path}", models, "GET"),
-              route("/health", health, "GET"), route("/metrics", metrics, "GET")]
-    app = Starlette(routes=routes, lifespan=alive,
-                    exception_handlers={HTTPException: unknown, Exception: broken})
+              route("/v1/models", partial(_models, door)),
+              route("/v1/models/{model:path}", partial(_models, door)),
+              route("/health", partial(_health, door)), route("/metrics", partial(_metrics, door))]
+    app = Starlette(routes=routes, lifespan=partial(_alive, door),
+                    exception_handlers={HTTPException: _unknown, Exception: _broken})
     app.state.door = door
     return app
 

@@ -210,7 +210,8 @@ class Asked:
 
     def law(self, prompt) -> Law:
         presence, frequency = self.get("presence_penalty", 0.), self.get("frequency_penalty", 0.)
-        bias, extra = self.get("logit_bias", ()), ()
+        bias = self.get("logit_bias", ())
+        extra:tuple = ()
         if presence or frequency or bias:
             extra = (Penalties(presence, frequency, bias, len(prompt)),)
         return Law(self.get("temperature", 1.), self.get("top_k", 0), self.get("top_p", 1.),

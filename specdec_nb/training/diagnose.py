@@ -196,27 +196,24 @@ def diagnose(
     """Why acceptance is low: what a trained drafter guesses in four ways of serving, beside what
     its network foretells"""
     target = as_target(target)
-    chain, network, far = _bound(target,
-                                 trained_drafter(drafter) if isinstance(drafter, (str, Path))
-                                 else drafter)
+    if isinstance(drafter, (str, Path)): drafter = trained_drafter(drafter)
+    chain, network, far = _bound(target, drafter)
     cases, found = in_four_ways(target, chain, network, prompts, limit=limit, k=k, ends=ends)
     if not any(found.values()):
         raise ValueError("no guess was made: give longer prompts, or allow more words and depth")
     said = [t for c in cases for t in c.text[len(c.prompt):]]
-    f:dict[str,
-           Any] = dict(ways={w: [sum(g.said == g.foretold for _, g in some), len(some)]
-                             for w, some in found.items()},
-                       accepted=_by_depth([g for _, g in found["served"]]),
-                       right={name: float(np.mean([c.right(late) for c in cases]))
-                              for name, late in (("given", 0), ("late", 1), ("early", -1))},
-                       explained=_explained(sum(found.values(), [])), places=len(said), apart=far,
-                       exact="half" not in target.promise,
-                       covered=float(np.isin(said, network.words.cpu().numpy()).mean()))
+    f:dict[str, Any] = dict(places=len(said), apart=far, exact="half" not in target.promise)
+    f["ways"] = {way: [sum(g.said == g.foretold for _, g in some), len(some)]
+                 for way, some in found.items()}
+    f["explained"] = _explained(sum(found.values(), []))
+    f["accepted"] = _by_depth([g for _, g in found["served"]])
+    f["right"] = {name: float(np.mean([c.right(late) for c in cases]))
+                  for name, late in (("given", 0), ("late", 1), ("early", -1))}
+    f["covered"] = float(np.isin(said, network.words.cpu().numpy()).mean())
     if len(documents): f["surprise"] = surprise(target, documents, begins or None)
     if begin := list(begin) or opening(documents):
-        f["opening"] = dict(tokens=len(begin),
-                            prompts=float(np.mean([list(p[:len(begin)]) == begin
-                                                   for p in prompts])))
+        alike = float(np.mean([list(p[:len(begin)]) == begin for p in prompts]))
+        f["opening"] = dict(tokens=len(begin), prompts=alike)
     faults = [*_serving_fault(f), *_training_faults(f)]
     made = [Fault(name, FAULTS[name][0], measured, *FAULTS[name][1:]) for name, measured in faults]
     return Diagnosis(chain.name or type(chain).__name__, f, made)
