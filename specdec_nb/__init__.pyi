@@ -37,7 +37,8 @@ from .models.hf import HFTarget as HFTarget
 from .models.generate import generate as generate
 from .decoding.methods import Truncated as Truncated, Mirostat as Mirostat, FSD as FSD
 from .decoding.hidden import VectorFSD as VectorFSD, DoLa as DoLa, ContrastiveSearch as ContrastiveSearch
-from .decoding.beams import beam_search as beam_search, best_of as best_of, samples as samples
+from .decoding.beams import beam_search as beam_search
+from .decoding.samples import best_of as best_of, samples as samples
 from .decoding.codesum import load_summariser as load_summariser
 from .decoding.sed import sed as sed
 from .decoding.grammars import Constrained as Constrained, Guidance as Guidance

@@ -45,6 +45,22 @@ def smollm2(original):
     return Llama.from_hf(original[0]), original[1]
 
 
+@pytest.fixture(scope="module")
+def on_disk(model, tmp_path_factory):
+    "The `model` of a test file in a folder, with a tokenizer of sixteen words"
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Whitespace
+    from transformers import PreTrainedTokenizerFast
+    words = {w: i for i, w in enumerate("w0 the of a is to in and for if def self return import . ,".split())}
+    tokenizer = Tokenizer(WordLevel(words, unk_token="w0"))
+    tokenizer.pre_tokenizer = Whitespace()
+    folder = tmp_path_factory.mktemp("model")
+    model.save_pretrained(folder)
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="w0").save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture
 def copy(tmp_path):
     "A copy of the checkout, without what git ignores"

@@ -12,8 +12,10 @@ from specdec_nb.decode import decode
 from specdec_nb.sampling import Law, softmax
 from specdec_nb.verify import Trace
 from specdec_nb.roles import as_target, make_drafter
-from specdec_nb.decoding.codesum import (END, PAD, START, UNKNOWN, SelfAttention, Summariser, SummariserConfig, Vocabulary, between, copy_law, documented,
-                                         load_summariser, split_words)
+from specdec_nb.decoding.codesum import (SelfAttention, Summariser, SummariserConfig, between,
+                                         load_summariser)
+from specdec_nb.decoding.copylaw import (END, PAD, START, UNKNOWN, Vocabulary, copy_law, documented,
+                                         split_words)
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 POSITIONS = ("absolute", "distance", "directed")

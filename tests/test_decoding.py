@@ -11,7 +11,8 @@ from drafters import Wild
 from specdec_nb import Draft, Keyed, Law, Llama, Trace, generate
 from specdec_nb.decode import Request, decode, serve
 from specdec_nb.stops import Stop
-from specdec_nb.decoding.beams import beam_search, best_of, samples
+from specdec_nb.decoding.beams import beam_search
+from specdec_nb.decoding.samples import best_of, samples
 from specdec_nb.decoding.contrastive import Contrastive
 from specdec_nb.decoding.grammars import Constrained, Guidance
 from specdec_nb.decoding.hidden import ContrastiveSearch, DoLa, VectorFSD

@@ -8,7 +8,7 @@ import transformers as hf
 from drafters import Wild
 from specdec_nb import HFTarget, generate
 from specdec_nb.models.trials import row_bounds, tree_equals_paths
-from specdec_nb.models.hf import cache_name, plain_model
+from specdec_nb.models.foreign import cache_name, plain_model
 from specdec_nb.models.hub import load_hf
 from test_generate import GPT, PROMPT, SIZES, build, greedy
 

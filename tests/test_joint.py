@@ -14,7 +14,7 @@ from specdec_nb.learned.eagle1 import Eagle1
 from specdec_nb.learned.hydra import Hydra, HydraDrafter
 from specdec_nb.learned.losses import forward_kl
 from specdec_nb.learned.medusa import Medusa, MedusaDrafter
-from specdec_nb.learned.network import Lender
+from specdec_nb.learned.fingerprint import Lender
 from specdec_nb.learned.prophet import Prophet, ProphetDrafter
 from specdec_nb.roles import as_target
 from specdec_nb.training.features import Batches, Features

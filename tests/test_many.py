@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import transformers as hf
 
 from conftest import ROOT
 from specdec_nb.cli import main
@@ -30,21 +29,6 @@ needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not inst
 
 @pytest.fixture(scope="module")
 def model(): return build(seed=4, dtype=torch.float32)
-
-
-@pytest.fixture(scope="module")
-def on_disk(model, tmp_path_factory):
-    "A model in a folder, with a tokenizer of sixteen words"
-    from tokenizers import Tokenizer
-    from tokenizers.models import WordLevel
-    from tokenizers.pre_tokenizers import Whitespace
-    words = {w: i for i, w in enumerate("w0 the of a is to in and for if def self return import . ,".split())}
-    tokenizer = Tokenizer(WordLevel(words, unk_token="w0"))
-    tokenizer.pre_tokenizer = Whitespace()
-    folder = tmp_path_factory.mktemp("model")
-    model.save_pretrained(folder)
-    hf.PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="w0").save_pretrained(folder)
-    return folder
 
 
 def plan(rng, tokenizer, files): return "continued", [Part(rng.integers(0, 16, 4).tolist(), 12, float(rng.integers(2)))]

@@ -24,7 +24,8 @@ from conftest import ROOT
 from specdec_nb import Keyed, Law, Llama, Stop, Trace
 from specdec_nb.decode import decode
 from specdec_nb.serving.server import application, running
-from specdec_nb.serving.wire import Bounds, Prose, Refused, likelihoods, read_body
+from specdec_nb.serving.wire import Bounds, Refused, read_body
+from specdec_nb.serving.answers import Prose, likelihoods
 
 EOS = 256
 

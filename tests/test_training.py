@@ -23,7 +23,8 @@ from specdec_nb.training import corpus as writing
 from specdec_nb.training.corpus import Corpus, Part, write_documents
 from specdec_nb.learned.draft_model import DraftModel
 from specdec_nb.learned.losses import forward_kl
-from specdec_nb.learned.network import Lender, Trained, apart, fingerprint
+from specdec_nb.learned.network import Trained
+from specdec_nb.learned.fingerprint import Lender, apart, fingerprint
 from specdec_nb.training.features import Batches, Features
 from specdec_nb.training.fit import fit_drafter, held_out
 from specdec_nb.training.many import write_corpus
@@ -382,21 +383,6 @@ def test_bad_data(model, data, tmp_path, harm, message):
     with pytest.raises(ValueError, match="unknown loss"): trained(model, data, tmp_path / "out", objective="hinge")
     for bad in (dict(apart=0), dict(apart=300), dict(shards=0)):
         with pytest.raises(ValueError, match="need apart from 1 to 256"): Corpus(data, **bad)
-
-
-@pytest.fixture(scope="module")
-def on_disk(model, tmp_path_factory):
-    "A model in a folder, with a tokenizer of sixteen words"
-    from tokenizers import Tokenizer
-    from tokenizers.models import WordLevel
-    from tokenizers.pre_tokenizers import Whitespace
-    words = {"w0": 0, **{w: i for i, w in enumerate("the of a is to in and for if def self return import . ,".split(), 1)}}
-    tokenizer = Tokenizer(WordLevel(words, unk_token="w0"))
-    tokenizer.pre_tokenizer = Whitespace()
-    folder = tmp_path_factory.mktemp("model")
-    model.save_pretrained(folder)
-    hf.PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="w0").save_pretrained(folder)
-    return folder
 
 
 def shell(*argv): return main([str(a) for a in argv])

@@ -10,7 +10,8 @@ from specdec_nb.decode import decode
 from specdec_nb.drafters.lookup import PromptLookup
 from specdec_nb.drafters.copying import Suffix
 from specdec_nb.drafters.recycling import Recycling
-from specdec_nb.phrases.tuning import Auto, Hedge, Pace, Tuned, cost_of
+from specdec_nb.phrases.tuning import Auto, Hedge, Tuned
+from specdec_nb.phrases.price import Pace, cost_of
 from specdec_nb.speedup import CostCurve
 
 CPU = CostCurve((1, 4, 8, 16, 32, 64), (.0167, .0197, .0241, .0300, .0446, .0757))
@@ -122,10 +123,10 @@ def test_beliefs_are_calibrated():
 def test_cost_is_measured_once_and_kept(tmp_path, monkeypatch):
     import torch
     from transformers import LlamaConfig
-    from specdec_nb.phrases import tuning
+    from specdec_nb.phrases import price
     from specdec_nb.models.llama import Llama
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(tuning, "_CURVES", {})
+    monkeypatch.setattr(price, "_CURVES", {})
     torch.manual_seed(0)
     from transformers import LlamaForCausalLM
     config = LlamaConfig(vocab_size=60, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=2,
@@ -134,7 +135,7 @@ def test_cost_is_measured_once_and_kept(tmp_path, monkeypatch):
     target = as_target(model)
     curve = cost_of(target)
     assert curve is cost_of(target) and len(list(tmp_path.rglob("*.json"))) == 1
-    tuning._CURVES.clear()
+    price._CURVES.clear()
     assert cost_of(target) == curve, "read from disk"
     assert cost_of(as_target(TableLM.random(3, 1, 0))) is not curve
     for run in (dict(law=GREEDY), dict(rng=Keyed(3))):

@@ -6,7 +6,8 @@ from conftest import ROOT
 from specdec_nb.drafters.indices import Datastore
 from specdec_nb.drafters.pool import SOURCES, PhrasePool
 from specdec_nb.drafters.recycling import Successors
-from specdec_nb.speedup import CostCurve, cached_cost
+from specdec_nb.speedup import CostCurve
+from specdec_nb.cost import cached_cost
 from specdec_nb.workshop import files
 from specdec_nb.workshop.files import fault, load_arrays, read_json, save_arrays, standin, sweep, whole, write_json
 from specdec_nb.workshop.ledger import Ledger, commit

@@ -14,7 +14,8 @@ import torch
 from safetensors.torch import save_file
 from specdec_nb.models.generate import generate
 from specdec_nb.roles import make_drafter
-from specdec_nb.decoding.codesum import PAD, Summariser, SummariserConfig, Vocabulary, documented, load_summariser
+from specdec_nb.decoding.codesum import Summariser, SummariserConfig, load_summariser
+from specdec_nb.decoding.copylaw import PAD, Vocabulary, documented
 from specdec_nb.workshop.files import read_json, write_json
 from specdec_nb.workshop.ledger import Ledger, command_line, load_average, provenance
 

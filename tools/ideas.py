@@ -88,7 +88,8 @@ def auto(*files, n=3, tokens=64):
     "By category: tokens for the time of a one-row call, with settings of `Auto` cold and warm; files of questions, or the book's three"
     from specdec_nb.bench.questions import SAMPLE, encode, read_questions
     from specdec_nb.decode import decode
-    from specdec_nb.phrases.tuning import Auto, cost_of
+    from specdec_nb.phrases.tuning import Auto
+    from specdec_nb.phrases.price import cost_of
     from specdec_nb.roles import as_target
     from specdec_nb.sampling import Law
     from specdec_nb.speedup import CostCurve

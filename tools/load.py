@@ -15,7 +15,7 @@ import torch
 from specdec_nb import Law, Stop, generate
 from specdec_nb.bench.questions import encode, read_questions
 from specdec_nb.models.native import load
-from specdec_nb.phrases.tuning import cost_of
+from specdec_nb.phrases.price import cost_of
 from specdec_nb.roles import as_target, make_drafter, read
 from specdec_nb.serving.engine import Engine
 from specdec_nb.workshop.files import write_json

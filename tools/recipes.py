@@ -37,7 +37,8 @@ class Stored:
 def network(o, model, corpus):
     "The drafter as it begins"
     from specdec_nb.learned.eagle import Eagle3
-    from specdec_nb.learned.network import Lender, Trained
+    from specdec_nb.learned.network import Trained
+    from specdec_nb.learned.fingerprint import Lender
     net = Trained.from_pretrained(o["start"]).train() if o["start"] else Eagle3.of(model, corpus.words(o["words"]), depth=o["depth"])
     net = narrowed(net, o["kv"]) if o["kv"] < net.settings["kv_heads"] else net.widened() if o["kv"] > net.settings["kv_heads"] else net
     return (direct(net) if o["direct"] else net).join(Lender(model))

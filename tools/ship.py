@@ -53,7 +53,8 @@ def kept_apart(folders, data, features):
     import torch
     from specdec_nb.models.hub import load_hf
     from specdec_nb.training.corpus import Corpus
-    from specdec_nb.learned.network import Lender, Trained
+    from specdec_nb.learned.network import Trained
+    from specdec_nb.learned.fingerprint import Lender
     from specdec_nb.training.features import Batches, Features
     from specdec_nb.training.fit import held_out, prefers_half
     half = prefers_half(torch.device("cpu"))

@@ -75,7 +75,8 @@ def _generate(stage, setting, **options):
 def _assistant(stage, setting):
     "The distilled draft model of chapter 21d, as a Hugging Face model"
     from specdec_nb.drafters.model import shipped
-    from specdec_nb.learned.network import Lender, Trained
+    from specdec_nb.learned.network import Trained
+    from specdec_nb.learned.fingerprint import Lender
     draft = Trained.from_pretrained(shipped("draft")).to_hf(Lender(stage.hf))
     draft.generation_config.eos_token_id = list(setting.eos) or None
     return draft

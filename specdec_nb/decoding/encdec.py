@@ -17,7 +17,8 @@ from ..sampling import Asks
 from ..draft import Draft
 from ..models.state import RowState
 from ..models.trials import rows_look_back, same_rows
-from ..models.hf import HFTarget, window_of
+from ..models.hf import HFTarget
+from ..models.foreign import window_of
 from ..models.options import refuse_inputs
 
 # %% ../../nbs/8_decoding/39a_encdec.ipynb #4f52696f

@@ -15,7 +15,8 @@ from ..draft import Draft
 from ..roles import as_target, register
 from ..models.llama import Llama
 from ..models.kvcache import KVCache
-from ..models.state import RowState, TensorScores
+from ..models.state import RowState
+from ..models.rows import TensorScores
 from ..models.native import Native, NativeCache
 from .model import ModelDrafter, TreeDrafting
 

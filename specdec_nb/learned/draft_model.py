@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 from ..models.llama import Llama, pack
-from ..models.state import Ranked
+from ..models.rows import Ranked
 from ..models.packed import FromHF, Packed
 from ..models.maps import why_not_native
 from ..models.native import Native

@@ -12,7 +12,7 @@ from torch import nn
 import torch.nn.functional as F
 from ..draft import Draft
 from ..roles import register
-from ..models.state import TensorScores
+from ..models.rows import TensorScores
 from ..drafters.model import TreeDrafting
 from .network import LevelDrafter, Trained, known_as
 

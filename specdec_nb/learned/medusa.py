@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from ..draft import Draft
 from ..roles import register
 from ..shape import static_tree
-from ..models.state import TensorScores
+from ..models.rows import TensorScores
 from ..drafters.model import ModelDrafting
 from .network import Trained, TrainedDrafter, known_as
 

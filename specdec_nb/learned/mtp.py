@@ -19,7 +19,7 @@ from ..sampling import Asks
 from ..roles import Drafter, register
 from ..models.state import RowTarget
 from ..models.slots import RowCache
-from ..models.hf import mask_for
+from ..models.foreign import mask_for
 from ..drafters.model import SameTokens
 from .eagle import EagleDrafting, EagleState
 

@@ -20,7 +20,8 @@ import torch
 from ..roles import target_of
 from .hub import beside_gguf, default_gguf, load_hf
 from .llama import Llama
-from .state import Ranked, RankedScores, RowTarget, load_llama, parted
+from .rows import Ranked, RankedScores
+from .state import RowTarget, load_llama, parted
 from .maps import why_not_native
 from .packed import (
     FromGGUF, FromHF, Packed, exact_hf, packed_file, sizes, weights_of)

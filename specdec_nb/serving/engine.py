@@ -19,7 +19,7 @@ from ..draft import Draft
 from ..roles import NoDrafter, as_target, introduce, make_drafter
 from ..decode import Request, release, serve
 from ..speedup import CostCurve
-from ..phrases.tuning import cost_of
+from ..phrases.price import cost_of
 from .ration import Ration
 
 # %% ../../nbs/7_serving/32_engine.ipynb #cacbf8e9

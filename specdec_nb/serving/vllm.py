@@ -17,8 +17,8 @@ from ..chance import Dice
 from ..draft import Budget, Draft, trim
 from ..verify import Step, Verdict
 from ..roles import Context, Tokens, introduce, make_drafter
-from ..models.state import TensorScores
-from ..learned.network import Lender
+from ..models.rows import TensorScores
+from ..learned.fingerprint import Lender
 
 # %% ../../nbs/7_serving/35_vllm.ipynb #42cb1038
 TOKENS = 4 # guesses a step, unless the drafter's heads are counted

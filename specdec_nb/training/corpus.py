@@ -8,7 +8,6 @@ __all__ = ['OPENINGS', 'TASKS', 'SHARES', 'Part', 'write_documents', 'passages',
 
 # %% ../../nbs/4_learning/20_corpus.ipynb #fa829338
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass
 from copy import copy
 from hashlib import blake2b
@@ -31,7 +30,7 @@ class Part:
     given: list # token ids
     limit: int # tokens of the model's own, at most
     temperature: float # 0: its most probable one
-    ends: frozenset = frozenset() # token ids that end the part; one is kept only at the end of the document
+    ends: frozenset = frozenset() # token ids that end it; kept only at the end of a document
 
 # %% ../../nbs/4_learning/20_corpus.ipynb #09d072ef
 class _Document:
@@ -49,7 +48,8 @@ class _Document:
             if self.target.window and self.begin > self.target.window: self.full()
             elif part.limit:
                 law = Law(temperature=part.temperature, top_k=64 if part.temperature else 0)
-                return Request(self.target, "none", self.tokens, law, rng=self.rng, stop=Stop(part.limit, part.ends))
+                return Request(self.target, "none", self.tokens, law, rng=self.rng,
+                               stop=Stop(part.limit, part.ends))
         return None
 
     def full(self):
@@ -65,8 +65,9 @@ class _Document:
 
 # %% ../../nbs/4_learning/20_corpus.ipynb #f98209b4
 def _writer(model):
-    "Who writes: our own runtime where it can, whose rows are flat. Padded rows are as long as the longest, so that another reads word by word"
-    if model.device.type == "cpu" and Llama.refuses(model.config) is None: return as_target(Llama.from_hf(model))
+    "Our own runtime where it can, whose rows are flat; with padded ones, word by word"
+    if model.device.type == "cpu" and Llama.refuses(model.config) is None:
+        return as_target(Llama.from_hf(model))
     target = copy(as_target(model))
     target.slots, target.chunk = Slots(), 1
     return target
@@ -78,7 +79,7 @@ def write_documents(
     seed:int=0,
     tick=lambda n: None, # called with the number of tokens of each finished document
 ) -> list: # of `(tokens, where the model's last part begins)`, in the order of the plans
-    "Documents written by the model itself, many at a time; what one says depends on its plan, its number and the seed, never on the others"
+    "Documents by the model itself: each depends on plan, number and seed, never on the others"
     target, under_way = _writer(model), {}
     waiting = deque(_Document(target, n, parts, seed) for n, parts in enumerate(documents))
     requests:list = []
@@ -104,28 +105,45 @@ def write_documents(
 # %% ../../nbs/4_learning/20_corpus.ipynb #2d817559
 #| code-fold: true
 #| code-summary: "First words of questions, tasks, shares of the kinds, and passages"
-OPENINGS = {"writing": ("Write a short story about", "Write a letter to", "Draft an email to", "Write a review of", "Compose a poem about", "Write an outline for"),
-            "roleplay": ("Pretend you are a", "You are a doctor. A patient says:", "Act as a guide who", "Imagine you are", "As a teacher, explain"),
-            "reasoning": ("If a", "Which of these", "Three people", "Is it true that", "What would happen if", "A farmer has", "Who is taller:"),
-            "math": ("Calculate", "Solve for x:", "What is the area of", "Find the sum of", "The price of", "What is the probability that"),
-            "word problems": ("A shop sells", "Tom has", "A train leaves", "How many", "Maria buys", "In a class of"),
-            "coding": ("Write a Python function that", "Write a program to", "How do I sort", "Fix this code:", "Write a SQL query", "Explain this function:"),
-            "extraction": ("Extract the names from this text:", "List the dates in this text:", "Classify these reviews:", "Turn this into a table:"),
-            "science": ("Explain", "Describe the process of", "How does", "What causes", "What is the difference between", "Why do"),
-            "humanities": ("Compare", "What led to", "Discuss the role of", "What are the main ideas of", "When did", "Describe the history of"),
-            "translation": ("Translate German to English:", "Translate this sentence to French:", "How do you say", "Translate from Spanish to English:"),
-            "summaries": ("Summarize", "Give me a short summary of", "What is the main point of this text:"),
-            "questions": ("Who", "Where is", "What year did", "What is the name of", "Which country", "How long"),
-            "help": ("Can you", "How do I", "Give me", "Fix the grammar:", "List", "What should I")}
-TASKS = ("Summarize the following text:", "Give the key points of this text:", "Rewrite this text in simpler words:",
-         "Explain the following:", "Read this and answer: what is it about, and why does it matter?",
-         "Use this passage to write three questions and their answers:", "Repeat the most important sentences of this text:")
+OPENINGS = {
+    "writing": ("Write a short story about", "Write a letter to", "Draft an email to",
+                "Write a review of", "Compose a poem about", "Write an outline for"),
+    "roleplay": ("Pretend you are a", "You are a doctor. A patient says:", "Act as a guide who",
+                 "Imagine you are", "As a teacher, explain"),
+    "reasoning": ("If a", "Which of these", "Three people", "Is it true that",
+                  "What would happen if", "A farmer has", "Who is taller:"),
+    "math": ("Calculate", "Solve for x:", "What is the area of", "Find the sum of", "The price of",
+             "What is the probability that"),
+    "word problems": ("A shop sells", "Tom has", "A train leaves", "How many", "Maria buys",
+                      "In a class of"),
+    "coding": ("Write a Python function that", "Write a program to", "How do I sort",
+               "Fix this code:", "Write a SQL query", "Explain this function:"),
+    "extraction": ("Extract the names from this text:", "List the dates in this text:",
+                   "Classify these reviews:", "Turn this into a table:"),
+    "science": ("Explain", "Describe the process of", "How does", "What causes",
+                "What is the difference between", "Why do"),
+    "humanities": ("Compare", "What led to", "Discuss the role of", "What are the main ideas of",
+                   "When did", "Describe the history of"),
+    "translation": ("Translate German to English:", "Translate this sentence to French:",
+                    "How do you say", "Translate from Spanish to English:"),
+    "summaries": ("Summarize", "Give me a short summary of",
+                  "What is the main point of this text:"),
+    "questions": ("Who", "Where is", "What year did", "What is the name of", "Which country",
+                  "How long"),
+    "help": ("Can you", "How do I", "Give me", "Fix the grammar:", "List", "What should I"),
+}
+TASKS = ("Summarize the following text:", "Give the key points of this text:",
+         "Rewrite this text in simpler words:", "Explain the following:",
+         "Read this and answer: what is it about, and why does it matter?",
+         "Use this passage to write three questions and their answers:",
+         "Repeat the most important sentences of this text:")
 SHARES = dict(free=.2, opened=.35, task=.12, retrieval=.1, again=.13, continued=.1)
 
 def passages() -> list: # of paths, sorted
     "Real text on this machine: Python's sources, and what installed packages say of themselves"
     library, site = Path(sysconfig.get_path("stdlib")), Path(sysconfig.get_path("purelib"))
-    found = [p for p in library.rglob("*.py") if not {"site-packages", "test", "tests", "idlelib"} & set(p.parts)]
+    found = [p for p in library.rglob("*.py")
+             if not {"site-packages", "test", "tests", "idlelib"} & set(p.parts)]
     for ending in ("METADATA", "*.md", "*.rst"): found += site.rglob(ending)
     for name in ("numpy", "transformers", "rich", "filelock"):
         found += [p for p in (site / name).rglob("*.py") if "tests" not in p.parts]
@@ -134,7 +152,8 @@ def passages() -> list: # of paths, sorted
 def _passage(rng, files, tokenizer, low, high):
     text = files[rng.integers(len(files))].read_text(errors="ignore")
     at = text.find("\n", int(rng.integers(max(1, len(text) - 2_000)))) + 1
-    return tokenizer(text[at:at + 2_000], add_special_tokens=False).input_ids[:int(rng.integers(low, high))]
+    ids = tokenizer(text[at:at + 2_000], add_special_tokens=False).input_ids
+    return ids[:int(rng.integers(low, high))]
 
 def _some(rng, things): return things[rng.integers(len(things))]
 
@@ -145,17 +164,22 @@ def plan_document(
     files:list, # as `passages` finds them
 ) -> tuple: # `(kind, [Part, ...])`; the kind is one of `SHARES`
     "What is given in a document, and where the model writes"
-    heat, kind = float(rng.choice([0., .7, 1.], p=[.6, .2, .2])), str(rng.choice(list(SHARES), p=list(SHARES.values())))
+    heat = float(rng.choice([0., .7, 1.], p=[.6, .2, .2]))
+    kind = str(rng.choice(list(SHARES), p=list(SHARES.values())))
     def encode(text): return tokenizer(text, add_special_tokens=False).input_ids
     def passage(low, high): return tokenizer.decode(_passage(rng, files, tokenizer, low, high))
     if tokenizer.chat_template is None or kind == "continued":
-        return "continued", [Part(_passage(rng, files, tokenizer, 32, 128), 160, heat, frozenset([tokenizer.eos_token_id]))]
+        return "continued", [Part(_passage(rng, files, tokenizer, 32, 128), 160, heat,
+                                  frozenset([tokenizer.eos_token_id]))]
     before, between, onward = _around(tokenizer)
     ends = frozenset([encode(onward)[0], tokenizer.eos_token_id])
     def answer(limit): return Part(encode(between), limit, heat, ends)
-    if kind == "task": return kind, [Part(encode(f"{before}{_some(rng, TASKS)}\n\n{passage(64, 224)}{between}"), 160, heat, ends)]
+    if kind == "task":
+        return kind, [Part(encode(f"{before}{_some(rng, TASKS)}\n\n{passage(64, 224)}{between}"),
+                           160, heat, ends)]
     if kind == "retrieval":
-        asks = f"{before}Use this to answer the question.\n\n{passage(48, 128)}\n\n{passage(48, 128)}\n\nQuestion:"
+        read = f"{passage(48, 128)}\n\n{passage(48, 128)}"
+        asks = f"{before}Use this to answer the question.\n\n{read}\n\nQuestion:"
         return kind, [Part(encode(asks), 32, .8, ends), answer(128)]
     opening = _some(rng, _some(rng, list(OPENINGS.values()))) if kind != "free" else ""
     parts = [Part(encode(before + opening), 80, .8, ends), answer(224 if kind != "again" else 96)]
@@ -163,8 +187,9 @@ def plan_document(
     return kind, parts
 
 def _around(tokenizer):
-    "What stands before a question, between it and its answer, and between that and the next question"
-    turns = [dict(role=role, content=mark) for role, mark in (("user", "<Q>"), ("assistant", "<A>"), ("user", "<R>"), ("assistant", "<B>"))]
+    "What stands before a question, before its answer, and before the next question"
+    marks = zip(("user", "assistant") * 2, ("<Q>", "<A>", "<R>", "<B>"))
+    turns = [dict(role=role, content=mark) for role, mark in marks]
     before, rest = tokenizer.apply_chat_template(turns, tokenize=False).split("<Q>")
     between, rest = rest.split("<A>")
     return before, between, rest.split("<R>")[0]
@@ -185,14 +210,14 @@ def plan_shard(
     rows:int=64, # documents in work at a time
     seed:int=0,
 ) -> Shard:
-    "What one file of a corpus will be made of; of the files of this machine, only passages are taken"
+    "What one file of a corpus will be made of; of this machine's files, passages alone are taken"
     files = passages()
     rngs = (np.random.default_rng([seed, number, i]) for i in range(documents))
     plans = [plan_document(rng, tokenizer, files) for rng in rngs]
     return Shard(number, plans, min(rows, documents), seed * 1_000_003 + number)
 
 def fill_shard(
-    model, # a decoder-only Hugging Face model, in eval mode; or a function without arguments that gives one
+    model, # a decoder-only one in eval mode, or a function without arguments that gives one
     shard:Shard,
     told=lambda documents, tokens: None, # how many are finished
 ) -> dict: # `{name: array}`
@@ -202,7 +227,8 @@ def fill_shard(
     def tick(n):
         made.append(n)
         told(len(made), sum(made))
-    written = write_documents(model, [parts for _, parts in shard.plans], shard.rows, shard.seed, tick)
+    plans = [parts for _, parts in shard.plans]
+    written = write_documents(model, plans, shard.rows, shard.seed, tick)
     width = np.uint16 if model.config.vocab_size <= 1 << 16 else np.uint32
     return dict(tokens=np.concatenate([np.array(tokens, width) for tokens, _ in written]),
                 lengths=np.array([len(tokens) for tokens, _ in written], np.uint16),
@@ -219,20 +245,21 @@ def write_shard(
 
 # %% ../../nbs/4_learning/20_corpus.ipynb #65deba5a
 class Corpus:
-    """The documents of a folder of shards: each prompt once, split by prompt into `train` and `held`, arrays of token ids.
+    """The documents of a folder of shards: each prompt once, split by prompt into `train` and
+    `held`, arrays of token ids.
 
-    `begins["train"]` and `begins["held"]` say where in each the model's last part begins.
-    """
+    `begins["train"]` and `begins["held"]` say where in each the model's last part begins."""
     def __init__(self,
         folder, # raises ValueError if it holds no shards, a damaged one, or too few documents
         apart:int=40, # one prompt in about this many is kept apart; 1 to 256
         shards:int=None, # only the first so many; None: all
     ):
         if not 1 <= apart <= 256 or shards is not None and shards < 1:
-            raise ValueError(f"need apart from 1 to 256 and shards from 1, got {apart} and {shards}")
+            raise ValueError(f"need apart from 1 to 256, shards from 1, got {apart} and {shards}")
         paths = sorted(Path(folder).glob("*.npz"))[:shards]
         if not paths:
-            raise ValueError(f"no data in {folder}: it holds no .npz file. Write some with: specdec train data --out {folder}")
+            raise ValueError(f"no data in {folder}: it holds no .npz file. Write some with: "
+                             f"specdec train data --out {folder}")
         self.train:list = []
         self.held:list = []
         self.begins:dict = {"train": [], "held": []}
@@ -248,22 +275,26 @@ class Corpus:
                 getattr(self, part).append(text.astype(np.int64))
                 self.begins[part].append(begin)
         if not self.train or not self.held:
-            raise ValueError(f"{folder} holds {len(self.train)} documents to train on and {len(self.held)} to keep apart: "
-                             "at least one of each is needed, so write more")
+            raise ValueError(f"{folder} holds {len(self.train)} documents to train on and "
+                             f"{len(self.held)} to keep apart, and needs one of each: write more")
 
     def __repr__(self):
-        return f"Corpus({len(self.train)} documents of {sum(map(len, self.train))} tokens, {len(self.held)} kept apart)"
+        return (f"Corpus({len(self.train)} documents of {sum(map(len, self.train))} tokens, "
+                f"{len(self.held)} kept apart)")
 
     def words(self, n:int) -> np.ndarray:
         "The `n` most frequent token ids of the training documents, ascending"
         count = np.bincount(np.concatenate(self.train))
         return np.sort(np.argsort(-count, kind="stable")[:min(n, int((count > 0).sum()))])
 
-def read_shard(path) -> Iterator[tuple]: # of `(tokens, where the model's last part begins, kind)`
+def read_shard(path) -> zip: # of `(tokens, where the model's last part begins, kind)`
     "The documents of one shard"
     try:
-        with np.load(path) as shard: tokens, lengths, begins, kinds = (shard[k] for k in ("tokens", "lengths", "begins", "kinds"))
-        if int(lengths.sum()) != len(tokens): raise ValueError(f"{len(tokens)} tokens, {lengths.sum()} expected")
+        with np.load(path) as shard:
+            tokens, lengths = shard["tokens"], shard["lengths"]
+            begins, kinds = shard["begins"], shard["kinds"]
+        if int(lengths.sum()) != len(tokens):
+            raise ValueError(f"{len(tokens)} tokens, {lengths.sum()} expected")
     except Exception as e:
-        raise ValueError(f"{path} is damaged ({type(e).__name__}: {e}): delete it and write it again") from e
+        raise ValueError(f"{path} is damaged ({type(e).__name__}: {e}): write it again") from e
     return zip(np.split(tokens, np.cumsum(lengths)[:-1]), begins.tolist(), kinds.tolist())

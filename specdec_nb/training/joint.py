@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from ..workshop.files import read_json, write_json
 from ..workshop.shell import telling
 from ..learned.losses import forward_kl
-from ..learned.network import Lender, Trained, apart, fingerprint
+from ..learned.network import Trained
+from ..learned.fingerprint import Lender, apart, fingerprint
 from .features import Batches, Features
 from .fit import fit_drafter
 

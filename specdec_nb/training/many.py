@@ -23,7 +23,8 @@ import torch
 from filelock import FileLock, Timeout
 from ..models.hub import HUB_ID, default_folder, load_hf
 from ..learned.draft_model import DraftModel
-from ..learned.network import Lender, Trained
+from ..learned.network import Trained
+from ..learned.fingerprint import Lender
 from .corpus import Corpus, fill_shard, plan_shard, read_shard, write_shard
 
 # %% ../../nbs/4_learning/24c_many.ipynb #d60ff416

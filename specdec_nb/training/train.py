@@ -16,7 +16,8 @@ from ..models.hub import load_hf
 from .corpus import Corpus
 from ..workshop.registry import find
 from ..learned.losses import LOSSES
-from ..learned.network import Lender, Trained
+from ..learned.network import Trained
+from ..learned.fingerprint import Lender
 from .features import Batches, Features
 from .fit import fit_drafter, held_out, prefers_half, words_of
 

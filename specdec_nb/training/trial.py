@@ -18,7 +18,8 @@ from ..verify import Trace
 from ..roles import as_target
 from ..decode import decode
 from ..drafters.model import shipped
-from ..learned.network import Lender, Trained
+from ..learned.network import Trained
+from ..learned.fingerprint import Lender
 from .corpus import Part, write_documents
 from .features import Batches, Features
 from .fit import fit_drafter, held_out

@@ -83,6 +83,21 @@ def _train_options(t):
     add("--shards", type=number(least=1),
         help="data: write this many files of 512 documents, about 125 000 tokens each (default: "
         "8); else: train on the first so many (default: all)")
+    _recipe_options(add)
+    add("--features", type=Path, help="where the model's hidden states are kept, to share "
+        "them between runs (default: in OUT)")
+    add("--seed", type=number(least=0), default=0)
+    add("--by", type=Path, help="data: the folder of a trained draft model that writes instead of "
+        "the model (on-policy training)")
+    add("--begin", type=Path, help="the folder of a trained drafter to begin with, when "
+        "there is more data (default: the model's own layers)")
+    add("--resume", action="store_true",
+        help="go on with an interrupted training run; data always goes on")
+    add("--smoke", action="store_true", help="a trial: 24 documents, or 20 steps")
+    _many_options(add)
+
+def _recipe_options(add):
+    "How a drafter is trained"
     add("--epochs", type=number(float, above=0), default=2.,
         help="passes over the documents (default: 2)")
     add("--minutes", type=number(float, above=0),
@@ -94,16 +109,9 @@ def _train_options(t):
         help="documents a step, in each process (default: 4)")
     add("--objective", default="forward_kl",
         help="forward_kl (default), reverse_kl, jensen_shannon or variation")
-    add("--features", type=Path, help="where the model's hidden states are kept, to share "
-        "them between runs (default: in OUT)")
-    add("--seed", type=number(least=0), default=0)
-    add("--by", type=Path, help="data: the folder of a trained draft model that writes instead of "
-        "the model (on-policy training)")
-    add("--begin", type=Path, help="the folder of a trained drafter to begin with, when "
-        "there is more data (default: the model's own layers)")
-    add("--resume", action="store_true",
-        help="go on with an interrupted training run; data always goes on")
-    add("--smoke", action="store_true", help="a trial: 24 documents, or 20 steps")
+
+def _many_options(add):
+    "For work that falls into pieces"
     add("--kinds", type=words, default=["medusa", "eagle3"],
         help="sweep: comma-separated kinds to try (default: medusa,eagle3)")
     add("--try", type=setting, dest="tries", metavar="OPTION=V,V", action="append", default=[],

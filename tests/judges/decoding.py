@@ -66,6 +66,11 @@ def check_goes_on(c):
             "by anybody": lambda b, a, g: all(any(h[-1] in w for w in g.values()) for h in a), "as many": lambda b, a, g: len(a) == len(b)}
 
 
+def check_elected(c):
+    return {"a constant": lambda p, n: c.Fraction(1, 2), "one sample": lambda p, n: p, "all of them": lambda p, n: p**n,
+            "any of them": lambda p, n: 1 - (1 - p)**n, "a tie is enough": lambda p, n: sum(c.comb(n, m) * p**m * (1 - p)**(n - m) for m in range(n // 2, n + 1))}
+
+
 def check_brackets(c):
     A = c.Automaton
     def endless(depth): return A({(d, 0): d + 1 for d in range(9)} | {(d + 1, 1): d for d in range(9)} | {(0, 2): "end", ("end", 2): "end"}, 3)
@@ -131,3 +136,17 @@ def check_next_word(c):
     found = {"the larger": ((F(3, 10), F(1, 4), F(1, 4)), "the"), "added, not mixed": ((F(3, 5), F(9, 10), F(1, 2)), "the"), "the vocabulary's": ((F(3, 5), F(2, 5), 0), "the"),
             "one vocabulary twice": ((F(3, 10), F(9, 20), F(1, 4)), "file"), "the first place": ((F(3, 10), F(13, 40), F(1, 4)), "the")}
     return {kind: (answer,) for kind, answer in found.items()}
+
+
+def check_worth(c):
+    def pointed(source, a, word): return {s: sum(x for x, w in zip(a, source) if w == s) for s in source if s != word}
+    def behind(source, a, word): return {s: sum(x for x, w, v in zip(a, source, source[1:]) if w == word and v == s) for s in source[1:] if s != word}
+    return {"pointed at only": pointed, "behind only": behind, "a constant": lambda *args: {6: c.F(3, 4), 7: c.F(1, 4)},
+            "with the word itself": lambda source, a, word: c.solution(source, a, word) | {word: sum(x for x, w in zip(a, source) if w == word)}}
+
+
+def check_place_worth(c):
+    def pointed(source, a, word): return {s: sum(x for x, w in zip(a, source) if w == s) for s in source if s != word}
+    def behind(source, a, word): return {s: sum(x for x, w, v in zip(a, source, source[1:]) if w == word and v == s) for s in source[1:] if s != word}
+    return {"pointed at only": pointed, "behind only": behind, "a constant": lambda *args: {6: c.F(3, 4), 7: c.F(1, 4)},
+            "with the word itself": lambda source, a, word: c.solution(source, a, word) | {word: sum(x for x, w in zip(a, source) if w == word)}}

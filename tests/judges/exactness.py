@@ -271,3 +271,8 @@ def check_favourite(c):
     class Short(c.Reader):
         def propose(self, ctx, rng): return Draft.chain(super().propose(ctx, rng).tokens[:1])
     return {"as given": Muddled, "the latest word": Latest, "the prompt's favourite": Prompt, "one guess": Short}
+
+
+def check_order(c):
+    return {"one after the other": lambda sizes, n: [x for x in sizes for _ in range(n)], "there and back": lambda sizes, n: [x for i in range(n) for x in (sizes if i % 2 == 0 else sizes[::-1])],
+            "once": lambda sizes, n: [*sizes], "the first only": lambda sizes, n: [sizes[0]] * (n * len(sizes))}

@@ -243,3 +243,20 @@ def check_foretold(c):
     def mean(a): return sum(np.mean(a) ** i for i in range(len(a) + 1)) if len(a) else 1.
     return {"a constant": lambda a: 1.5, "without its own": lambda a: c.solution(a) - 1, "each for itself": lambda a: 1 + sum(a),
             "all or nothing": lambda a: 1 + len(a) * float(np.prod(a)), "the mean for all": mean}
+
+
+def check_can_hold(c):
+    def made(out):
+        try: out.mkdir(parents=True, exist_ok=True)
+        except OSError: return False
+        return True
+    return {"what exists": lambda out: out.exists(), "no file": lambda out: not out.is_file(), "a folder around it": lambda out: out.parent.is_dir() and not out.is_file(),
+            "it was made": made, "a constant": lambda out: True}
+
+
+def check_distance(c):
+    np = c.np
+    def length(x): return max(float(np.linalg.norm(x)), 1e-9)
+    return {"absolute": lambda a, b: float(np.linalg.norm(np.array(a) - b)), "of the other": lambda a, b: float(np.linalg.norm(np.array(a) - b)) / length(b),
+            "lengths only": lambda a, b: abs(length(a) - length(b)) / length(a), "a constant": lambda a, b: 0.,
+            "the largest entry": lambda a, b: float(abs(np.array(a) - b).max()) / length(a)}

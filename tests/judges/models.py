@@ -175,3 +175,33 @@ def check_packed_bytes(c):
     panel, deep, size = linear["PANEL"], linear["DEEP"], linear["SIZE"]
     return {"a constant": lambda kind, n, k: 4096, "no padding": lambda kind, n, k: n * k // deep[kind] * size[kind] // panel, "one panel": lambda kind, n, k: k // deep[kind] * size[kind],
             "rounded down": lambda kind, n, k: n // panel * (k // deep[kind]) * size[kind], "a block a number": lambda kind, n, k: -(-n // panel) * k * size[kind]}
+
+
+def check_padded(c):
+    def right(prompts, texts, pad): return c.solution(prompts, texts, pad)
+    def left(prompts, texts, pad):
+        longest = max(map(len, texts))
+        return [[*[pad] * (longest - len(t)), *p, *t] for p, t in zip(prompts, texts)]
+    return {"padded on the left": left, "ragged": lambda prompts, texts, pad: [[*p, *t] for p, t in zip(prompts, texts)],
+            "always zero": lambda prompts, texts, pad: right(prompts, texts, 0), "no prompts": lambda prompts, texts, pad: right([[]] * len(prompts), texts, pad)}
+
+
+def check_unwrapped(c):
+    def one(model): return getattr(model, "inner", model)
+    def never(model): return model if not hasattr(model, "inner") else never(model.inner)
+    def outer(model):
+        if getattr(model, "prefix", None): raise ValueError
+        return never(model)
+    def caught(f):
+        def tried(model):
+            try: return f(model)
+            except ValueError: return None
+        return tried
+    return {"one wrapper": one, "whatever the prefix": never, "the outermost prefix": outer, "None for a prefix": caught(c.solution)}
+
+
+def check_columns(c):
+    np = c.np
+    def best(row, k): return np.argsort(-row)[:k]
+    return {"as many as entries": lambda row, w, k: k, "columns at most": lambda row, w, k: min(w, k), "rows of the fold": lambda row, w, k: len({*(best(row, k) // w).tolist()}),
+            "of the smallest": lambda row, w, k: len({*(np.argsort(row)[:k] % w).tolist()}), "columns of 64": lambda row, w, k: len({*(best(row, k) % 64).tolist()})}

@@ -113,3 +113,10 @@ def check_rows_apart(c):
         scale = x.abs().amax(-1, keepdim=True) / 127
         return (x / scale.where(scale > 0, 1)).floor() * scale
     return {"as the colleague": channels, "one scale a call": whole, "zeros divided": divided, "rounded down": floored, "not rounded": lambda x: x, "a constant": lambda x: x * 0}
+
+
+def check_same(c):
+    def texts(a, b): return c.json.dumps(a) == c.json.dumps(b)
+    def kinds(a, b): return type(a) is type(b) and a == b
+    def shallow(a, b): return a is b if isinstance(a, bool) or isinstance(b, bool) else a == b
+    return {"Python's ==": lambda a, b: a == b, "as it is written": texts, "of one type": kinds, "only on top": shallow, "a constant": lambda a, b: True}
