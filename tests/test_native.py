@@ -279,6 +279,15 @@ def test_two_threads_may_generate_at_once():
     assert len(found) == 9 and all(torch.equal(f, plain) for f in found)
 
 
+def test_what_a_row_costs_is_asked_again_of_other_kernels(monkeypatch):
+    from specdec_nb.models import machine
+    one, two = target_of("llama").model, target_of("llama", 2).model
+    said = one.stored
+    assert said == target_of("qwen2").model.stored != two.stored
+    monkeypatch.setattr(machine, "version", lambda: "others")
+    assert one.stored != said
+
+
 # -- where it cannot be ------------------------------------------------------------------------------------
 
 def test_where_it_cannot_be_today_s_runtime_serves_and_says_so_once(monkeypatch, tmp_path):

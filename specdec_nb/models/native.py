@@ -125,9 +125,10 @@ class Native(Llama):
 
     @property
     def stored(self) -> str:
-        "Which kinds of matrices, and by whose clock: what decides what a row costs"
-        kinds = sorted({kind for kind, *_ in self.packed.index.values() if kind >= 0})
-        return ("one thread's time, " if self.threads == 1 else "") + "+".join(map(str, kinds))
+        "Kinds of matrices, by whose clock, which kernels: what decides what a row costs"
+        from specdec_nb.models.machine import version
+        kinds = "+".join(map(str, sorted({kind for kind, *_ in self.packed.index.values()} - {-1})))
+        return f"{'one thread, ' if self.threads == 1 else ''}{kinds} by {version()}"
 
     @cached_property
     def embed(self): return torch.from_numpy(self.packed.matrix("embed", self.vocab_size))
@@ -221,8 +222,7 @@ class NativeTarget(RowTarget):
         self.model, self.config = model, model.config
         self.device, self.vocab_size = model.device, model.vocab_size
         self.window = getattr(model.config, "max_position_embeddings", None)
-        self.layers = model.layers
-        self.threads = model.threads
+        self.layers, self.threads = model.layers, model.threads
         from specdec_nb.models.machine import TALLEST
         # where tiles begin and end
         self.counts = (*range(1, 2 * TALLEST + 2), 3 * TALLEST, 3 * TALLEST + 1, 4 * TALLEST, 33)
