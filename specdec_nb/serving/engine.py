@@ -30,6 +30,7 @@ class Served(Request):
     than it is allowed"""
     # why: "cancelled", "error", or None
     nodes, rank, why, fault, called = None, (0, 0), None, None, False
+    mute = False # silent for good
     drafting:Any
     tries:Any = None # by rank: accepted, sent
     def __init__(self, *args, told=None, **options):
@@ -56,10 +57,13 @@ class Served(Request):
     # the cache is the engine's to give back
     def _close(self): self.drafting = self.asking = None
 
-    def silence(self, on:bool):
+    def silence(self, on:bool, deaf:bool=False):
         """Guess nothing and listen to nothing; or begin to guess again, from the text as it is
-        then. Who lives on hidden states must not miss any"""
-        if on and self.drafter.asks == Asks(): self.drafting = _SILENT
+        then. Who lives on hidden states must not miss any, and listens on unless `deaf`: then this
+        is for good"""
+        lives = bool(self.drafter.asks.hidden)
+        self.mute = self.mute or on and deaf and lives
+        if self.mute or on and not lives: self.drafting = _SILENT
         elif not on and self.drafting is _SILENT: self.drafting = None
 
     def propose(self): return self._kindly(super().propose)
