@@ -285,7 +285,7 @@ class Hearing(Bold):
 
 
 @pytest.mark.parametrize("load", [1, 3, 8])
-def test_speculation_never_costs_more_than_three_per_cent(load):
+def test_speculation_never_costs_more_than_the_purse_allows(load):
     "By counted prices, whatever the drafter does; without the purse the same load loses more"
     lm, prompts = TableLM.random(47, 2, 1), [[i] for i in range(load)]
     def took(drafter, **how):
@@ -296,8 +296,8 @@ def test_speculation_never_costs_more_than_three_per_cent(load):
     plain, texts = took("none")
     for drafter in (Bold, Hearing, lambda: Wild(1), lambda: "lookup", lambda: "recycling", lambda: "auto"):
         seconds, said = took(drafter())
-        assert said == texts and seconds < 1.03 * plain, (drafter, seconds / plain)
-    assert took(Bold(), free=True)[0] > 1.1 * plain and took(Hearing(), free=True)[0] > 1.1 * plain
+        assert said == texts and seconds < 1.015 * plain + (4 + load * Priced.listening) * CURVE(1) < 1.05 * plain, (drafter, seconds / plain)
+    assert all(took(drafter(), free=True)[0] > 1.1 * plain for drafter in (Bold, Hearing))
 
 
 def test_who_earns_is_not_stinted():

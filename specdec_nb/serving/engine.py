@@ -28,9 +28,8 @@ _SILENT = NoDrafter()
 class Served(Request):
     """A request as an engine sees it: it may be called off or put off, and sends no more guesses
     than it is allowed"""
-    # why: "cancelled", "error", or None
-    nodes, rank, why, fault, called = None, (0, 0), None, None, False
-    mute = False # silent for good
+    # why: "cancelled", "error", or None; mute: silent for good
+    nodes, rank, why, fault, called, mute = None, (0, 0), None, None, False, False
     drafting:Any
     tries:Any = None # by rank: accepted, sent
     def __init__(self, *args, told=None, **options):
@@ -58,12 +57,10 @@ class Served(Request):
     def _close(self): self.drafting = self.asking = None
 
     def silence(self, on:bool, deaf:bool=False):
-        """Guess nothing and listen to nothing; or begin to guess again, from the text as it is
-        then. Who lives on hidden states must not miss any, and listens on unless `deaf`: then this
-        is for good"""
-        lives = bool(self.drafter.asks.hidden)
-        self.mute = self.mute or on and deaf and lives
-        if self.mute or on and not lives: self.drafting = _SILENT
+        """Guess and listen no more; or begin again, from the text as it is then. Who lives on
+        hidden states must miss none, and listens on unless `deaf`: that is for good"""
+        if on and deaf and self.drafter.asks.hidden: self.mute = True
+        if self.mute or on and not self.drafter.asks.hidden: self.drafting = _SILENT
         elif not on and self.drafting is _SILENT: self.drafting = None
 
     def propose(self): return self._kindly(super().propose)
@@ -168,8 +165,7 @@ class Engine:
         self.ration = None if plain else Ration(curve or cost_of(self.target), nodes,
                                                 getattr(self.drafter, "pace", None))
         self.memory, self.lock = Memory(self.target, memory, nodes), Condition()
-        self.closed, self.reader = False, None
-        self.occupied = 0
+        self.closed, self.reader, self.occupied = False, None, 0
         self.waiting:list = []
         self.running:list = []
         self.steps:list = []

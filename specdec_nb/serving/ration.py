@@ -51,8 +51,10 @@ class Ration:
         self.tries = np.stack([6 * .8 ** np.arange(1, nodes + 1), np.full(nodes, 6.)])
         self.books:dict = {}
         self.scale, self.guesses = 1., 0.
-        # in seconds of the curve
-        self.purse, self.own = self.begun * curve(1), 0.
+        # in seconds of the curve, by size of the company: calls with no guess, one, two …
+        self.prices:dict = {}
+        self.unit = curve(1)
+        self.purse, self.own = self.begun * self.unit, 0.
         self.loud = True
 
     def values(self, tries):
@@ -61,10 +63,16 @@ class Ration:
             (tries[0] + 6 * self.tries[0] / self.tries[1]) / (tries[1] + 6)
         )
 
+    def price(self, B:int): # `[1 + B * nodes]`, rising
+        if B not in self.prices:
+            calls = self.curve(B + np.arange(B * self.nodes + 1))
+            self.prices[B] = np.maximum.accumulate(calls)
+        return self.prices[B]
+
     def room(self, B:int) -> int:
         "Guesses that a round of `B` requests can pay for if all of them are wrong"
-        prices = self.curve(B + np.arange(1, B * self.nodes + 1)) - self.curve(B)
-        return int(np.searchsorted(np.maximum.accumulate(prices), self.purse, "right"))
+        price = self.price(B)
+        return int(np.searchsorted(price, price[0] + self.purse, "right")) - 1
 
     # records: of each request, `[2, nodes]`; room: guesses in all, at most
     def sizes(self, records, room:int=None) -> list:
@@ -100,7 +108,7 @@ class Ration:
         if self.loud: sizes = (self.dealt(B, room) if self.pace
                                else self.sizes([r.tries for r in requests], room))
         if self.loud and book.probing: sizes = self.one(requests, min(max(*sizes, 2), room))
-        deaf = self.purse < self.least * self.curve(1)
+        deaf = self.purse < self.least * self.unit
         for r, n in zip(requests, sizes):
             r.nodes = n
             r.silence(not self.loud or book.probing and not n, deaf)
@@ -116,14 +124,14 @@ class Ration:
         "After a round"
         if not steps: return
         began, B, sent = self.clock(), len(steps), sum(len(s.draft) for _, s in steps)
-        base, whole = self.curve(B), self.curve(B + sent)
+        base, whole = float(self.price(B)[0]), float(self.price(B)[min(sent, B * self.nodes)])
         if forwards:
             self.scale += .05 * (sum(s.seconds["forward"] for _, s in steps) / whole - self.scale)
         def spent(*on): return sum(s.seconds.get(what, 0.) for _, s in steps for what in on)
         gain = sum(len(s.verdict.tokens) - 1 for _, s in steps) * base / B
         listening = (spent("begin", "propose", "observe") + self.own) / self.scale
         cost, plain = whole - base + listening, base + spent("prefill") / self.scale
-        self.purse = min(self.purse + self.share * plain + gain - cost, self.most * self.curve(1))
+        self.purse = min(self.purse + self.share * plain + gain - cost, self.most * self.unit)
         if self.loud:
             self.books.setdefault(B.bit_length(), _Book()).add(gain * self.scale, cost * self.scale)
             self.note(steps, sent)
