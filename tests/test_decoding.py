@@ -105,6 +105,30 @@ def test_the_best_of_many(kind):
     assert [len(t.tokens) for _, t in judged] == sorted(len(t.tokens) for _, t in judged)
 
 
+def test_beams_take_what_generate_takes():
+    "Prompts of every form and of one word, up to the window's end; and what cannot be is refused by name"
+    model, begin, full = MODELS["gpt2"], [5, 9, 7, 9, 5], [(7 * i) % 48 for i in range(120)]
+    wanted = beam_search(model, begin, 6).texts
+    assert all(beam_search(model, p, 6).texts == wanted for p in (torch.tensor(begin), np.array(begin), tuple(begin)))
+    for prompt, n in (([3], 5), (full, 8)):
+        theirs = model.generate(torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long), num_beams=4, do_sample=False, max_new_tokens=n, pad_token_id=0)
+        assert all(list(beam_search(model, prompt, n, (), d()).texts[0][1]) == theirs[0, len(prompt):].tolist() for d in DRAFTERS.values())
+    assert beam_search(model, full, 30).texts == beam_search(model, full, 9).texts             # the window has 128 places, and what follows the last needs none
+    for prompt, says in (([], "empty"), ([48], "token ids"), ([-1], "token ids"), ([0] * 200, "window")):
+        with pytest.raises(ValueError, match=says): beam_search(model, prompt, 6)
+    for n in (0, -1):
+        with pytest.raises(ValueError, match="at least 1"): samples(model, begin, n, Stop(4))
+
+
+@pytest.mark.parametrize("composed", [lambda: Contrastive(MODELS["gpt2"], small("own", 5), beta=.7), lambda: ContrastiveSearch(MODELS["gpt2"], k=4)], ids=["contrastive", "search"])
+def test_samples_of_targets_of_two_parts(composed):
+    "A copy of a state is the whole target's: both of its models are asked"
+    target, law = composed(), Law(.9)
+    for begin in ([5, 9, 7, 9, 5], [3]):
+        wanted = [Trace(decode(target, "none", begin, limit=10, law=law, rng=Keyed(4, i))).tokens for i in range(3)]
+        assert all([t.tokens for t in samples(target, begin, 3, Stop(10), law, d, seed=4)] == wanted for d in ("none", "siblings", "lookup"))
+
+
 class Chain:
     "Self-evaluation decoding, word by word; its judge: how probable word 7 is after the answer"
     def __init__(self, model, stop, k, branchings, chaos, least): self.target, self.stop, self.k, self.branchings, self.chaos, self.least = as_target(model), stop, k, branchings, chaos, least

@@ -10,6 +10,8 @@ import transformers as hf
 from drafters import Wild
 from specdec_nb import Draft, Drafter, Keyed, Law, Llama, Native, Stop, TableLM, Trace
 from specdec_nb.decode import decode
+from specdec_nb.decoding.contrastive import Contrastive
+from specdec_nb.decoding.hidden import ContrastiveSearch, VectorFSD
 from specdec_nb.sampling import Asks
 from specdec_nb.models.native import why_not_native
 from specdec_nb.serving.batch import lockstep_tokens
@@ -311,6 +313,34 @@ def test_who_earns_is_not_stinted():
         engine.run()
         return engine.counts["calls"]
     assert calls() <= calls(free=True) + 6 < 120
+
+
+@pytest.mark.parametrize("drafter", ["lookup", "recycling", "auto"])
+def test_a_law_reads_the_prompt_once(drafter):
+    "One that goes by hidden states of the prompt does not mind drafters that fall silent, and begin again"
+    model, begins = build("own"), [[5, 9, 7, 9, 5], [3], [8, 8, 1]]
+    engine, texts = Engine(model, drafter, curve=CURVE), [[], [], []]
+    def told(i):
+        def hear(r, step):
+            texts[i].extend(step.verdict.tokens if step else [])
+            r.silence(len(texts[i]) % 6 < 3)
+        return hear
+    for i, p in enumerate(begins): engine.submit(p, VectorFSD(layer=2), Stop(30), Keyed(5, i), told=told(i))
+    engine.run()
+    assert texts == [Trace(decode(model, "none", p, limit=30, law=VectorFSD(layer=2), rng=Keyed(5, i))).tokens for i, p in enumerate(begins)]
+
+
+@pytest.mark.parametrize("kind", ["own", "hf"])
+@pytest.mark.parametrize("composed", [lambda m: Contrastive(m, Llama.from_hf(hf.AutoModelForCausalLM.from_config(hf.LlamaConfig(**SIZES)).double().eval()), beta=.7),
+                                      lambda m: ContrastiveSearch(m, k=4)], ids=["contrastive", "search"])
+def test_targets_of_two_parts_are_served(kind, composed):
+    torch.manual_seed(7)
+    target, greedy, begins = composed(build(kind)), Law(temperature=0), [HEAD[:40] + [5, 9], HEAD[:40] + [3], [8, 8, 1], HEAD[:40] + [7]]
+    for drafter in ("none", "lookup", "auto"):
+        engine, texts = Engine(target, drafter, curve=CURVE), [[] for _ in begins]
+        for i, p in enumerate(begins): engine.submit(p, greedy, Stop(16), told=lambda r, step, i=i: texts[i].extend(step.verdict.tokens if step else []))
+        engine.run()
+        assert texts == [Trace(decode(target, "none", p, limit=16, law=greedy)).tokens for p in begins]
 
 
 def test_lockstep_and_bets():

@@ -16,7 +16,7 @@ from ..draft import Budget, Draft, trim
 from ..verify import Step, Trace, Verdict
 from ..roles import Context, Drafter, Tokens, as_target, introduce, make_drafter, opened, register
 from ..stops import Stop
-from ..decode import Request, release, serve
+from ..decode import Request, checked, release, serve
 from ..shape import best_first
 
 # %% ../../nbs/8_decoding/36b_beams.ipynb #04aa16f2
@@ -88,12 +88,14 @@ class Beams:
         stop:Stop=None,
         k:int=4, # guess at most this deep
     ):
-        self.target, self.drafter, self.search, self.stop, self.k = as_target(target), make_drafter(drafter), search, stop, k
+        self.target, self.drafter, self.search, self.k = as_target(target), make_drafter(drafter), search, k
         if not self.target.branches: raise ValueError("hypotheses are branches of a tree, which this model cannot score")
         if self.drafter.asks.hidden: raise ValueError(f"{self.drafter.name} goes by hidden states of one text; a beam search has several")
         introduce(self.drafter, self.target)
-        self.tokens, self.prompt, self.groups, self.done, self.calls, self.steps = list(prompt), list(prompt), search.start(), False, 0, 0
-        self.state = opened(self.target, prompt, self.drafter.asks)
+        self.prompt, window = checked(prompt, self.target), self.target.window
+        self.stop = stop.within(window and window + 1 - len(self.prompt))
+        self.tokens, self.groups, self.done, self.calls, self.steps = list(self.prompt), search.start(), False, 0, 0
+        self.state = opened(self.target, self.prompt, self.drafter.asks)
         self.seconds:dict = {}
         self.guessed:list = []
         self.draft, self.first = None, True
@@ -252,6 +254,7 @@ def samples(
     heard=None, # a function (i, step), told of every step of sample `i`
 ) -> list: # of `Trace`s
     "Several samples of one prompt, which is read once"
+    if n < 1: raise ValueError(f"the number of samples must be at least 1, got {n}")
     drafter, target = make_drafter(drafter), as_target(model)
     asked = [Request(target, drafter, prompt, law, rng=Keyed(seed, i), stop=stop) for i in range(n)]
     while asked[0].state.unread: target.score([(asked[0].state, None)])

@@ -76,12 +76,12 @@ class Served(Request):
 # %% ../../nbs/7_serving/32_engine.ipynb #53a4198b
 def row_bytes(target) -> int:
     "Bytes that a token's keys and values take in all layers"
+    if parts := getattr(target, "parts", ()): return sum(map(row_bytes, parts)) # composed of others
     cache:Any = target.new_cache() if hasattr(target, "new_cache") else None
     if hasattr(cache, "capacity"):
         return (cache.keys.nbytes + cache.values.nbytes) // cache.capacity
     if hasattr(cache, "rows"): return cache.rows.nbytes // cache.rows.shape[3]
-    # a table keeps the tokens only
-    if (c := getattr(target, "config", None)) is None: return 8
+    if (c := getattr(target, "config", None)) is None: return 8 # a table keeps the tokens only
     heads = getattr(c, "num_key_value_heads", None) or c.num_attention_heads
     dim = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
     return 2 * c.num_hidden_layers * heads * dim * target.model.dtype.itemsize
@@ -90,7 +90,7 @@ def shared(a:list, b:list) -> int:
     "How many tokens two texts begin with in common"
     return bisect_left(range(1, min(len(a), len(b)) + 1), True, key=lambda n: a[:n] != b[:n])
 
-def _shareable(state): return getattr(state, "asks", None) == Asks() and hasattr(state, "pieces")
+def _shareable(state): return getattr(state, "asks", None) == Asks() and "pieces" in vars(state)
 
 class Memory:
     "What caches may hold: those of requests, and those kept because a text may begin alike"
