@@ -268,7 +268,7 @@ def test_generate_takes_laws_and_targets():
     assert not {1, 2, 3} & {*banned}
     inside = model.generate(ids, custom_generate=generate, law=FSD(), drafter="lookup", max_new_tokens=12, do_sample=False)
     assert torch.equal(inside, generate(model, ids, law=FSD(), max_new_tokens=12))
-    for wrong in (dict(temperature=.5), dict(do_sample=True), dict(top_k=4), dict(typical_p=.5), dict(output_scores=True, return_dict_in_generate=True)):
+    for wrong in (dict(temperature=.5), dict(do_sample=True), dict(top_k=4), dict(typical_p=.5), dict(output_scores=True, return_dict_in_generate=True), dict(num_return_sequences=2)):
         with pytest.raises(ValueError, match="law="): generate(model, ids, law=FSD(), max_new_tokens=4, **wrong)
     with pytest.raises(TypeError, match="must be a Law"): generate(model, ids, law="mirostat", max_new_tokens=4)
 

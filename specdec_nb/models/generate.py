@@ -111,6 +111,8 @@ def _refuse_beside(law, given):
     if not isinstance(law, Law): raise TypeError(f"law must be a Law, got {law!r:.80}")
     for name in ("do_sample", "output_scores", "output_logits"):
         if given.get(name): raise ValueError(f"{name}= with law= is not supported: the law says how words are chosen")
+    if (given.get("num_return_sequences") or 1) > 1:
+        raise ValueError("num_return_sequences= with law= is not supported: give the prompt as often, each row has noise of its own")
 
 def _refuse_for_rows(rows, **given):
     for name, x in given.items():
