@@ -111,8 +111,7 @@ def _refuse_beside(law, given):
     if not isinstance(law, Law): raise TypeError(f"law must be a Law, got {law!r:.80}")
     for name in ("do_sample", "output_scores", "output_logits"):
         if given.get(name): raise ValueError(f"{name}= with law= is not supported: the law says how words are chosen")
-    if (given.get("num_return_sequences") or 1) > 1:
-        raise ValueError("num_return_sequences= with law= is not supported: give the prompt as often, each row has noise of its own")
+    if (given.get("num_return_sequences") or 1) > 1: raise ValueError("num_return_sequences= with law= is not supported: give the prompt as often, each row has its own noise")
 
 def _refuse_for_rows(rows, **given):
     for name, x in given.items():
@@ -250,8 +249,7 @@ def _prepared(model, input_ids, drafter, tokenizer, streamer, ours, kwargs):
         if said := [name for name in _WORDS if kwargs.get(name) is not None and name != "do_sample"]:
             raise ValueError(f"{said[0]}= with law= is not supported: the law says how words are chosen")
         kwargs["do_sample"] = False
-    model = plain_model(model)
-    as_target(model)
+    as_target(model := plain_model(model))
     ours |= dict(drafter=_drafter(drafter, kwargs.pop("assistant_model", None), ours["k"]), streamer=streamer)
     pasts = [kwargs.pop(name, None) for name in ("past_key_values", "cache")]
     ours["past"] = next((c for c in pasts if c is not None), None)
