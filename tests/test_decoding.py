@@ -14,13 +14,13 @@ from specdec_nb.stops import Stop
 from specdec_nb.decoding.beams import beam_search
 from specdec_nb.decoding.samples import best_of, samples
 from specdec_nb.decoding.contrastive import Contrastive
-from specdec_nb.decoding.grammars import Constrained, Guidance
+from specdec_nb.decoding.grammars import Constrained, Forced, GrammarProcessor, Guidance
 from specdec_nb.decoding.hidden import ContrastiveSearch, DoLa, VectorFSD
 from specdec_nb.decoding.methods import FSD, Mirostat, Truncated
 from specdec_nb.decoding.sed import Chaos, sed
 from specdec_nb.models.hub import load_hf
-from specdec_nb.roles import as_target
-from specdec_nb.sampling import NoRepeatNgram, RepetitionPenalty, softmax
+from specdec_nb.roles import Drafter, as_target
+from specdec_nb.sampling import NoMass, NoRepeatNgram, RepetitionPenalty, softmax
 
 SIZES = dict(vocab_size=48, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
              max_position_embeddings=128, initializer_range=.4, bos_token_id=None, eos_token_id=None)
@@ -106,6 +106,30 @@ def test_the_best_of_many(kind):
     assert [len(t.tokens) for _, t in judged] == sorted(len(t.tokens) for _, t in judged)
 
 
+def test_beams_take_what_generate_takes():
+    "Prompts of every form and of one word, up to the window's end; and what cannot be is refused by name"
+    model, begin, full = MODELS["gpt2"], [5, 9, 7, 9, 5], [(7 * i) % 48 for i in range(120)]
+    wanted = beam_search(model, begin, 6).texts
+    assert all(beam_search(model, p, 6).texts == wanted for p in (torch.tensor(begin), np.array(begin), tuple(begin)))
+    for prompt, n in (([3], 5), (full, 8)):
+        theirs = model.generate(torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long), num_beams=4, do_sample=False, max_new_tokens=n, pad_token_id=0)
+        assert all(list(beam_search(model, prompt, n, (), d()).texts[0][1]) == theirs[0, len(prompt):].tolist() for d in DRAFTERS.values())
+    assert beam_search(model, full, 30).texts == beam_search(model, full, 9).texts             # the window has 128 places, and what follows the last needs none
+    for prompt, says in (([], "empty"), ([48], "token ids"), ([-1], "token ids"), ([0] * 200, "window")):
+        with pytest.raises(ValueError, match=says): beam_search(model, prompt, 6)
+    for n in (0, -1):
+        with pytest.raises(ValueError, match="at least 1"): samples(model, begin, n, Stop(4))
+
+
+@pytest.mark.parametrize("composed", [lambda: Contrastive(MODELS["gpt2"], small("own", 5), beta=.7), lambda: ContrastiveSearch(MODELS["gpt2"], k=4)], ids=["contrastive", "search"])
+def test_samples_of_targets_of_two_parts(composed):
+    "A copy of a state is the whole target's: both of its models are asked"
+    target, law = composed(), Law(.9)
+    for begin in ([5, 9, 7, 9, 5], [3]):
+        wanted = [Trace(decode(target, "none", begin, limit=10, law=law, rng=Keyed(4, i))).tokens for i in range(3)]
+        assert all([t.tokens for t in samples(target, begin, 3, Stop(10), law, d, seed=4)] == wanted for d in ("none", "siblings", "lookup"))
+
+
 class Chain:
     "Self-evaluation decoding, word by word; its judge: how probable word 7 is after the answer"
     def __init__(self, model, stop, k, branchings, chaos, least): self.target, self.stop, self.k, self.branchings, self.chaos, self.least = as_target(model), stop, k, branchings, chaos, least
@@ -149,12 +173,17 @@ def test_contrastive_decoding(kind, likelihood):
         assert plain != told(MODELS[kind], law, "none", n=14)
 
 
+def scribe(tokenizer, rows=0, seed=1):
+    "A small random model over a tokenizer's words, and some rows more"
+    torch.manual_seed(seed)
+    return AutoModelForCausalLM.from_config(GPT2Config(vocab_size=len(tokenizer) + rows, n_embd=16, n_layer=1, n_head=2, n_positions=128, initializer_range=.5,
+                                                       bos_token_id=None, eos_token_id=tokenizer.eos_token_id)).double().eval()
+
+
 def test_grammars_hold_whoever_drafts():
     pytest.importorskip("llguidance")
     _, tokenizer = load_hf()
-    torch.manual_seed(1)
-    model = AutoModelForCausalLM.from_config(GPT2Config(vocab_size=len(tokenizer), n_embd=16, n_layer=1, n_head=2, n_positions=128, initializer_range=.5,
-                                                        bos_token_id=None, eos_token_id=tokenizer.eos_token_id)).double().eval()
+    model = scribe(tokenizer)
     schema = {"type": "array", "items": {"type": "object", "properties": {"id": {"type": "integer", "minimum": 0, "maximum": 9}, "ok": {"type": "boolean"}}, "required": ["id", "ok"]},
               "minItems": 1, "maxItems": 2}
     for grammar, valid in ((Guidance(tokenizer, schema), lambda t: all({*x} >= {"id", "ok"} for x in json.loads(t))),
@@ -166,6 +195,66 @@ def test_grammars_hold_whoever_drafts():
             if texts[0][-1] == tokenizer.eos_token_id: assert valid(tokenizer.decode(texts[0], skip_special_tokens=True))
         ahead = [generate(model, torch.tensor([[3, 14]]), drafter=Wild(0), rule=rule, **run)[0, 2:].tolist() for rule in ("walk", "traversal", "block")]
         assert all(valid(tokenizer.decode(t, skip_special_tokens=True)) for t in ahead if t[-1] == tokenizer.eos_token_id)
+
+
+def test_a_matcher_that_moves_with_guesses_is_seen():
+    pytest.importorskip("llguidance")
+    _, tokenizer = load_hf()
+    model, begin = scribe(tokenizer), torch.tensor([[3, 14]])
+    grammar = Guidance(tokenizer, regex="(ab|c)+d{2,3}[0-9]")
+    class Early(Constrained):
+        "One matcher for the request, advanced on every word that a mask is asked behind"
+        here = {}
+        def start(self, prompt): self.here[0] = self.grammar.start(); return None, None
+        def step(self, s, token, scores=None, i=0): self.here[0] = self.grammar.step(self.here[0], token); return s
+        def row(self, s, scores, i): return super().row((None, self.here[0]), scores, i)
+    def told(law, drafter): return generate(model, begin, law=law, drafter=drafter, seed=5, max_new_tokens=24, pad_token_id=0)[0, 2:].tolist()
+    plain = told(Constrained(grammar=grammar), "none")
+    wild = lambda: Wild(0, truth=[3, 14, *plain[:4], 7, 7])                # right for a while
+    assert told(Constrained(grammar=grammar), wild()) == plain
+    assert told(Early(grammar=grammar), "none") == plain != told(Early(grammar=grammar), wild())
+
+
+def test_a_grammar_that_cannot_be_kept_is_refused(monkeypatch):
+    pytest.importorskip("llguidance")
+    _, tokenizer = load_hf()
+    for wrong, says in ((dict(schema={"type": "strin"}), "strin"), (dict(schema={"type": "array", "uniqueItems": True}), "uniqueItems"), (dict(schema={"not": {}}), "not"),
+                        (dict(schema="no json"), "cannot be compiled"), (dict(schema={"enum": {1, 2}}), "cannot be compiled"), (dict(schema=[1]), "cannot be compiled"),
+                        (dict(regex="("), "unclosed"), (dict(regex=3), "cannot be compiled"), (dict(regex=r"a[^\s\S]"), "no text fits"), (dict(lark="x"), "cannot be compiled"),
+                        (dict(regex="a", vocab_size=10), "vocab"), (dict(regex="a", eos=-1), "eos"), (dict(), "one of"), (dict(regex="a", schema={}), "one of")):
+        with pytest.raises(ValueError, match=says): Guidance(tokenizer, **wrong)
+    assert Guidance(tokenizer, regex="").start().allowed.sum() == 1         # an empty text is a text
+    monkeypatch.setitem(__import__("sys").modules, "llguidance", None)
+    with pytest.raises(ImportError, match="specdec_nb.grammar"): Guidance(tokenizer, regex="a")
+
+
+def test_where_a_grammar_leads_nowhere_nothing_is_said():
+    "Neither a word that it forbids nor an early end, whoever drafts; a guess that leads there is no fault"
+    pytest.importorskip("llguidance")
+    _, tokenizer = load_hf()
+    model, begin = scribe(tokenizer), torch.tensor([[3, 14]])
+    endless = Guidance(tokenizer, lark='start: "a" start')
+    for temperature in (0, 1):
+        for drafter in ("none", "grammar", "lookup", Wild(1)):
+            with pytest.raises(NoMass, match="grammar"): generate(model, begin, law=Constrained(temperature, grammar=endless), drafter=drafter, max_new_tokens=9)
+    with pytest.raises(NoMass, match="grammar"):
+        model.generate(begin, logits_processor=[GrammarProcessor(endless, 2)], max_new_tokens=9, pad_token_id=0, do_sample=False)
+
+
+@pytest.mark.parametrize("rows", [7, 64])
+def test_a_model_with_more_rows_than_words(rows):
+    "As many have, padded: none of them is a word, and a drafter may guess them"
+    pytest.importorskip("llguidance")
+    _, tokenizer = load_hf()
+    model, begin, words = scribe(tokenizer, rows), torch.tensor([[3, 14]]), len(tokenizer)
+    grammar, end = Guidance(tokenizer, regex="(ab|c){2,5}d[0-9]"), dict(max_new_tokens=24, pad_token_id=0)
+    class Beyond(Drafter):
+        def propose(self, ctx, rng): return Draft.merge([[words, 5], [*ctx.tokens[-2:]]])[0]
+    plain = generate(model, begin, law=Constrained(temperature=0, grammar=grammar), drafter="none", **end)
+    for drafter in ("grammar", Beyond(), Forced(Beyond()), "recycling"):
+        assert torch.equal(generate(model, begin, law=Constrained(temperature=0, grammar=grammar), drafter=drafter, **end), plain)
+    assert torch.equal(model.generate(begin, do_sample=False, logits_processor=[GrammarProcessor(grammar, 2)], **end), plain)
+    assert re.fullmatch("(ab|c){2,5}d[0-9]", tokenizer.decode(plain[0, 2:], skip_special_tokens=True))
 
 
 def test_generate_takes_laws_and_targets():
@@ -180,7 +269,7 @@ def test_generate_takes_laws_and_targets():
     assert not {1, 2, 3} & {*banned}
     inside = model.generate(ids, custom_generate=generate, law=FSD(), drafter="lookup", max_new_tokens=12, do_sample=False)
     assert torch.equal(inside, generate(model, ids, law=FSD(), max_new_tokens=12))
-    for wrong in (dict(temperature=.5), dict(do_sample=True), dict(top_k=4), dict(typical_p=.5), dict(output_scores=True, return_dict_in_generate=True)):
+    for wrong in (dict(temperature=.5), dict(do_sample=True), dict(top_k=4), dict(typical_p=.5), dict(output_scores=True, return_dict_in_generate=True), dict(num_return_sequences=2)):
         with pytest.raises(ValueError, match="law="): generate(model, ids, law=FSD(), max_new_tokens=4, **wrong)
     with pytest.raises(TypeError, match="must be a Law"): generate(model, ids, law="mirostat", max_new_tokens=4)
 

@@ -60,7 +60,10 @@ def same(model, call, n=12, drafters=("lookup", "auto"), **options):
 def test_families(name):
     model = family(name)
     same(model, batch(model))
-    assert as_target(model).branches == as_target(model).batches == FAMILIES[name][1]
+    target = as_target(model)
+    assert target.branches == FAMILIES[name][1] and target.batches == (FAMILIES[name][1] and name != "LED")
+    calls = dict(max_new_tokens=12, do_sample=False, no_repeat_ngram_size=50)          # rows that repeat themselves run ahead of the others
+    assert torch.equal(generate(model, **batch(model), drafter="lookup", **calls), model.generate(**batch(model), **calls))
 
 
 @pytest.mark.parametrize("drafter", ["suffix", "recycling", "lookahead", "pool", "reference", "rest"])
@@ -68,6 +71,18 @@ def test_drafters(drafter):
     for name in ("Bart", "T5"):
         model = family(name)
         same(model, batch(model, left=name == "T5"), drafters=(drafter,))
+
+
+@pytest.mark.parametrize("name", ["Bart", "LED", "T5"])
+def test_padding_before_a_decoders_text(name):
+    "Where it moves positions it is refused, in a batch, too; elsewhere the text is the library's"
+    model = family(name)
+    begin, pad = model.generation_config.decoder_start_token_id, model.config.pad_token_id
+    call = dict(batch(model), decoder_input_ids=torch.tensor([[begin, 5, 6], [pad, begin, 9], [begin, 7, 8]]), decoder_attention_mask=torch.tensor([[1, 1, 1], [0, 1, 1], [1, 1, 1]]))
+    options = dict(max_new_tokens=8, do_sample=False, repetition_penalty=2.5)
+    if name == "T5": assert torch.equal(generate(model, **call, **options), model.generate(**call, **options))
+    else:
+        with pytest.raises(ValueError, match="masked tokens on the left"): generate(model, **call, **options)
 
 
 def test_marian():

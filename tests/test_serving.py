@@ -8,8 +8,11 @@ import torch
 import transformers as hf
 
 from drafters import Wild
-from specdec_nb import Drafter, Keyed, Law, Llama, Native, Stop, TableLM, Trace
+from specdec_nb import Draft, Drafter, Keyed, Law, Llama, Native, Stop, TableLM, Trace
 from specdec_nb.decode import decode
+from specdec_nb.decoding.contrastive import Contrastive
+from specdec_nb.decoding.hidden import ContrastiveSearch, VectorFSD
+from specdec_nb.sampling import Asks
 from specdec_nb.models.maps import why_not_native
 from specdec_nb.serving.batch import lockstep_tokens
 from specdec_nb.serving.engine import Engine, Served, shared
@@ -247,6 +250,97 @@ def test_silence_in_the_engine():
     engine.run()
     assert isinstance(r, Served) and r.tokens[r.prompt:] == Trace(decode(model, "none", PROMPTS[0], limit=400, rng=Keyed(1, 0))).tokens
     assert sum(n > 0 for n in sent) < 60 and sum(n > 0 for n in sent[200:]) < 16
+
+
+class Priced(Engine):
+    "An engine on a clock that adds up prices: a forward costs what the curve says, a drafter that listens a fixed share of a call"
+    listening = .02
+    def __init__(self, *args, free=False, **settings):
+        super().__init__(*args, curve=CURVE, **settings)
+        self.total, score = 0., self.target.score
+        if self.ration:
+            self.ration.clock = lambda: 0.
+            if free: self.ration.purse = self.ration.most = 1e9                   # the control
+        def priced(pairs):
+            scored, rows = score(pairs), sum(len(d) + 1 if d is not None else min(len(s.unread), 32) for s, d in pairs)
+            self.total += CURVE(rows)
+            for scores in scored: scores.seconds = scores.elapsed = CURVE(rows) / len(pairs)
+            return scored
+        self.target.score = priced
+
+    def hear(self, r, step):
+        listened = self.listening * CURVE(1) * (type(r.drafting).__name__ not in ("NoDrafter", "NoneType"))
+        step.seconds.update(propose=0., observe=listened, begin=0.)
+        self.total += listened
+        super().hear(r, step)
+
+
+class Bold(Drafter):
+    "Sends as many guesses as it may, all of them wrong; sizes its drafts itself, as `auto` does"
+    def __init__(self): self.pace = type("Pace", (), dict(cost=np.ones(17)))()
+    def propose(self, ctx, rng): return Draft.chain([int(ctx.tokens[-1] + 1) % 47] * min(ctx.budget.depth, 16))
+
+
+class Hearing(Bold):
+    "One that lives on hidden states, and so listens even when it may not guess"
+    asks = Asks(hidden=(0,))
+
+
+@pytest.mark.parametrize("load", [1, 3, 8])
+def test_speculation_never_costs_more_than_the_purse_allows(load):
+    "By counted prices, whatever the drafter does; without the purse the same load loses more"
+    lm, prompts = TableLM.random(47, 2, 1), [[i] for i in range(load)]
+    def took(drafter, **how):
+        engine, texts = Priced(lm, drafter, **how), {}
+        for i, p in enumerate(prompts): engine.submit(p, stop=Stop(150), rng=Keyed(3, i), told=lambda r, step, i=i: texts.setdefault(i, []).extend(step.verdict.tokens))
+        engine.run()
+        return engine.total, texts
+    plain, texts = took("none")
+    for drafter in (Bold, Hearing, lambda: Wild(1), lambda: "lookup", lambda: "recycling", lambda: "auto"):
+        seconds, said = took(drafter())
+        assert said == texts and seconds < 1.015 * plain + (4 + load * Priced.listening) * CURVE(1) < 1.05 * plain, (drafter, seconds / plain)
+    assert all(took(drafter(), free=True)[0] > 1.1 * plain for drafter in (Bold, Hearing))
+
+
+def test_who_earns_is_not_stinted():
+    "A drafter that is right sends nearly as much as with a bottomless purse"
+    lm = TableLM({(): [1, 0, 0], (0,): [0, 1, 0], (1,): [0, 0, 1], (2,): [1, 0, 0]})
+    class Right(Drafter):
+        def propose(self, ctx, rng): return Draft.chain([(ctx.tokens[-1] + 1 + i) % 3 for i in range(min(ctx.budget.depth, 16))])
+    def calls(**how):
+        engine = Priced(lm, Right(), **how)
+        for i in range(3): engine.submit([i], stop=Stop(200))
+        engine.run()
+        return engine.counts["calls"]
+    assert calls() <= calls(free=True) + 6 < 120
+
+
+@pytest.mark.parametrize("drafter", ["lookup", "recycling", "auto"])
+def test_a_law_reads_the_prompt_once(drafter):
+    "One that goes by hidden states of the prompt does not mind drafters that fall silent, and begin again"
+    model, begins = build("own"), [[5, 9, 7, 9, 5], [3], [8, 8, 1]]
+    engine, texts = Engine(model, drafter, curve=CURVE), [[], [], []]
+    def told(i):
+        def hear(r, step):
+            texts[i].extend(step.verdict.tokens if step else [])
+            r.silence(len(texts[i]) % 6 < 3)
+        return hear
+    for i, p in enumerate(begins): engine.submit(p, VectorFSD(layer=2), Stop(30), Keyed(5, i), told=told(i))
+    engine.run()
+    assert texts == [Trace(decode(model, "none", p, limit=30, law=VectorFSD(layer=2), rng=Keyed(5, i))).tokens for i, p in enumerate(begins)]
+
+
+@pytest.mark.parametrize("kind", ["own", "hf"])
+@pytest.mark.parametrize("composed", [lambda m: Contrastive(m, Llama.from_hf(hf.AutoModelForCausalLM.from_config(hf.LlamaConfig(**SIZES)).double().eval()), beta=.7),
+                                      lambda m: ContrastiveSearch(m, k=4)], ids=["contrastive", "search"])
+def test_targets_of_two_parts_are_served(kind, composed):
+    torch.manual_seed(7)
+    target, greedy, begins = composed(build(kind)), Law(temperature=0), [HEAD[:40] + [5, 9], HEAD[:40] + [3], [8, 8, 1], HEAD[:40] + [7]]
+    for drafter in ("none", "lookup", "auto"):
+        engine, texts = Engine(target, drafter, curve=CURVE), [[] for _ in begins]
+        for i, p in enumerate(begins): engine.submit(p, greedy, Stop(16), told=lambda r, step, i=i: texts[i].extend(step.verdict.tokens if step else []))
+        engine.run()
+        assert texts == [Trace(decode(target, "none", p, limit=16, law=greedy)).tokens for p in begins]
 
 
 def test_lockstep_and_bets():

@@ -15,7 +15,7 @@ from ..draft import Budget, Draft, trim
 from ..verify import Step, Verdict
 from ..roles import Context, Tokens, as_target, introduce, make_drafter, opened
 from ..stops import Stop
-from ..decode import release, serve
+from ..decode import checked, release, serve
 
 # %% ../../nbs/8_decoding/36b_beams.ipynb #04aa16f2
 @dataclass(frozen=True)
@@ -91,18 +91,19 @@ class Beams:
         k:int=4, # guess at most this deep
     ):
         self.target, self.drafter = as_target(target), make_drafter(drafter)
-        self.search, self.stop = search, stop
-        self.k = k
+        self.search, self.k = search, k
         if not self.target.branches:
             raise ValueError("hypotheses are branches of a tree, which this model cannot score")
         if self.drafter.asks.hidden:
             raise ValueError(f"{self.drafter.name} goes by hidden states of one text; a beam "
                              "search has several")
         introduce(self.drafter, self.target)
-        self.tokens, self.prompt = list(prompt), list(prompt)
+        self.prompt, window = checked(prompt, self.target), self.target.window
+        self.stop = stop.within(window and window + 1 - len(self.prompt))
+        self.tokens = list(self.prompt)
         self.groups, self.done = search.start(), False
         self.calls, self.steps = 0, 0
-        self.state = opened(self.target, prompt, self.drafter.asks)
+        self.state = opened(self.target, self.prompt, self.drafter.asks)
         self.seconds:dict = {}
         self.guessed:list = []
         self.draft, self.first = None, True

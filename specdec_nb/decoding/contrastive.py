@@ -63,11 +63,13 @@ class Contrastive:
     def chunk(self) -> int: return self._least("chunk")
     @property
     def branches(self) -> bool: return self.expert.branches and self.amateur.branches
+    @property
+    def parts(self) -> tuple: return self.expert, self.amateur
     def new_cache(self):
         raise ValueError("contrastive decoding keeps two caches: past_key_values is not supported")
 
     def open(self, prompt, asks=Asks()):
-        return _Both(opened(self.expert, prompt, asks), opened(self.amateur, prompt))
+        return _Both(self, opened(self.expert, prompt, asks), opened(self.amateur, prompt))
 
     def score(self, pairs):
         "One forward of each model"
@@ -77,7 +79,8 @@ class Contrastive:
 
 class _Both:
     "One request in both models"
-    def __init__(self, expert, amateur): self.expert, self.amateur = expert, amateur
+    def __init__(self, target, expert, amateur):
+        self.target, self.expert, self.amateur = target, expert, amateur
     # length, position, prefilled
     def __getattr__(self, name): return getattr(self.expert, name)
     @property
@@ -85,9 +88,10 @@ class _Both:
     def keep(self, verdict): self.expert.keep(verdict); self.amateur.keep(verdict)
     def follow(self, tokens): self.expert.follow(tokens); self.amateur.follow(tokens)
     def rewind(self, length): self.expert.rewind(length); self.amateur.rewind(length)
-    def fork(self): return _Both(self.expert.fork(), self.amateur.fork())
+    def fork(self): return _Both(self.target, self.expert.fork(), self.amateur.fork())
     def retain(self, nodes):
-        return [_Both(*both) for both in zip(self.expert.retain(nodes), self.amateur.retain(nodes))]
+        both = zip(self.expert.retain(nodes), self.amateur.retain(nodes))
+        return [_Both(self.target, *states) for states in both]
     def finished(self): self.close()
     def close(self):
         for state in (self.expert, self.amateur): release(state)

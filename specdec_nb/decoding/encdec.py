@@ -216,6 +216,11 @@ class EncoderDecoderTarget(HFTarget):
         return {"attention_mask": text}, source
 
     @property
+    def told_by_mask(self) -> bool:
+        "Whether padding moves nothing: the library tells no decoder that counts rows of a mask"
+        return all(how == "bias" for _, how in self.doors)
+
+    @property
     def one_vocabulary(self) -> bool:
         "Whether encoder and decoder mean the same by a token, as far as one can see"
         read, write = (getattr(m.get_input_embeddings(), "num_embeddings", None)

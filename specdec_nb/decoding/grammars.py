@@ -7,13 +7,13 @@ __all__ = ['Grammar', 'Automaton', 'Constrained', 'Guidance', 'Forced', 'Grammar
 
 # %% ../../nbs/8_decoding/39_grammars.ipynb #7ac164b9
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, Protocol
 import json
 import numpy as np
 import torch
 from transformers import LogitsProcessor
-from ..sampling import Law, Scores
+from ..sampling import Law, NoMass, Scores
 from ..draft import Draft
 from ..roles import Drafter, make_drafter, register
 
@@ -54,8 +54,19 @@ class Constrained(Law):
         return super().step(s[0], token, scores, i), self.grammar.step(s[1], token)
     def row(self, s, scores, i):
         z = scores.row(i)
-        masked = np.where(self.grammar.allowed(s[1]), z, 0 * z[0] if z.dtype == object else -np.inf)
+        allowed = _rows(self.grammar.allowed(s[1]), len(z))
+        masked = np.where(allowed, z, 0 * z[0] if z.dtype == object else -np.inf)
         return super().row(s[0], Scores(masked[None]), 0)
+
+def _rows(mask, n:int):
+    """A mask over a model's `n` rows, some of which may be no words of the tokenizer. NoMass if it
+    lets nothing through"""
+    mask = mask if len(mask) == n else np.concatenate([mask, np.zeros(n, bool)])[:n]
+    if mask.any(): return mask
+    raise NoMass("the grammar allows no token here: its text can neither go on nor end. Does the "
+                 "vocabulary have its words, and the end token?")
+
+def _says(mask, token) -> bool: return token < len(mask) and bool(mask[token])
 
 # %% ../../nbs/8_decoding/39_grammars.ipynb #657164af
 class Guidance:
@@ -74,30 +85,39 @@ class Guidance:
     ):
         if sum(x is not None for x in (schema, regex, lark)) != 1:
             raise ValueError("give one of schema, regex and lark")
-        try: import llguidance, llguidance.hf
+        try: from llguidance import LLMatcher
         except ImportError as e:
             raise ImportError('grammars need llguidance: pip install "specdec_nb[grammar]"') from e
         self.vocab_size = vocab_size or len(tokenizer)
         self.eos = tokenizer.eos_token_id if eos is None else eos
-        form:Any = dict(whitespace_flexible=False, item_separator=", ",
-                        key_separator=": ") if compact else {}
-        if schema is not None:
-            text = llguidance.LLMatcher.grammar_from_json_schema(
-                schema if isinstance(schema, str) else json.dumps(schema), overrides=form
-            )
-        else:
-            text = (llguidance.LLMatcher.grammar_from_regex(regex) if regex is not None
-                    else llguidance.LLMatcher.grammar_from_lark(lark or ""))
-        words = llguidance.hf.from_tokenizer(tokenizer, n_vocab=self.vocab_size, eos_token=self.eos)
-        matcher = llguidance.LLMatcher(words, text)
-        if matcher.is_error():
-            raise ValueError(f"the grammar cannot be compiled: {matcher.get_error()}")
+        words = _words(tokenizer, self.vocab_size, self.eos)
+        try: matcher = LLMatcher(words, _compiled(schema, regex, lark, compact))
+        except (TypeError, ValueError) as e: fault = str(e)
+        else: fault = matcher.get_error()
+        if fault: raise ValueError(f"the grammar cannot be compiled: {fault}")
         self.first = _Place(matcher, self)
+        if not matcher.is_accepting() and not np.delete(self.first.allowed, self.eos).any():
+            raise ValueError("the grammar cannot be compiled: no text fits it")
 
     def start(self): return self.first
     def step(self, place, token): return place.after(int(token))
     def allowed(self, place): return place.allowed
     def forced(self, place): return place.forced
+
+@lru_cache(8)
+def _words(tokenizer, size, eos):
+    "A tokenizer's vocabulary as llguidance has it, made once for many grammars"
+    from llguidance.hf import from_tokenizer
+    return from_tokenizer(tokenizer, n_vocab=size, eos_token=eos)
+
+def _compiled(schema, regex, lark, compact) -> str:
+    "What llguidance makes of a schema, a regular expression or a grammar"
+    from llguidance import LLMatcher
+    if regex is not None: return LLMatcher.grammar_from_regex(regex)
+    if lark is not None: return LLMatcher.grammar_from_lark(lark)
+    text = schema if isinstance(schema, str) else json.dumps(schema)
+    form = dict(whitespace_flexible=False, item_separator=", ", key_separator=": ")
+    return LLMatcher.grammar_from_json_schema(text, overrides=form if compact else {})
 
 class _Place:
     "A matcher that never moves; None behind a forbidden word, where a mask is a formality"
@@ -106,16 +126,20 @@ class _Place:
 
     def after(self, token):
         if token not in self.known:
-            moved = self.matcher.deep_copy() if self.matcher and self.allowed[token] else None
+            fine = self.matcher and _says(self.allowed, token)
+            moved = self.matcher.deep_copy() if fine else None
             if moved and not moved.is_stopped(): moved.consume_token(token)
             self.known[token] = _Place(moved, self.grammar)
         return self.known[token]
 
     @cached_property
     def allowed(self):
-        "`[V]` booleans; where the text is complete and nothing may follow, its end"
+        """`[V]` booleans; where the text is complete and nothing may follow, its end; where the
+        matcher gave up, nothing"""
         if self.matcher is None: return np.ones(self.grammar.vocab_size, bool)
-        if self.matcher.is_stopped(): return np.arange(self.grammar.vocab_size) == self.grammar.eos
+        if self.matcher.is_stopped():
+            end = np.arange(self.grammar.vocab_size) == self.grammar.eos
+            return end & self.matcher.is_accepting()
         bits = np.unpackbits(np.frombuffer(self.matcher.compute_bitmask(), np.uint8),
                              bitorder="little")
         return bits[:self.grammar.vocab_size].astype(bool)
@@ -125,11 +149,8 @@ class _Place:
         """How the text goes on that is certain, in the tokens that are usual for it; at the end,
         the end"""
         if self.matcher is None: return ()
-        return (
-            (self.grammar.eos,)
-            if self.matcher.is_stopped()
-            else tuple(self.matcher.compute_ff_tokens())
-        )
+        if self.matcher.is_stopped(): return tuple(np.flatnonzero(self.allowed).tolist())
+        return tuple(self.matcher.compute_ff_tokens())
 
 # %% ../../nbs/8_decoding/39_grammars.ipynb #b076f0cd
 @register("grammar")
@@ -168,7 +189,7 @@ def _pruned(draft, grammar, place) -> Draft:
     if draft.probs is not None: return draft
     places, kept = {-1: place}, []
     for i, (parent, token) in enumerate(zip(draft.parents, draft.tokens)):
-        if parent in places and grammar.allowed(places[parent])[token]:
+        if parent in places and _says(grammar.allowed(places[parent]), token):
             places[i] = grammar.step(places[parent], token)
             kept.append(i)
     return draft.take(kept)
@@ -188,6 +209,6 @@ class GrammarProcessor(LogitsProcessor):
         return self.places[new]
 
     def __call__(self, input_ids, scores):
-        allowed = np.stack([self.grammar.allowed(self.place(tuple(row[self.prompt:].tolist())))
-                            for row in input_ids])
+        places = [self.place(tuple(row[self.prompt:].tolist())) for row in input_ids]
+        allowed = np.stack([_rows(self.grammar.allowed(p), scores.shape[-1]) for p in places])
         return scores.masked_fill(~torch.from_numpy(allowed).to(scores.device), -torch.inf)

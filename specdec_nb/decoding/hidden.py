@@ -116,6 +116,8 @@ class ContrastiveSearch:
     @property
     def branches(self) -> bool: return True
     @property
+    def parts(self) -> tuple: return (self.inner,)
+    @property
     def max_nodes(self) -> int: return max(self.inner.max_nodes // (self.k + 1) - 1, 1)
 
     def open(self, prompt, asks=Asks()):

@@ -66,6 +66,7 @@ def samples(
     heard=None, # a function (i, step), told of every step of sample `i`
 ) -> list: # of `Trace`s
     "Several samples of one prompt, which is read once"
+    if n < 1: raise ValueError(f"the number of samples must be at least 1, got {n}")
     drafter, target = make_drafter(drafter), as_target(model)
     asked = [Request(target, drafter, prompt, law, rng=Keyed(seed, i), stop=stop) for i in range(n)]
     while asked[0].state.unread: target.score([(asked[0].state, None)])

@@ -124,6 +124,7 @@ class _Recycling:
         self.drafter, self.ctx, past = drafter, ctx, ctx.tokens[:-1]
         prefilled = getattr(state, "prefilled", None)
         if drafter.asks.topk and prefilled is not None and prefilled.tops is not None:
+            past = past[:len(prefilled.tops)]
             drafter.table.learn([-1, *past[:-1]], past, prefilled.tops[:, :drafter.table.width])
 
     def propose(self, ctx, rng):

@@ -190,6 +190,9 @@ def refuse_beside(
         if given.get(name):
             raise ValueError(f"{name}= with law= is not supported: the law says how words are "
                              "chosen")
+    if (given.get("num_return_sequences") or 1) > 1:
+        raise ValueError("num_return_sequences= with law= is not supported: give the prompt as "
+                         "often, each row has its own noise")
 
 def _refuse_for_rows(rows, **given):
     for name, x in given.items():

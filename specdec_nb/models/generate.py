@@ -174,8 +174,7 @@ def _prepared(model, input_ids, drafter, tokenizer, streamer, ours, kwargs):
             raise ValueError(f"{said[0]}= with law= is not supported: the law says how words are "
                              "chosen")
         kwargs["do_sample"] = False
-    model = plain_model(model)
-    as_target(model)
+    as_target(model := plain_model(model))
     ours |= dict(drafter=_drafter(drafter, kwargs.pop("assistant_model", None), ours["k"]),
                  streamer=streamer)
     pasts = [kwargs.pop(name, None) for name in ("past_key_values", "cache")]

@@ -50,7 +50,8 @@ def attended(
                          "supported")
     inside = bool(seen.int().diff().ne(0).sum() > (not seen[0]) + (not seen[-1]))
     # in a batch, each row is as if alone
-    if seen.all() or not alone and not inside and seen.any(): return seen
+    told = getattr(target, "told_by_mask", True)
+    if seen.all() or told and not alone and not inside and seen.any(): return seen
     if not seen[-1]:
         raise ValueError("the attention mask ends in 0: model.generate would go on from a "
                          "padding token. Pad on the left (tokenizer.padding_side='left') or "

@@ -125,8 +125,12 @@ def rows_stay_apart(
         pairs = [(target.open(text), d)
                  for text, d in ((words[6:], draft), (words[6:8], Draft()), (words[6:7], draft))]
         together = [scores.rows for scores in target.score(pairs)]
-        return all(same_rows(rows, target.score([(target.open(state.tokens), d)])[0].rows,
-                             target.model) for rows, (state, d) in zip(together, pairs))
+        alone = [target.score([(target.open(s.tokens), d)])[0].rows for s, d in pairs]
+        for state, _ in pairs: state.drop()
+        # and a row each: some models look at no mask then
+        lone = [scores.rows for scores in target.score([(s, Draft()) for s, _ in pairs])]
+        return all(same_rows(a, c, target.model) and same_rows(b, c[:1], target.model)
+                   for a, b, c in zip(together, lone, alone))
     except Exception: return False
 
 def rows_look_back(

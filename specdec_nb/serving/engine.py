@@ -28,8 +28,8 @@ _SILENT = NoDrafter()
 class Served(Request):
     """A request as an engine sees it: it may be called off or put off, and sends no more guesses
     than it is allowed"""
-    # why: "cancelled", "error", or None
-    nodes, rank, why, fault, called = None, (0, 0), None, None, False
+    # why: "cancelled", "error", or None; mute: silent for good
+    nodes, rank, why, fault, called, mute = None, (0, 0), None, None, False, False
     drafting:Any
     tries:Any = None # by rank: accepted, sent
     def __init__(self, *args, told=None, **options):
@@ -56,10 +56,11 @@ class Served(Request):
     # the cache is the engine's to give back
     def _close(self): self.drafting = self.asking = None
 
-    def silence(self, on:bool):
-        """Guess nothing and listen to nothing; or begin to guess again, from the text as it is
-        then. Who lives on hidden states must not miss any"""
-        if on and self.drafter.asks == Asks(): self.drafting = _SILENT
+    def silence(self, on:bool, deaf:bool=False):
+        """Guess and listen no more; or begin again, from the text as it is then. Who lives on
+        hidden states must miss none, and listens on unless `deaf`: that is for good"""
+        if on and deaf and self.drafter.asks.hidden: self.mute = True
+        if self.mute or on and not self.drafter.asks.hidden: self.drafting = _SILENT
         elif not on and self.drafting is _SILENT: self.drafting = None
 
     def propose(self): return self._kindly(super().propose)
@@ -75,12 +76,12 @@ class Served(Request):
 # %% ../../nbs/7_serving/32_engine.ipynb #53a4198b
 def row_bytes(target) -> int:
     "Bytes that a token's keys and values take in all layers"
+    if parts := getattr(target, "parts", ()): return sum(map(row_bytes, parts)) # composed of others
     cache:Any = target.new_cache() if hasattr(target, "new_cache") else None
     if hasattr(cache, "capacity"):
         return (cache.keys.nbytes + cache.values.nbytes) // cache.capacity
     if hasattr(cache, "rows"): return cache.rows.nbytes // cache.rows.shape[3]
-    # a table keeps the tokens only
-    if (c := getattr(target, "config", None)) is None: return 8
+    if (c := getattr(target, "config", None)) is None: return 8 # a table keeps the tokens only
     heads = getattr(c, "num_key_value_heads", None) or c.num_attention_heads
     dim = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
     return 2 * c.num_hidden_layers * heads * dim * target.model.dtype.itemsize
@@ -89,7 +90,7 @@ def shared(a:list, b:list) -> int:
     "How many tokens two texts begin with in common"
     return bisect_left(range(1, min(len(a), len(b)) + 1), True, key=lambda n: a[:n] != b[:n])
 
-def _shareable(state): return getattr(state, "asks", None) == Asks() and hasattr(state, "pieces")
+def _shareable(state): return getattr(state, "asks", None) == Asks() and "pieces" in vars(state)
 
 class Memory:
     "What caches may hold: those of requests, and those kept because a text may begin alike"
@@ -164,8 +165,7 @@ class Engine:
         self.ration = None if plain else Ration(curve or cost_of(self.target), nodes,
                                                 getattr(self.drafter, "pace", None))
         self.memory, self.lock = Memory(self.target, memory, nodes), Condition()
-        self.closed, self.reader = False, None
-        self.occupied = 0
+        self.closed, self.reader, self.occupied = False, None, 0
         self.waiting:list = []
         self.running:list = []
         self.steps:list = []

@@ -8,6 +8,7 @@ __all__ = ['Ration']
 # %% ../../nbs/7_serving/31a_ration.ipynb #dedc4147
 from collections import Counter
 from dataclasses import dataclass
+import time
 import numpy as np
 from ..speedup import CostCurve
 from .batch import share_of
@@ -24,6 +25,7 @@ class _Book:
     probing:bool = False # whether one request tries on behalf of all
 
     def add(self, gain, cost):
+        if not (gain or cost): return
         self.gain, self.cost, self.rounds = self.gain + gain, self.cost + cost, self.rounds + 1
         if self.rest or self.rounds < (8 if self.probing else 16): return
         lost = self.gain < self.cost
@@ -39,6 +41,9 @@ class _Book:
 # %% ../../nbs/7_serving/31a_ration.ipynb #6c125ff1
 class Ration:
     "How many guesses each request may send"
+    # the purse: of plain time; and in one-row calls, what it begins with, may hold and may owe
+    share, begun, most, least = .015, 2, 16, -2
+    clock = staticmethod(time.perf_counter)
     # pace: of a drafter that sizes its drafts by what they cost
     def __init__(self, curve:CostCurve, nodes:int=16, pace=None):
         self.curve, self.nodes, self.pace = curve, nodes, pace
@@ -46,6 +51,11 @@ class Ration:
         self.tries = np.stack([6 * .8 ** np.arange(1, nodes + 1), np.full(nodes, 6.)])
         self.books:dict = {}
         self.scale, self.guesses = 1., 0.
+        # in seconds of the curve, by size of the company: calls with no guess, one, two …
+        self.prices:dict = {}
+        self.unit = curve(1)
+        self.purse, self.own = self.begun * self.unit, 0.
+        self.loud = True
 
     def values(self, tries):
         "By rank, the probability to be accepted"
@@ -53,15 +63,32 @@ class Ration:
             (tries[0] + 6 * self.tries[0] / self.tries[1]) / (tries[1] + 6)
         )
 
-    def sizes(self, records) -> list: # of each request: `[2, nodes]`
+    def price(self, B:int): # `[1 + B * nodes]`, rising
+        if B not in self.prices:
+            calls = self.curve(B + np.arange(B * self.nodes + 1))
+            self.prices[B] = np.maximum.accumulate(calls)
+        return self.prices[B]
+
+    def room(self, B:int) -> int:
+        "Guesses that a round of `B` requests can pay for if all of them are wrong"
+        price = self.price(B)
+        return int(np.searchsorted(price, price[0] + self.purse, "right")) - 1
+
+    # records: of each request, `[2, nodes]`; room: guesses in all, at most
+    def sizes(self, records, room:int=None) -> list:
         "The guesses that bring the most tokens a second"
         B, offers = len(records), sorted((-v, i) for i, tries in enumerate(records)
-                                         for v in self.values(tries))
+                                         for v in self.values(tries))[:room]
         tokens = B - np.cumsum([0, *(v for v, _ in offers)])
         chosen = Counter(
             i for _, i in offers[: int(np.argmax(tokens / self.curve(B + np.arange(len(tokens)))))]
         )
         return [chosen[i] for i in range(B)]
+
+    def dealt(self, B:int, room:int) -> list:
+        "As many for each, for drafters that size their drafts themselves"
+        each, more = divmod(min(room, B * self.nodes), B)
+        return [each + (i < more) for i in range(B)]
 
     def charge(self, B:int):
         "Tell a drafter that sizes its drafts itself what rows cost here"
@@ -73,29 +100,45 @@ class Ration:
     def allot(self, requests):
         "Before a round"
         if not requests: return
-        B, book = len(requests), self.books.setdefault(len(requests).bit_length(), _Book())
-        resting = book.resting()
-        if self.pace and not resting: self.charge(B)
-        sizes = ([0] * B if resting else [self.nodes] * B if self.pace
-                 else self.sizes([r.tries for r in requests]))
-        if book.probing and not resting: sizes = [0] * (B - 1) + [max(sizes[-1], 2)]
+        began, B = self.clock(), len(requests)
+        book, room = self.books.setdefault(B.bit_length(), _Book()), self.room(B)
+        self.loud = room > 0 and not book.resting()
+        sizes = [0] * B
+        if self.loud and self.pace: self.charge(B)
+        if self.loud: sizes = (self.dealt(B, room) if self.pace
+                               else self.sizes([r.tries for r in requests], room))
+        if self.loud and book.probing: sizes = self.one(requests, min(max(*sizes, 2), room))
+        deaf = self.purse < self.least * self.unit
         for r, n in zip(requests, sizes):
             r.nodes = n
-            r.silence(resting or book.probing and not n)
+            r.silence(not self.loud or book.probing and not n, deaf)
+        self.own += self.clock() - began
+
+    def one(self, requests, n) -> list:
+        "All of it for the last that has a voice"
+        who = max((i for i, r in enumerate(requests) if not r.mute), default=None)
+        return [n * (i == who) for i in range(len(requests))]
 
     # `[(request, step), ...]`; whether their forward held nothing else
     def learn(self, steps, forwards:bool=True):
         "After a round"
         if not steps: return
-        B, sent = len(steps), sum(len(s.draft) for _, s in steps)
-        base, whole = self.curve(B), self.curve(B + sent)
+        began, B, sent = self.clock(), len(steps), sum(len(s.draft) for _, s in steps)
+        base, whole = float(self.price(B)[0]), float(self.price(B)[min(sent, B * self.nodes)])
         if forwards:
             self.scale += .05 * (sum(s.seconds["forward"] for _, s in steps) / whole - self.scale)
-        listening = sum(s.seconds.get(what, 0.) for _, s in steps
-                        for what in ("propose", "observe"))
-        extra = sum(len(s.verdict.tokens) - 1 for _, s in steps)
-        self.books.setdefault(B.bit_length(), _Book()).add(extra * self.scale * base / B,
-                                                           self.scale * (whole - base) + listening)
+        def spent(*on): return sum(s.seconds.get(what, 0.) for _, s in steps for what in on)
+        gain = sum(len(s.verdict.tokens) - 1 for _, s in steps) * base / B
+        listening = (spent("begin", "propose", "observe") + self.own) / self.scale
+        cost, plain = whole - base + listening, base + spent("prefill") / self.scale
+        self.purse = min(self.purse + self.share * plain + gain - cost, self.most * self.unit)
+        if self.loud:
+            self.books.setdefault(B.bit_length(), _Book()).add(gain * self.scale, cost * self.scale)
+            self.note(steps, sent)
+        self.own = self.clock() - began
+
+    def note(self, steps, sent):
+        "To the records, what was accepted by rank"
         self.guesses += .1 * (sent - self.guesses)
         for r, s in steps:
             n, new = min(len(s.draft), self.nodes), np.zeros((2, self.nodes))
