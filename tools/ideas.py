@@ -6,7 +6,7 @@
     python tools/ideas.py masks         masks of nibbles done by loads (needs AVX-512)
     python tools/ideas.py chains        two blocks, and two panels, at once
     python tools/ideas.py floats        weights widened to floats before, for the many rows of a prompt
-    python tools/ideas.py whole         four-bit weights by factors and by digits (chapter 14d), with fetches at several distances
+    python tools/ideas.py whole         four-bit weights by factors and by digits (chapter 14d), with and without the next panel fetched meanwhile
     python tools/ideas.py overhead      a step of `none` and of `auto` outside the kernel
     python tools/ideas.py prompt        reading a prompt in chunks of several lengths
     python tools/ideas.py auto FILE…    `auto` with other settings, replayed on written answers by the price list of this machine
