@@ -24,13 +24,14 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 WHO = ("none", "auto")
 MEASURE = """
-import json, sys, time, torch
+import gc, json, sys, time, torch
 torch.set_num_threads(1)
 from specdec_nb import load_default
 from specdec_nb.bench.timing import Setting
 from specdec_nb.bench.questions import SAMPLE, encode
 from specdec_nb.roles import as_target, introduce, make_drafter
 model, tokenizer = load_default()
+gc.collect(), gc.freeze()
 target, setting, rates = as_target(model), Setting.of(model, max_new_tokens=int(sys.argv[1])), {}
 for name in ("none", "auto"):
     for timed in (False, True):

@@ -19,7 +19,7 @@ from specdec_nb.phrases.price import cost_of
 from specdec_nb.roles import as_target, make_drafter, read
 from specdec_nb.serving.engine import Engine
 from specdec_nb.workshop.files import write_json
-from specdec_nb.workshop.ledger import command_line, load_average, of_model, provenance
+from specdec_nb.workshop.ledger import command_line, load_average, of_model, provenance, set_aside
 
 
 class Watch:
@@ -168,6 +168,7 @@ def under(threads, o, told) -> tuple: # `(model, tokens of all prompts)`
     curve, forwards, plain = cost_of(target), Forwards(target), None
     told["curves"][threads] = {n: round(float(curve(n)), 6) for n in (1, 2, 4, 8, 16, 64)}
     for d in o.drafters: apart(target, d, prompts[:1], Stop(8, {tokenizer.eos_token_id}))                      # warming up
+    set_aside()
     for _ in range(o.repeats):
         told["reading"].setdefault(threads, []).append(reading(target, prompts))
         for load_, d in product(o.loads, o.drafters):

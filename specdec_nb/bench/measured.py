@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from transformers.utils import logging
-from ..workshop.ledger import Ledger, command_line, provenance
+from ..workshop.ledger import Ledger, command_line, provenance, set_aside
 from ..workshop.shell import narrowed
 from ..roles import make_drafter
 from .questions import SAMPLE, read_questions, selected
@@ -115,6 +115,7 @@ def _measure(o, questions, settings, ledger):
     source = dict(provenance(model), **setting.as_dict(), drafters=o.drafters,
                   questions=sources(questions), **told)
     if ledger: ledger.begin(source)
+    set_aside()
     bar = partial(track, description="measuring", console=Console(stderr=True, force_jupyter=False),
                   transient=True)
     records = bench(model, tokenizer, questions, o.drafters, setting, peers=peers, log=ledger,

@@ -21,6 +21,7 @@ import uvicorn
 from .engine import Engine, Metrics
 from .wire import Bounds, Refused, read_body
 from .answers import Answer, Reply, Streamed, Talk
+from ..workshop.ledger import set_aside
 
 # %% ../../nbs/7_serving/33_server.ipynb #f0ed7e18
 class Door:
@@ -206,4 +207,5 @@ def running(app, host="127.0.0.1", port=0): # yields the address
 def open_door(app, host="127.0.0.1", port=8000):
     """Serve until SIGINT or SIGTERM; then nobody new comes in, who is inside is served, for half a
     minute at most"""
+    set_aside()
     uvicorn.Server(_config(app, host, port)).run()
