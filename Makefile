@@ -61,7 +61,7 @@ peers: $(READY)   ## the same with more and longer answers, into results/peers.j
 	  --categories $(KINDS),humaneval --n 2 --max-new-tokens 128 --json results/peers.json --force $(ARGS)
 	specdec report results/peers.json
 
-results: $(READY) ## measure again what chapters 29, 33 and 44 read (half an hour of a machine that does nothing else, from a committed checkout)
+results: $(READY) ## measure again what chapters 24, 29, 33 and 44 read (half an hour of a machine that does nothing else, from a committed checkout)
 	python tools/random_words.py
 	specdec bench --drafters none,lookup,suffix,recycling,auto,lookahead,reference,rest,model,medusa,eagle3,gsd,layerskip,ouroboros,tuned \
 	  --questions $(SPEC) $(CODE) --n 1 --max-new-tokens 48 --no-hf --json results/drafters.json --force
@@ -69,10 +69,12 @@ results: $(READY) ## measure again what chapters 29, 33 and 44 read (half an hou
 	  --categories $(KINDS),humaneval --n 4 --max-new-tokens 64 --no-hf --json results/auto.json --force
 	specdec bench --drafters none,auto --questions results/random.jsonl --max-new-tokens 64 --temperature 1 --json results/random_words.json --force
 	specdec bench --drafters none,lookup,auto --hf --questions $(SPEC) --categories $(KINDS) --n 2 --max-new-tokens 48 --json results/hf.json --force
+	specdec bench --drafters none,auto,model:k=4,medusa:tree=0:k=4,medusa:tree=5,medusa:tree=11,eagle3:tree=0:k=4,eagle3:tree=5,eagle3:tree=11 \
+	  --questions $(SPEC) $(CODE) --categories $(KINDS),humaneval --n 1 --max-new-tokens 48 --no-hf --json results/learned.json --force
 	python tools/ablation.py $(CODE) --n 3 --max-new-tokens 48 --k 6 --layers 0-11,13,15-29 --out results/ouroboros.json
 	python tools/ablation.py $(CODE) --n 3 --max-new-tokens 64 --out results/ouroboros_distilled.json
 	python tools/codesum.py --out results/codesum.json --force
-	OMP_NUM_THREADS=1 python tools/load.py --questions $(SPEC) --json results/load.json --force
+	OMP_NUM_THREADS=1 python tools/load.py --questions $(SPEC) --repeats 1 --json results/load.json --force
 
 VLLM ?= .venv/vllm
 test-vllm: $(READY) ## chapter 35's drafters in the real vLLM, on a CPU -> results/vllm.json (the first time: 3 GB; VLLM=DIR says where)

@@ -84,6 +84,5 @@ def test_what_is_no_report(tmp_path, text):
     with pytest.raises(IsADirectoryError): Report.load(tmp_path)
 
 
-@pytest.mark.xfail(strict=True, reason="some were measured before the load was written down: make results, on a machine that does nothing else")
 def test_the_load_is_known():
     assert not [p.name for p in FILES if json.loads(p.read_text())["provenance"]["load"] is None]

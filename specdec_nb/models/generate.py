@@ -122,23 +122,24 @@ def generate(
     """`model.generate`, speculatively: the same text (greedy), the same distribution
     (sampling), fewer passes.
 
-    model: any decoder-only transformers model in eval mode, compiled or with adapters too, a
-        `Llama`, or a target
-    input_ids: prompts: ids `[B, L]`, lists (of unequal length, too), what a tokenizer returned,
-        or (with `tokenizer`) texts
-    drafter: who guesses: a name, "lookup:k=8" with options, an object, or a draft model. Which?
-        If in doubt "auto"; for answers that quote their prompt "lookup", that repeat themselves
-        "suffix"; for many requests of one kind one object of "recycling" or "pool"; if there is a
-        smaller model, that; trained: "eagle3", "medusa"; "none" is plain
-    k: draft at most this deep; None: the drafter's own choice
-    rule: how guesses are verified: a name or a function; None: walk with a seed, else rejection,
-        which usually accepts most
-    seed: keyed noise, under which the text does not depend on the drafter; None: follows
-        torch.manual_seed
-    law: a `Law` of one's own, in place of do_sample, temperature, top_k, …; penalties and other
-        processors come before it
-    tokenizer: for stop_strings, token_healing, and a prompt that is text
-    streamer: is given one token at a time
+    - model: any decoder-only transformers model in eval mode, compiled or with adapters too, a
+      `Llama`, or a target
+    - input_ids: prompts: ids `[B, L]`, lists (of unequal length, too), what a tokenizer returned,
+      or (with `tokenizer`) texts
+    - drafter: who guesses: a name, "lookup:k=8" with options, an object, or a draft model. Which?
+      If in doubt "auto"; for answers that quote their prompt "lookup", that repeat themselves
+      "suffix"; for many requests of one kind one object of "recycling" or "pool"; if there is a
+      smaller model, that; trained: "eagle3", "medusa"; "none" is plain
+    - k: draft at most this deep; None: the drafter's own choice
+    - rule: how guesses are verified: a name or a function; None: walk with a seed, else rejection,
+      which usually accepts most
+    - seed: keyed noise, under which the text does not depend on the drafter; None: follows
+      torch.manual_seed
+    - law: a `Law` of one's own, in place of do_sample, temperature, top_k, …; penalties and other
+      processors come before it
+    - tokenizer: for stop_strings, token_healing, and a prompt that is text
+    - streamer: is given one token at a time
+
     Everything else is as for `model.generate`: max_new_tokens, do_sample, temperature, top_p,
     stop_strings, logits_processor, stopping_criteria, past_key_values, return_dict_in_generate,
     output_scores, … Several rows are served together, each as if it were alone; padding, left or

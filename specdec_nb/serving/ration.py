@@ -43,7 +43,8 @@ class Ration:
     "How many guesses each request may send"
     # the purse: of plain time; and in one-row calls, what it begins with, may hold and may owe
     share, begun, most, least = .015, 2, 16, -2
-    clock = staticmethod(time.perf_counter)
+    @staticmethod
+    def clock() -> float: return time.perf_counter()
     # pace: of a drafter that sizes its drafts by what they cost
     def __init__(self, curve:CostCurve, nodes:int=16, pace=None):
         self.curve, self.nodes, self.pace = curve, nodes, pace
