@@ -50,19 +50,7 @@ def four_bits(locality=3, far=0):
         for b in range(K // 32):
             if far:
                 for j in range(o + far, o + far + BLOCK, 64): ahead(w, j)
-            s, k = zeros_like(acc), i + 32 * b
-            for g in range(4):
-                v, n = words32(acc, w, o + 4 * (PANEL * (1 + g) + c)), k + 4 * g
-                s = outer(s, x, n, stride, nibbles(v, 0))
-                s = outer(s, x, n + 16, stride, nibbles(v, 1))
-                s = outer(s, x, n + 1, stride, nibbles(v, 2))
-                s = outer(s, x, n + 17, stride, nibbles(v, 3))
-                s = outer(s, x, n + 2, stride, nibbles(v, 4))
-                s = outer(s, x, n + 18, stride, nibbles(v, 5))
-                s = outer(s, x, n + 3, stride, nibbles(v, 6))
-                s = outer(s, x, n + 19, stride, nibbles(v, 7))
-            acc = scaled(acc, s, halves(acc, w, o + 2 * c))
-            acc = outer(acc, xs, k // 32, stride // 32, halves(acc, w, o + 2 * (PANEL + c)))
+            acc = by_factors(acc, x, xs, i + 32 * b, stride, 32, w, o, c, 0)
             o += BLOCK
         return acc
     return times
