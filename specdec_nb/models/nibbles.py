@@ -57,7 +57,7 @@ def as_factors(x, xi, K, xp, xs, si):
 # %% ../../nbs/2_models/14d_nibbles.ipynb #6577d11c
 @piece
 def by_factors(acc, x, xs, i, stride, K, w, o, c, far):
-    "Blocks of 32 nibbles, a scale and a minimum; `x` is `as_factors` left it"
+    "Blocks of 32 nibbles, a scale and a minimum; `x` is as `as_factors` left it"
     for b in range(K // 32):
         ahead(acc, w, o, c, 20, far)
         s, k = zeros_like(acc), i + 32 * b
