@@ -133,7 +133,7 @@ def test_bare_version_and_drafters(capsys):
     ["race", "--k", "-1"], ["race", "--k", "2.5"], ["race", "--temperature", "nan"], ["race", "--temperature", "inf"], ["race", "--seed", "x"],
     ["race", "--max-new-tokens", "-3"], ["race", "--drafter", "lookup:depth=3"], ["race", "--rule", "trust"], ["race", "--prompt", os.fsdecode(b"na\xefve")],
     ["race", "--dtype", "int3"], ["race", "--runtime", "vllm"], ["race", "more"], ["race", "--promt", "x"], ["race", "--prompt", "x", "--file", "y"],
-    ["bench", "--drafters", ","], ["bench", "--n", "1.5"], ["bench", "--turns", "0"], ["bench", "--hf", "--temperature", "1"], ["bench", "--rule", "trust"],
+    ["bench", "--drafters", ","], ["bench", "--n", "1.5"], ["bench", "--turns", "0"], ["bench", "--rule", "trust"],
     ["bench", "--json", "no/such/out.json"], ["bench", "--questions", "."], ["bench", "--drafters", "lookup:longest=0"],
     ["train", "data"], ["train", "dance", "--out", "x"], ["train", "draft", "--out", "x", "--data", "y", "--epochs", "0"],
     ["race", "--drafter", "lookup:k=abc"], ["race", "--drafter", "lookup:k"], ["race", "--drafter", "layerskip:options=3"], ["bench", "--drafters", "recycling:table=x"],

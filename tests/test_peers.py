@@ -7,7 +7,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from specdec_nb.bench import peers as module
 from specdec_nb.bench.bench import bench, rows_of
-from specdec_nb.bench.timing import Setting
+from specdec_nb.bench.timing import Clock, Setting
 from specdec_nb.bench.peers import PEERS, Peer, Stage, beside, same_numbers, suspicions
 from specdec_nb.bench.questions import Question
 from specdec_nb.models.llama import Llama
@@ -88,7 +88,28 @@ def test_who_is_missing_is_named(tiny, monkeypatch):
     assert [m.name for m in methods(Setting(max_new_tokens=2))] == ["hf-plain"]
     monkeypatch.setattr(module, "find_spec", importlib.util.find_spec)
     with pytest.raises(ValueError, match="unknown peer 'x'; known: hf-plain"): beside(["x"], Stage(tiny))
-    with pytest.raises(ValueError, match="temperature 0"): methods(Setting(temperature=1))
+
+
+def test_who_can_sample_draws_from_the_law(tiny, monkeypatch):
+    "First tokens of many answers against the model's probabilities; the setting's seed is the noise"
+    prompt = [0, 1, 2]
+    p = tiny(torch.tensor([prompt])).logits[0, -1].div(.8).softmax(-1)
+    answer = lambda seed: PEERS["hf-plain"].open(Stage(tiny), Setting(temperature=.8, seed=seed))(prompt, 2, Clock())[0]
+    drawn = torch.bincount(torch.tensor([answer(seed)[0] for seed in range(400)]), minlength=26)
+    seen = p > .02
+    assert (drawn[seen] / 400 - p[seen]).abs().max() < .1 and (drawn > 0).sum() > 3
+    assert answer(3) == answer(3)
+    monkeypatch.setattr(module, "find_spec", lambda name: name)
+    assert beside(["dejavuu"], Stage(tiny), temperature=1)[1] == {"dejavuu": "it decodes greedily only"}
+    assert not beside(["dejavuu"], Stage(tiny))[1]
+
+
+def test_texts_of_other_noise_are_no_suspicion(tiny):
+    methods, _ = beside(["hf-plain", "hf-lookup"], Stage(tiny), temperature=1)
+    records = bench(tiny, Letters(), WORDS, ["lookup"], Setting(max_new_tokens=12, temperature=1), peers=methods)
+    rows = {r["drafter"]: r for r in rows_of(records) if r["category"] == "all"}
+    assert rows["lookup"]["identical"] and not rows["hf-plain"]["identical"]
+    assert not [what for about in suspicions(records).values() for what in about if "another text" in what]
 
 
 def test_the_same_numbers(tiny):

@@ -96,8 +96,6 @@ def run_bench(o):
     "specdec bench"
     if o.resume and not o.json:
         raise ValueError("--resume needs --json OUT: the file that the interrupted run was writing")
-    if (o.hf or o.peers) and o.temperature:
-        raise ValueError("--hf and --peers measure greedy decoding: they need --temperature 0")
     check_names(o.peers)
     if o.hf is None: o.hf = o.temperature == 0
     questions = (read_questions(o.questions, o.categories, o.n) if o.questions
@@ -131,6 +129,9 @@ def _measure(o, questions, settings, ledger):
     caption = ("{model}, {runtime} runtime, {dtype}, {threads} threads, {cpu}, load {load}; "
                "prefill included")
     console.print(table(rows, caption.format(**source), console.width))
+    if o.temperature and source["peers"]:
+        print(f"{', '.join(source['peers'])}: drawn with noise of their own, so their texts are "
+              "others, and only their pace can be compared")
     for who, about in [*source["missing"].items(),
                        *((who, what) for who, some in odd.items() for what in some)]:
         console.print(f"{who}: {about}", markup=False)
@@ -141,5 +142,5 @@ def _others(o, model):
     if not names: return (lambda setting: []), dict(peers={}, missing={})
     stage = Stage(same_numbers(model, o.model), getattr(model, "gguf", None),
                   torch.get_num_threads())
-    methods, missing = beside(names, stage)
+    methods, missing = beside(names, stage, temperature=o.temperature)
     return methods, dict(peers=versions(n for n in names if n not in missing), missing=missing)

@@ -30,19 +30,21 @@ class Stage:
 
 @dataclass(frozen=True)
 class Peer:
-    "Somebody else's way to decode greedily"
+    "Somebody else's way to decode"
     packages: tuple # what must be installed
     # (stage, setting) -> a function (ids, limit, clock) -> `(tokens, calls)`, or with a dict of
     # times third
     open: Callable
     wants: str = "hf" # what of the stage it cannot do without
+    draws: bool = True # it can sample as well
 
-    def missing(self, stage) -> str | None:
+    def missing(self, stage, temperature:float=0) -> str | None:
         "Why it cannot be measured here"
         for package in self.packages:
             if find_spec(package) is None:
                 return f"{package} is not installed (pip install 'specdec_nb[peers]')"
         if getattr(stage, self.wants) is None: return "the model is no GGUF file"
+        if temperature and not self.draws: return "it decodes greedily only"
         return None
 
 # %% ../../nbs/9_measuring/41a_peers.ipynb #8c324ebf
@@ -59,6 +61,12 @@ class _Watch:
         return self
     def __exit__(self, *_): self.hook.remove()
 
+def _sampling(setting) -> dict:
+    "What transformers calls it; noise of their own, from the setting's seed"
+    if not setting.temperature: return dict(do_sample=False)
+    torch.manual_seed(setting.seed)
+    return dict(do_sample=True, temperature=setting.temperature, top_k=0, top_p=1.)
+
 def _generate(stage, setting, **options):
     "Stock `generate`"
     made = {name: option(stage, setting) if callable(option) else option
@@ -66,9 +74,10 @@ def _generate(stage, setting, **options):
     def answer(ids, limit, clock):
         prompt = torch.tensor([ids], device=stage.hf.device)
         with _Watch(stage.hf, clock, 1) as watch:
-            out = stage.hf.generate(prompt, attention_mask=torch.ones_like(prompt), do_sample=False,
+            out = stage.hf.generate(prompt, attention_mask=torch.ones_like(prompt),
                                     pad_token_id=0, max_new_tokens=limit,
-                                    eos_token_id=list(setting.eos) or None, **made)
+                                    eos_token_id=list(setting.eos) or None, **made,
+                                    **_sampling(setting))
         return out[0, len(ids):].tolist(), watch.calls
     return answer
 
@@ -85,12 +94,13 @@ def _assistant(stage, setting):
 def _economize(stage, setting):
     import economize
     from economize.techniques.lookup import LookupConfig
-    model = economize.apply(stage.hf, LookupConfig(),
-                            decoding=economize.DecodeConfig(cycle_length=6))
+    verifier = "rejection" if setting.temperature else None
+    decoding = economize.DecodeConfig(cycle_length=6, verifier=verifier)
+    model = economize.apply(stage.hf, LookupConfig(), decoding=decoding)
     def answer(ids, limit, clock):
         with _Watch(stage.hf, clock, 1) as watch:
-            out = model.generate(torch.tensor([ids]), max_new_tokens=limit, do_sample=False,
-                                 eos_token_id=list(setting.eos) or None)
+            out = model.generate(torch.tensor([ids]), max_new_tokens=limit,
+                                 eos_token_id=list(setting.eos) or None, **_sampling(setting))
         return out[0, len(ids):].tolist(), watch.calls
     return answer
 
@@ -120,7 +130,8 @@ def _llama_cpp(stage, setting, speculation=None):
                                        f"COMMON_SPECULATIVE_TYPE_{speculation}")]
     server = xllamacpp.Server(p)
     def answer(ids, limit, clock):
-        asked = dict(prompt=list(ids), n_predict=limit, temperature=0, cache_prompt=False,
+        asked = dict(prompt=list(ids), n_predict=limit, temperature=setting.temperature,
+                     seed=setting.seed, samplers=["temperature"], cache_prompt=False,
                      return_tokens=True)
         request = urllib.request.Request(f"{server.listening_address}/completion",
                                          json.dumps(asked).encode(),
@@ -142,7 +153,7 @@ PEERS = {  # name: a `Peer`
     ),
     "hf-assisted": Peer((), partial(_generate, assistant_model=_assistant)),
     "economize": Peer(("economize",), _economize),
-    "dejavuu": Peer(("dejavuu",), _dejavuu),
+    "dejavuu": Peer(("dejavuu",), _dejavuu, draws=False),
     "llama.cpp": Peer(("xllamacpp",), _llama_cpp, "gguf"),
     "llama.cpp-ngram": Peer(
         ("xllamacpp",), partial(_llama_cpp, speculation="NGRAM_SIMPLE"), "gguf"
@@ -154,16 +165,15 @@ def beside(
     names, # of `PEERS`
     stage:Stage,
     peers=None, # a table of one's own; None: `PEERS`
+    temperature:float=0, # above 0: of those who can sample
     # `(a function setting -> [Method, ...], {name: why it is missing})`: the first is what `bench`
     # wants
 ) -> tuple:
     "Others' methods. Raises ValueError for an unknown name"
     peers, opened = PEERS if peers is None else peers, {}
     check_names(names, peers)
-    missing = {n: why for n in names if (why := peers[n].missing(stage))}
+    missing = {n: why for n in names if (why := peers[n].missing(stage, temperature))}
     def methods(setting):
-        if setting.temperature and len(missing) < len(names):
-            raise ValueError("peers are measured greedily: they need temperature 0")
         for n in names:
             if n not in missing and n not in opened: opened[n] = peers[n].open(stage, setting)
         return [Method(n, False, _method(stage, opened[n], setting)) for n in opened]

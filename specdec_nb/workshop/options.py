@@ -59,9 +59,9 @@ def _bench_options(b):
         help="also measure model.generate, plain and with its own prompt lookup; for this the "
         "model is loaded once more (default: at temperature 0)")
     add("--peers", type=words, default=[],
-        help="comma-separated: other programs to measure beside ours, at temperature 0: "
+        help="comma-separated: other programs to measure beside ours: "
         "hf-plain, hf-lookup, hf-assisted, economize, dejavuu, llama.cpp, llama.cpp-ngram; "
-        "who is not installed is named and left out")
+        "who is not installed, or cannot sample, is named and left out")
     add("--json", metavar="OUT", type=Path, help="write rows, raw times and provenance there")
     add("--resume", action="store_true", help="go on with the interrupted run that was writing OUT")
     add("--force", action="store_true", help="replace OUT, if it is there")
