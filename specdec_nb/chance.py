@@ -118,8 +118,10 @@ class _Address:
         if isinstance(p, Point): return p.token
         clocks = self.gen.standard_exponential(len(p))
         p = np.asarray(p, dtype=np.float64)
-        x = np.flatnonzero(p > 0)
         if not abs(p.sum() - 1) < 1e-3:
             raise ValueError(f"cannot draw: the probabilities add up to {p.sum()}, not 1 (NaN or "
                              "infinite logits?)")
+        possible = p > 0
+        if possible.all(): return int(np.argmin(np.divide(clocks, p, out=clocks)))
+        x = np.flatnonzero(possible)
         return int(x[np.argmin(clocks[x] / p[x])])

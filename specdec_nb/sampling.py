@@ -31,14 +31,18 @@ def softmax(
         weights = row ** int(power)
         if not weights.sum(): raise NoMass("every word is masked: no token is left to draw")
         return weights / weights.sum()
-    z = np.asarray(row, dtype=np.float64) / temperature
+    z = np.array(row, dtype=np.float64)
+    # in place: a new array of a vocabulary's size costs more than what is computed in it
+    if temperature != 1: z /= temperature
     peak = z.max()
     if peak == -np.inf: raise NoMass("every word is masked: no token is left to draw")
     if not np.isfinite(peak):
         raise ValueError(f"the largest logit is {peak}: the model's output is broken (NaN or "
                          "overflow)")
-    weights = np.exp(z - peak)
-    return weights / weights.sum()
+    z -= peak
+    np.exp(z, out=z)
+    z /= z.sum()
+    return z
 
 # %% ../nbs/1_exactness/03_sampling.ipynb #d6edd635
 class Picture:
@@ -107,7 +111,8 @@ def bars(
 def keep_only(p:np.ndarray, kept) -> np.ndarray:
     "`p` where `kept` (a boolean array), zero elsewhere, renormalised"
     q = np.where(kept, p, p[0] * 0)
-    return q / q.sum()
+    q /= q.sum()
+    return q
 
 def keep_top_k(p:np.ndarray, k:int) -> np.ndarray:
     "Only the `k` most probable tokens of `p`, and those that tie with the last of them"

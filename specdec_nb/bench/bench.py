@@ -83,7 +83,7 @@ def _sums(parts):
     total = {name: sum(p[name] for p in parts)
              for name in ("calls", "nodes", "seconds", "prefill", "forward")}
     total |= {name: sum(p.get(name, 0) for p in parts)
-              for name in ("cpu", "cpu_first", "first", "past")}
+              for name in ("cpu", "cpu_first", "first", "past", "unsaid")}
     for name in ("judged", "accepted", "sizes"):
         total[name] = [sum(at)
                        for at in zip_longest(*(p.get(name, ()) for p in parts), fillvalue=0)]
@@ -222,7 +222,7 @@ def bench(
 RECORD = { # what `add` is given
     "question": int, "id": str, "category": str, "drafter": str, "warm": bool, "texts": [[int]],
     "tokens": int, "calls": int, "nodes": int, "seconds": float, "cpu": float, "cpu_first": float,
-    "first": int, "past": int, "prefill": float, "forward": float, "judged": [int],
+    "first": int, "past": int, "unsaid": float, "prefill": float, "forward": float, "judged": [int],
     "accepted": [int], "sizes": [int], "lossy": bool}
 
 class Log:

@@ -140,7 +140,9 @@ def _others(o, model):
     "Other people's methods, and what there is to tell of them"
     names = list(dict.fromkeys([*(("hf-plain", "hf-lookup") if o.hf else ()), *o.peers]))
     if not names: return (lambda setting: []), dict(peers={}, missing={})
+    home = os.environ.get("SPECDEC_VLLM")
     stage = Stage(same_numbers(model, o.model), getattr(model, "gguf", None),
-                  torch.get_num_threads())
+                  torch.get_num_threads(), Path(home) if home else None)
     methods, missing = beside(names, stage, temperature=o.temperature)
-    return methods, dict(peers=versions(n for n in names if n not in missing), missing=missing)
+    return methods, dict(peers=versions((n for n in names if n not in missing), stage),
+                         missing=missing)

@@ -60,7 +60,8 @@ def _bench_options(b):
         "model is loaded once more (default: at temperature 0)")
     add("--peers", type=words, default=[],
         help="comma-separated: other programs to measure beside ours: "
-        "hf-plain, hf-lookup, hf-assisted, economize, dejavuu, llama.cpp, llama.cpp-ngram; "
+        "hf-plain, hf-lookup, hf-assisted, economize, dejavuu, llama.cpp, llama.cpp-ngram, "
+        "vllm, vllm-ngram (in the environment that SPECDEC_VLLM names); "
         "who is not installed, or cannot sample, is named and left out")
     add("--json", metavar="OUT", type=Path, help="write rows, raw times and provenance there")
     add("--resume", action="store_true", help="go on with the interrupted run that was writing OUT")

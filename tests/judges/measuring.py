@@ -16,6 +16,12 @@ def check_faster(c):
             "both clocks": lambda a, b: "a" if sum(a) < sum(b) else "b"}
 
 
+def check_lies(c):
+    return {"nobody": lambda pairs, way: [], "too long": lambda pairs, way: [i for i, (t, h) in enumerate(pairs) if t > h],
+            "too short": lambda pairs, way: [i for i, (t, h) in enumerate(pairs) if t < h - way], "unequal": lambda pairs, way: [i for i, (t, h) in enumerate(pairs) if t != h],
+            "everybody": lambda pairs, way: list(range(len(pairs)))}
+
+
 def check_counted(c):
     def until(blocks, eos, limit):
         "Without the token that ends the text"

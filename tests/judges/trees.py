@@ -65,6 +65,12 @@ def check_lead(c):
             "the other way round": lambda: (-worst, mean)}
 
 
+def check_mildest(c):
+    def near(n): return lambda wanted: (found := c.solution(wanted)) and (found[0] + Fraction(n, 20), found[1])
+    return {"one milder": near(1), "one bolder": near(-1), "no bias": lambda wanted: (found := c.solution(wanted)) and (found[0], 0),
+            "always": lambda wanted: c.solution(wanted) or (Fraction(1, 2), 1.), "a constant": lambda wanted: (Fraction(1), 0.)}
+
+
 def check_lattice(c):
     class Never(c.TokenGraph):
         def __init__(self, text, repeat): super().__init__(text, -1)
