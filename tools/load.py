@@ -47,17 +47,18 @@ class Streamed:
 
 
 class Forwards:
-    "What the target's forwards take of the processor, and how many rows they have"
-    def __init__(self, target):
-        self.target, self.forward = target, target.forward
+    "What the target's forwards take of the processor, how many rows they have, and what the price list says of such calls"
+    def __init__(self, target, curve):
+        self.target, self.forward, self.curve = target, target.forward, curve
         target.forward = self
         self.clear()
-    def clear(self): self.seconds, self.calls, self.rows = 0., 0, 0
+    def clear(self): self.seconds, self.calls, self.rows, self.booked = 0., 0, 0, 0.
     def __call__(self, feeds):
         began = time.process_time()
         made = self.forward(feeds)
         self.seconds += time.process_time() - began
-        self.calls, self.rows = self.calls + 1, self.rows + sum(len(f.tokens) for f in feeds)
+        rows = sum(len(f.tokens) for f in feeds)
+        self.calls, self.rows, self.booked = self.calls + 1, self.rows + rows, self.booked + float(self.curve(rows))
         return made
 
 
@@ -109,7 +110,7 @@ def measured(target, forwards, drafter, prompts, stop, load, chunk=None) -> tupl
     clock, cpu = time.perf_counter() - clock, time.process_time() - cpu
     counts = engine.counts if engine else {}
     row = dict(load=load, drafter=drafter, tokens=sum(map(len, watch.texts.values())), seconds=round(clock, 3), cpu=round(cpu, 3),
-               forward_cpu=round(forwards.seconds, 3), calls=forwards.calls, rows=forwards.rows, **watch.figures(), machine=machine,
+               forward_cpu=round(forwards.seconds, 3), booked=round(forwards.booked, 3), calls=forwards.calls, rows=forwards.rows, **watch.figures(), machine=machine,
                read=sum(map(len, prompts)) - len(prompts) - counts.get("shared", 0), drafted=counts.get("drafted"), accepted=counts.get("accepted"))
     return row, watch.texts
 
@@ -165,7 +166,8 @@ def under(threads, o, told) -> tuple: # `(model, tokens of all prompts)`
     every = [encode(tokenizer, q, [{"role": "user", "content": q.turns[0]}]) for q in read_questions(o.questions)]
     every = [p for p in every if len(p) <= o.longest]
     prompts = every[::max(1, len(every) // o.n)][:o.n]
-    curve, forwards, plain = cost_of(target), Forwards(target), None
+    curve = cost_of(target)
+    forwards, plain = Forwards(target, curve), None
     told["curves"][threads] = {n: round(float(curve(n)), 6) for n in (1, 2, 4, 8, 16, 64)}
     for d in o.drafters: apart(target, d, prompts[:1], Stop(8, {tokenizer.eos_token_id}))                      # warming up
     set_aside()
