@@ -18,6 +18,9 @@ from specdec_nb.models.native import Native
 from specdec_nb.models.packed import FromGGUF, Packed, exact_hf
 from specdec_nb.models.team import floats_at, form
 from specdec_nb.sampling import Asks
+from specdec_nb.serving.engine import Engine
+from specdec_nb.speedup import CostCurve
+from specdec_nb.stops import Stop
 from test_llama import CLAIMED, build
 
 TOKENS = [x * 7 % 48 for x in range(64)]
@@ -211,6 +214,74 @@ def test_speculation_keeps_text_and_logits(name):
             assert text == plain and all(torch.equal(rows[n], mine[n]) for n in rows if n in mine), drafter
     original = model.generate(torch.tensor([prompt]), max_new_tokens=30, do_sample=False)[0, 9:].tolist()
     assert run("none", Law(temperature=0))[0] == original
+
+
+class Heard:
+    "A target that writes down the row behind each beginning of a text that was scored"
+    def __init__(self, target): self.target, self.score_, self.rows, target.score = target, target.score, {}, self
+    def __call__(self, pairs):
+        before = [[*state.tokens] for state, _ in pairs]
+        made = self.score_(pairs)
+        for (_, draft), text, scores in zip(pairs, before, made):
+            for i in range(-1, len(draft)) if draft is not None else ():
+                path = [draft.tokens[j] for j in draft.path(i)] if i >= 0 else []
+                self.rows[*text, *path] = scores.rows[i + 1].clone()
+        return made
+    def leave(self):
+        del self.target.score
+        return self.rows
+
+
+def in_company(case):
+    """Prompts, laws, drafters, rules, chunks and company drawn from `case`; each text and each row of logits that was kept must be, bit
+    for bit, that of plain decoding alone. Returns how many rows were compared"""
+    gen = np.random.default_rng([11, case])
+    def one(*options): return options[gen.integers(len(options))]
+    target = target_of(one("llama", "mistral, window 5", "qwen2, mixed", "qwen3, mixed", "one kv head"), one(1, 1, 2), one(torch.float32, torch.bfloat16))
+    asked = []
+    for request in range(one(1, 1, 2, 3, 5)):
+        prompt = gen.integers(0, 48, one(1, 2, 9, 30, 62)).tolist()
+        law = one(Law(temperature=0), Law(temperature=.7), Law(temperature=1, top_k=5), Law(temperature=1.3, top_p=.8))
+        asked.append((prompt, law, Keyed(case, request), Stop(int(gen.integers(1, 25)), frozenset(one((), (7,))))))
+    plain = [(Trace(decode(target, "none", p, law=law, rng=rng, stop=stop)).tokens) for p, law, rng, stop in asked]
+    heard = Heard(target)
+    for p, law, rng, stop in asked: list(decode(target, "none", p, law=law, rng=rng, stop=stop))
+    alone = heard.leave()
+    drafter = one("none", "lookup", "suffix", "recycling", "pool", "auto", "lookahead", Wild(case, asked[0][0] + plain[0]), Oracle(asked[0][0] + plain[0]))
+    engine = Engine(target, drafter, chunk=one(None, 1, 7, 64), most=one(1, 2, 64), curve=CostCurve((1, 2), (1., 1 + one(0., .1, .5))))
+    texts, heard = {}, Heard(engine.target)
+    for i, (p, law, rng, stop) in enumerate(asked):
+        engine.submit(p, law, stop, rng, rule=one(None, "walk"), told=lambda r, step, i=i: texts.setdefault(i, []).extend(step.verdict.tokens))
+    engine.run()
+    mine, compared = heard.leave(), 0
+    assert [texts[i] for i in range(len(asked))] == plain, f"case {case}: another text"
+    for (p, *_), text in zip(asked, plain):
+        for n in range(len(p), len(p) + len(text)):
+            row = (*p, *text)[:n]
+            if row in alone and row in mine:
+                compared += 1
+                assert torch.equal(alone[row], mine[row]), f"case {case}: other bits behind {n} tokens"
+    return compared
+
+
+def test_texts_and_logits_in_random_company():
+    assert sum(map(in_company, range(30))) > 300
+
+
+@pytest.mark.slow
+def test_texts_and_logits_of_five_hundred_in_random_company():
+    assert sum(map(in_company, range(1000, 1500))) > 5000
+
+
+def test_random_company_notices_one_bit(monkeypatch):
+    "A last bit that depends on how many rows are scored"
+    def nudged(self, parts, hidden=(), forward=Native.forward):
+        ranked, states = forward(self, parts, hidden)
+        if ranked is not None and sum(len(p.tokens) for p in parts) > 2: ranked.rows[:] = np.nextafter(ranked.rows, np.float32(np.inf))
+        return ranked, states
+    monkeypatch.setattr(Native, "forward", nudged)
+    with pytest.raises(AssertionError, match="other bits"):
+        for case in range(30): in_company(case)
 
 
 def test_hidden_states_and_the_best_are_those_of_the_book_s_runtime():
