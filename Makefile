@@ -50,7 +50,7 @@ DATA ?= ../shared/data
 SPEC := $(DATA)/spec_bench_dev.jsonl
 CODE := $(DATA)/humaneval_dev.jsonl
 KINDS := multi-turn,translation,summarization,qa,math_reasoning,rag
-PEERS := hf-plain,hf-lookup,hf-assisted,economize,dejavuu,llama.cpp,llama.cpp-ngram
+PEERS := hf-plain,hf-lookup,hf-assisted,economize,dejavuu,llama.cpp,llama.cpp-ngram,vllm,vllm-ngram
 bench: $(READY)   ## ten minutes: ours and whoever else is installed on some questions, one thread, and what follows (ARGS for specdec bench)
 	OMP_NUM_THREADS=1 specdec bench --drafters none,lookup,auto --peers $(PEERS) --no-hf --questions $(SPEC) --categories $(KINDS) --n 1 \
 	  --max-new-tokens 64 --json results/bench.json --force $(ARGS)
@@ -60,6 +60,11 @@ peers: $(READY)   ## the same with more and longer answers, into results/peers.j
 	OMP_NUM_THREADS=1 specdec bench --drafters none,lookup,auto --peers $(PEERS) --no-hf --questions $(SPEC) $(CODE) \
 	  --categories $(KINDS),humaneval --n 2 --max-new-tokens 128 --json results/peers.json --force $(ARGS)
 	specdec report results/peers.json
+	OMP_NUM_THREADS=1 specdec bench --drafters none,lookup,auto --temperature 1 --peers $(PEERS) --no-hf --questions $(SPEC) $(CODE) \
+	  --categories $(KINDS),humaneval --n 1 --max-new-tokens 64 --json results/peers_drawn.json --force
+	python tools/contexts.py
+	OMP_NUM_THREADS=1 specdec bench --drafters none,lookup,auto --peers hf-plain,hf-lookup,economize,llama.cpp,llama.cpp-ngram --no-hf \
+	  --questions results/contexts.jsonl --max-new-tokens 48 --json results/contexts.json --force
 
 results: $(READY) ## measure again what chapters 24, 29, 33 and 44 read (half an hour of a machine that does nothing else, from a committed checkout)
 	python tools/random_words.py
@@ -74,7 +79,7 @@ results: $(READY) ## measure again what chapters 24, 29, 33 and 44 read (half an
 	python tools/ablation.py $(CODE) --n 3 --max-new-tokens 48 --k 6 --layers 0-11,13,15-29 --out results/ouroboros.json
 	python tools/ablation.py $(CODE) --n 3 --max-new-tokens 64 --out results/ouroboros_distilled.json
 	python tools/codesum.py --out results/codesum.json --force
-	OMP_NUM_THREADS=1 python tools/load.py --questions $(SPEC) --repeats 1 --json results/load.json --force
+	OMP_NUM_THREADS=1 python tools/load.py --questions $(SPEC) --repeats 2 --json results/load.json --force
 
 VLLM ?= .venv/vllm
 test-vllm: $(READY) ## chapter 35's drafters in the real vLLM, on a CPU -> results/vllm.json (the first time: 3 GB; VLLM=DIR says where)
