@@ -26,11 +26,8 @@ from .drafters.model import ModelDrafter as ModelDrafter
 from .drafters.layerskip import LayerSkip as LayerSkip
 from .learned.online import Online as Online
 from .serving.quant import QuantSelf as QuantSelf
-from .trees.multidraft import (
-    verify_kseq as verify_kseq,
-    verify_block as verify_block,
-    verify_traversal as verify_traversal,
-)
+from .trees.multidraft import verify_kseq as verify_kseq
+from .trees.blocks import verify_block as verify_block, verify_traversal as verify_traversal
 from .models.native import load as load, load_default as load_default, Native as Native
 from .models.llama import Llama as Llama
 from .models.hf import HFTarget as HFTarget

@@ -1,4 +1,4 @@
-"""Chapter 26: every rule exact by enumeration, near the optimum, the same tokens through `generate`; and broken ones refused."""
+"""Chapters 26 to 26b: every rule exact by enumeration, near the optimum, the same tokens through `generate`; and broken ones refused."""
 from fractions import Fraction as F
 from itertools import product
 
@@ -13,9 +13,10 @@ from specdec_nb.chance import Dice
 from specdec_nb.roles import Drafter
 from specdec_nb.decode import decode
 from specdec_nb.models.hub import chat
-from specdec_nb.trees import multidraft
-from specdec_nb.trees.multidraft import (iid_optimum, lenient, optimal_acceptance, kseq_factor, verify_block, verify_kseq,
-                                         verify_traversal, verify_typical)
+from specdec_nb.trees import blocks, lossy, multidraft
+from specdec_nb.trees.blocks import verify_block, verify_traversal
+from specdec_nb.trees.lossy import lenient, verify_typical
+from specdec_nb.trees.multidraft import iid_optimum, kseq_factor, optimal_acceptance, verify_kseq
 from specdec_nb.verify import make_rule
 
 LOSSLESS = ["kseq", "block", "traversal"]
@@ -198,7 +199,8 @@ def test_equal_laws_and_certain_tokens():
 
 
 def test_rules_are_found_by_name_and_lossy_ones_say_so():
-    assert all(make_rule(name, None) is getattr(multidraft, f"verify_{name}") for name in ("kseq", "block", "traversal", "typical", "lenient"))
+    homes = dict(kseq=multidraft, block=blocks, traversal=blocks, typical=lossy, lenient=lossy)
+    assert all(make_rule(name, None) is getattr(home, f"verify_{name}") for name, home in homes.items())
     assert [getattr(make_rule(name, None), "lossy", False) for name in (*LOSSLESS, "typical", "lenient")] == [False] * 3 + [True] * 2
     model = TableLM.random(3, 1, 1)
     for name in ("typical", "lenient"): assert Trace(decode(model, "lookup", [0, 1, 0], limit=9, rule=name)).lossy

@@ -18,7 +18,7 @@ from specdec_nb.models.native import Native
 from specdec_nb.models.packed import FromGGUF, Packed, exact_hf
 from specdec_nb.models.team import floats_at, form
 from specdec_nb.sampling import Asks
-from test_llama import CLAIMED, build
+from families import CLAIMED, claimed as build
 
 TOKENS = [x * 7 % 48 for x in range(64)]
 TREE = Draft.merge([[4, 5, 6, 7], [4, 5, 8], [9, 5], [9, 6, 4], [1], [2, 2, 2, 2, 2]])[0]
