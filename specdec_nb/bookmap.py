@@ -19,14 +19,14 @@ PLACES = { # place: (its question, what happens there, the chapters that answer)
     "who": ("Who drafts?", "propose",
             "06a 15 16 16a 16b 17 17b 18 19 20 20a 21 21a 21b 21c 21d 22 22a 22b 22c "
             "23 23a 23b 23c 23d 23e 23f 24 24a 24b 24c 24d 24e 29 30a 34"),
-    "shape": ("What shape?", "a tree of guesses", "05 09 27 30 30a 36b 36c"),
+    "shape": ("What shape?", "a tree of guesses", "05 09 09a 27 30 30a 36b 36c"),
     "target": ("What does the model say?", "score, one pass",
                "06a 10 11 11a 12 12a 12b 12c 12d 13 25 28 34a 36a 37 37a 39a 39b 39c"),
     "rule": ("Which rule?", "verify", "04 06 26 26a 26b 28a 39d"),
     "loop": ("One loop", "commit, and again", "06b 07 13a 13b 13c 14 31 32 32b 32c 33 35 38"),
     "memory": ("What is remembered?", "keep, observe", "12 12a 12b 13b 15 17a 18 19 24b 29"),
     "gain": ("What is gained?", "time, measured on a machine",
-             "08 08a 09 14a 14b 14c 14d 14e 14f 14g 14h 14i 14j 14k 29a 30 31 31a 32a "
+             "08 08a 09a 14a 14b 14c 14d 14e 14f 14g 14h 14i 14j 14k 29a 30 31 31a 32a "
              "40 40a 40b 41 41a 41b 42 42a 44 44a 44b 45 46 47"),
 }
 

@@ -9,6 +9,7 @@ __all__ = ['Draft', 'show_mask', 'Budget', 'trim']
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 import html
 import numpy as np
 from .chance import Point
@@ -266,18 +267,15 @@ class Budget:
     nodes: int # nodes at most
     # levels at most: what the limit and the target's window leave, less the target's own token
     depth: int
-    target: object = None # who will score it
+    target: Any = None # who will score it
     ends: frozenset = frozenset() # tokens that end a text: nothing below them is of use
 
     @property
     def branches(self) -> bool:
         "Whether the target can score trees, or only chains; finding out may cost a forward"
-        return getattr(self.target, "branches", True)
+        return self.target is None or self.target.branches
 
-def trim(
-    draft:Draft,
-    budget:Budget,
-) -> Draft:
+def trim(draft:Draft, budget:Budget) -> Draft:
     "What of a draft can be of use: deep levels go, what is below an end, side branches, the rest"
     if not draft.tokens: return draft
     deepest, ends = max(draft.depth), budget.ends

@@ -88,8 +88,8 @@ class TableState:
     def close(self): "A table holds nothing"
     def retain(self, nodes) -> list:
         "A state for each of some nodes scored last: its text ends there"
-        words = self.scored.tokens
-        return [TableState(self.target, self.tokens + [words[j] for j in self.scored.path(i)])
+        guessed = self.scored.tokens
+        return [TableState(self.target, self.tokens + [guessed[j] for j in self.scored.path(i)])
                 for i in nodes]
 
 class TableTarget:

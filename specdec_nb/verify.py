@@ -66,6 +66,8 @@ def verify_rejection(
     draft, # a `Draft`; its `probs` say how each node was drawn
     p, # `p[0]` follows the pending token, `p[1+i]` node i: the target's, computed when indexed
     rng, # a source of randomness; positions count from the first token to be committed
+    # a guess's chance, of what is owed, its q and its token; another one than this is lossy
+    accept=accept_probability,
 ) -> Verdict:
     """Accept each guess with min(1, p/q), else go on to its sibling with the residual.
 
@@ -79,7 +81,7 @@ def verify_rejection(
         owed, coins = p[node + 1], rng.at(len(path), "coin")
         for i in draft.children(node):
             x, q = draft.tokens[i], draft.law(i, len(owed))
-            if coins.bernoulli(accept_probability(owed, q, x)):
+            if coins.bernoulli(accept(owed, q, x)):
                 node = i
                 path.append(i)
                 break

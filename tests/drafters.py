@@ -5,6 +5,8 @@ import numpy as np
 
 from specdec_nb import Draft, Drafter
 
+NAMED = ("lookup", "suffix", "reference", "rest", "pool", "recycling", "lookahead", "tuned", "auto", "layerskip") # they need no other model, and no training
+
 
 class Wild:
     "No subclass, no manners: random trees, larger than there is room for; with `truth`, some branches are right for a while"

@@ -203,3 +203,11 @@ def test_by_name():
     if shipped() is None:
         with pytest.raises(ValueError, match="draft model"): make_drafter("gsd")
     else: assert make_drafter("gsd", k=2).k == 2
+
+
+def test_a_text_shorter_than_the_run():
+    "Two continuations that agree in two tokens do not meet where four are asked for"
+    graph = TokenGraph([9], repeat=3)
+    a, b = graph.add(-1, 1, .5), graph.add(-1, 2, .5)
+    c = graph.add(b, 1, .5)
+    assert c is not None and graph.add(a, 5, .5) is not None and graph.add(c, 5, .5) is not None and graph.merged == 0

@@ -9,7 +9,7 @@ import torch
 import transformers as hf
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from drafters import Oracle, Sampled, Wild
+from drafters import NAMED, Oracle, Sampled, Wild
 from specdec_nb import Dice, Draft, Keyed, Law, Llama, ModelDrafter, Request, Stop, TableLM, Trace, chance, decode as driver, generate, exact_law as law, serve
 from specdec_nb.chance import Point
 from specdec_nb.roles import Drafter, as_target, make_drafter
@@ -21,9 +21,7 @@ from specdec_nb.drafters.vocabulary import TokenBridge
 from specdec_nb.models.hf import HFTarget
 from specdec_nb.phrases.ouroboros import Ouroboros
 from specdec_nb.trees.dag import GraphDrafter
-from test_medusa import WORDS, build
-from test_model_drafter import near, words
-from test_room import NAMED
+from learners import WORDS, build, near, words
 
 RULES = ("walk", "rejection", "kseq", "block", "traversal")
 GREEDY = Law(temperature=0)
@@ -443,3 +441,25 @@ def test_a_window_fills_beside_rows_that_go_on(own, model, runtime):
     target = own if runtime == "own" else HFTarget(model)
     traces = together([Request(target, "lookup", [3] * n, GREEDY, stop=Stop(10)) for n in (95, 4, 96, 90)])
     assert [(t.stopped, len(t.tokens)) for t in traces] == [("window", 2), ("limit", 10), ("window", 1), ("window", 7)]
+
+
+# -- little room: one token, two, none by wish, the window's end
+
+@pytest.fixture(scope="module")
+def little(): return Llama.from_hf(build(dtype=torch.float32, max_position_embeddings=24))
+
+@pytest.fixture(scope="module")
+def smaller(): return Llama.from_hf(build(seed=1, layers=1, dtype=torch.float32, max_position_embeddings=24))
+
+
+UNTRAINED = {**{name: lambda small, name=name: make_drafter(name) for name in NAMED}, "model": ModelDrafter, "model, tree": lambda small: ModelDrafter(small, tree=6),
+             "ouroboros": Ouroboros, "ouroboros, all": lambda small: Ouroboros(small, phrases=True, unsure=1, text=True), "gsd": GraphDrafter}
+
+
+@pytest.mark.parametrize("name", UNTRAINED)
+def test_little_room(little, smaller, name):
+    drafter, prompt, noise = UNTRAINED[name](smaller), [1, 2, 3, 1, 2], dict(law=GREEDY, rng=Keyed(0))
+    for options in (dict(limit=1), dict(limit=2), dict(limit=3), dict(limit=9, k=0), dict(limit=19), dict(limit=7)):
+        plain = Trace(decode(little, "none", prompt, **noise, limit=options["limit"])).tokens
+        assert Trace(decode(little, drafter, prompt, **noise, **options)).tokens == plain, options
+    assert Trace(decode(little, drafter, [5], limit=4, **noise)).tokens == Trace(decode(little, "none", [5], limit=4, **noise)).tokens

@@ -8,10 +8,10 @@ import torch
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, Qwen2Config
 
 from drafters import Wild
-from specdec_nb import Draft, Keyed, Law, Llama, Trace, generate
+from specdec_nb import Draft, Keyed, Law, Llama, TableLM, Trace, generate
 from specdec_nb.decode import Request, decode, serve
 from specdec_nb.stops import Stop
-from specdec_nb.decoding.beams import beam_search
+from specdec_nb.decoding.beams import Beams, beam_search
 from specdec_nb.decoding.samples import best_of, samples
 from specdec_nb.decoding.contrastive import Contrastive
 from specdec_nb.decoding.grammars import Constrained, Forced, GrammarProcessor, Guidance
@@ -295,3 +295,7 @@ def test_what_cannot_be_is_refused():
     [scores] = search.score([(search.open([5, 9]), Draft.merge([[1], [2], [3]])[0])])
     with pytest.raises(ValueError, match="walk or rejection"): [scores.row(i) for i in (1, 2, 3)]
     assert np.isclose(sum(Truncated(typical=.5).row(None, type("S", (), {"row": lambda self, i: np.zeros(4)})(), 0)), 1)
+
+
+def test_beams_want_a_stop():
+    with pytest.raises(TypeError, match=r"stop=Stop\(limit\)"): Beams(TableLM({(): [1, 1]}), "none", [0])

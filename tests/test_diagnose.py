@@ -85,7 +85,7 @@ def slipped(cls):
     class Ill(cls):
         def bind(self, target):
             super().bind(target)
-            self.bridge.words = np.roll(self.net.words.numpy(), 1)
+            self.bridge.draft_vocab = np.roll(self.net.draft_vocab.numpy(), 1)
     return Ill
 
 
@@ -146,9 +146,9 @@ def test_states_that_slipped_in_training(trial, kind, by, fault):
 
 
 def test_words_weakness_and_relatives(trial):
-    trial.words = range(0, len(STORY_WORDS), 2)
+    trial.draft_vocab = range(0, len(STORY_WORDS), 2)
     try: assert names(trial, MedusaDrafter(trial.fit(Medusa, 60, heads=4))) == ["few words"]
-    finally: trial.words = range(len(STORY_WORDS))
+    finally: trial.draft_vocab = range(len(STORY_WORDS))
     dull = trial.fit(Medusa, 0, heads=4)
     for mix in dull.mix: mix.bias.data = 100 * dull.head[STORY_WORDS.index("with")]
     assert names(trial, MedusaDrafter(dull)) == ["weak"]                             # it says one word, and is served as it is

@@ -14,7 +14,7 @@ from specdec_nb.learned.medusa import Medusa, MedusaDrafter
 from specdec_nb.learned.network import Trained
 from specdec_nb.training.features import Batches, Features
 from specdec_nb.training.fit import fit_drafter, held_out
-from test_medusa import (WORDS, batch_of, build, changes_nothing, context, ends_where_it_should, padding_is_not_text,
+from learners import (WORDS, batch_of, build, changes_nothing, context, ends_where_it_should, padding_is_not_text,
                         q_is_what_was_drawn_from, shaken, texts)
 
 
@@ -257,10 +257,10 @@ def test_saved_and_loaded(own, near, tmp_path):
 
 def test_names_of_shipped_weights(near):
     "Checkpoints are loaded by these"
-    assert sorted(near.state_dict()) == sorted(["words", "down.weight", "fuse.weight", "gate_up.weight", "norm.weight", "norm2.weight",
+    assert sorted(near.state_dict()) == sorted(["draft_vocab", "down.weight", "fuse.weight", "gate_up.weight", "norm.weight", "norm2.weight",
                                                 "norm_e.weight", "norm_g.weight", "out.weight", "qkv.weight"])
     settings = {k: v for k, v in near.settings.items() if k != "depth"}       # as the first ones were written
-    old = Eagle3(settings, near.words)
+    old = Eagle3(settings, near.draft_vocab)
     old.load_state_dict(near.state_dict())
     old.join(as_target(build()))
     batch = batch_of(as_target(build()), near, texts(8))
@@ -271,7 +271,7 @@ def test_heads_of_its_own(model, own):
     "Widened, an older layer is the same function, in training and in drafting"
     net = Eagle3.of(model, WORDS)
     assert net.widened() is net and net.settings["kv_heads"] == 4
-    old = shaken(Eagle3({**net.settings, "kv_heads": 2}, net.words)).join(as_target(model))
+    old = shaken(Eagle3({**net.settings, "kv_heads": 2}, net.draft_vocab)).join(as_target(model))
     wide, batch = old.widened().join(as_target(model)), batch_of(as_target(model), old, texts(9, 5))
     assert wide.qkv.weight.shape[0] > old.qkv.weight.shape[0]
     with torch.no_grad(): assert float(old.loss(batch)[0]) == pytest.approx(float(wide.loss(batch)[0]), rel=1e-5)

@@ -13,6 +13,7 @@ import transformers as hf
 from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteriaList
 
 from drafters import Oracle, Wild
+from families import FAMILIES, GPT, PROMPT, SIZES, build, greedy
 from specdec_nb import Dice, Draft, HFTarget, Keyed, Law, Llama, Trace, generate, verify_rejection, verify_walk
 from specdec_nb.roles import Drafter, as_target, read
 from specdec_nb.decode import decode
@@ -20,46 +21,8 @@ from specdec_nb.models.generate import custom_generate_folder
 from specdec_nb.models.options import CALL, HARMLESS, HONOURED, REFUSED, law_of, refuse_options
 from specdec_nb.sampling import Asks, Scores
 
-SIZES = dict(vocab_size=48, hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
-             max_position_embeddings=128, initializer_range=.5, bos_token_id=None, eos_token_id=None, pad_token_id=None)
-GPT = dict(n_embd=32, n_layer=3, n_head=4, n_positions=128)
-FAMILIES = {  # name: (configuration, what differs, whether it scores trees)
-    "llama": ("LlamaConfig", {}, True),
-    "llama tied": ("LlamaConfig", dict(tie_word_embeddings=True), True),
-    "llama dynamic rope": ("LlamaConfig", dict(rope_parameters=dict(rope_type="dynamic", factor=2., rope_theta=1e4), max_position_embeddings=40), True),
-    "mistral, window 5": ("MistralConfig", dict(sliding_window=5), True),
-    "qwen2, mixed windows": ("Qwen2Config", dict(use_sliding_window=True, sliding_window=5, max_window_layers=1), True),
-    "qwen3, mixed windows": ("Qwen3Config", dict(use_sliding_window=True, sliding_window=5, max_window_layers=1, head_dim=8), True),
-    "gemma2, window 4": ("Gemma2Config", dict(sliding_window=4, head_dim=8, query_pre_attn_scalar=8, tie_word_embeddings=False), True),
-    "gemma3, window 4": ("Gemma3TextConfig", dict(sliding_window=4, head_dim=8, query_pre_attn_scalar=8, tie_word_embeddings=False), True),
-    "llama4, chunks of 6": ("Llama4TextConfig", dict(attention_chunk_size=6, num_local_experts=2, intermediate_size_mlp=64, head_dim=8), True),
-    "gpt-oss, sinks": ("GptOssConfig", dict(sliding_window=5, num_local_experts=4, num_experts_per_tok=2, head_dim=8), True),
-    "mixtral": ("MixtralConfig", dict(sliding_window=4, num_local_experts=4), True),
-    "phi3, window 5": ("Phi3Config", dict(sliding_window=5), True),
-    "gpt2": ("GPT2Config", GPT, True),
-    "gpt-neox": ("GPTNeoXConfig", {}, True),
-    "opt": ("OPTConfig", dict(ffn_dim=64, word_embed_proj_dim=32), True),
-    "bigcode, one kv head": ("GPTBigCodeConfig", GPT, True),
-    "bloom, alibi": ("BloomConfig", dict(n_layer=3, n_head=4, tie_word_embeddings=False), False),
-    "mpt, alibi": ("MptConfig", dict(d_model=32, n_heads=4, n_layers=3, max_seq_len=128), False),
-    "gpt-neo, local layers": ("GPTNeoConfig", dict(num_layers=3, num_heads=4, attention_types=[[["global", "local", "global"], 1]], window_size=5), False),
-}
-PROMPT = torch.tensor([[3, 14, 15, 9, 26, 5, 7, 33]])
-
-
-def build(name, dtype=torch.float64, families=FAMILIES):
-    config, changes = families[name][:2]
-    torch.manual_seed(0)
-    model = hf.AutoModelForCausalLM.from_config(getattr(hf, config)(**{**SIZES, **changes})).to(dtype).eval()
-    if hasattr(model, "set_experts_implementation"): model.set_experts_implementation("eager")      # the grouped kernel has no float64
-    return model
-
-
 @pytest.fixture(scope="module")
 def model(): return build("llama")
-
-
-def greedy(model, n=24, **options): return model.generate(PROMPT, max_new_tokens=n, do_sample=False, **options)
 
 
 @pytest.mark.parametrize("name,attention", [(name, None) for name in FAMILIES] + [("llama", "eager"), ("qwen3, mixed windows", "eager"), ("gemma3, window 4", "eager")])

@@ -10,7 +10,7 @@ from specdec_nb import HFTarget, generate
 from specdec_nb.models.trials import row_bounds, tree_equals_paths
 from specdec_nb.models.foreign import cache_name, plain_model
 from specdec_nb.models.hub import load_hf
-from test_generate import GPT, PROMPT, SIZES, build, greedy
+from families import GPT, PROMPT, SIZES, VISION, build, greedy, seeing
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 LLAMA4 = dict(num_local_experts=2, intermediate_size_mlp=64, head_dim=8, no_rope_layers=[1, 0, 1])
@@ -124,29 +124,6 @@ def test_an_adapter_that_does_more_is_noticed():
 
 
 # -- vision-language models, used for text
-
-TEXT = {**SIZES, "num_hidden_layers": 2}
-ROPE = dict(rope_type="default", mrope_section=[1, 1, 2], rope_theta=1e4)
-EYES = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=8, patch_size=4)
-QWEN = dict(image_token_id=47, video_token_id=46, vision_start_token_id=45, vision_end_token_id=44)
-VISION = {
-    "Llava": lambda: dict(text_config=hf.LlamaConfig(**TEXT), vision_config=hf.CLIPVisionConfig(**EYES, projection_dim=16), image_token_index=47),
-    "Gemma3": lambda: dict(text_config=hf.Gemma3TextConfig(**{**TEXT, "sliding_window": 4, "head_dim": 8, "query_pre_attn_scalar": 8, "tie_word_embeddings": False}), vision_config=EYES, tie_word_embeddings=False,
-                           mm_tokens_per_image=4, image_token_index=47, boi_token_index=46, eoi_token_index=45),
-    "Mistral3": lambda: dict(text_config=hf.MistralConfig(**TEXT, sliding_window=5), vision_config=hf.PixtralVisionConfig(**EYES), image_token_index=47),
-    "InternVL": lambda: dict(text_config=hf.Qwen2Config(**TEXT), vision_config={**EYES, "image_size": [8, 8], "patch_size": [4, 4]}, image_token_id=47),
-    "Qwen2VL": lambda: dict(text_config=dict(TEXT, rope_parameters=ROPE), vision_config=dict(depth=1, embed_dim=16, hidden_size=32, num_heads=2, patch_size=4), **QWEN),
-    "Qwen2_5_VL": lambda: dict(text_config=dict(TEXT, rope_parameters=ROPE), vision_config=dict(depth=1, hidden_size=16, out_hidden_size=32, num_heads=2, patch_size=4, intermediate_size=16), **QWEN),
-}
-
-
-def seeing(name):
-    torch.manual_seed(0)
-    model = getattr(hf, f"{name}ForConditionalGeneration")(getattr(hf, f"{name}Config")(**VISION[name]())).double().eval()
-    for weight in model.parameters():
-        if weight.dim() > 1: torch.nn.init.normal_(weight, std=.5)
-    return model
-
 
 @pytest.mark.parametrize("name", VISION)
 def test_text_through_models_that_see(name):

@@ -196,6 +196,12 @@ def test_nbrun_drawings():
     assert nbrun.difference(svg("10.0001"), svg("11.0001")) != ""
 
 
+def test_nbrun_sees_what_stands_far_to_the_right():
+    "Drawings and tables are one long line"
+    def page(end): return [nbformat.v4.new_output("display_data", {"text/html": f"<p>{'x' * 999}{end}</p>"})]
+    assert nbrun.difference(page("one"), page("one")) == "" and "two" in nbrun.difference(page("one"), page("two"))
+
+
 def test_nbrun_time_limit(sample):
     root, text, path = sample
     text.write_text(TEXT.replace("print(1 + 1)", "import time; time.sleep(30)"))

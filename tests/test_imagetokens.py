@@ -7,7 +7,7 @@ from specdec_nb import Draft, Keyed, Law, TableLM, Trace, generate, law, verify_
 from specdec_nb.decode import decode
 from specdec_nb.decoding.imagetokens import Jacobi, _moved, lantern, verify_lantern
 from specdec_nb.roles import make_drafter
-from test_generate import PROMPT, build
+from families import PROMPT, build
 
 
 def law_of(lm, drafter, n=4, rule="rejection", **more):

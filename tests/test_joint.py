@@ -20,7 +20,7 @@ from specdec_nb.roles import as_target
 from specdec_nb.training.features import Batches, Features
 from specdec_nb.training.joint import Joint, train_jointly
 from specdec_nb.workshop.registry import find
-from test_medusa import WORDS, build, shaken
+from learners import WORDS, build, shaken
 
 GEN = np.random.default_rng(5)
 DOCUMENTS = [GEN.integers(0, 16, n) for n in (14, 9, 12, 14, 7, 10, 13, 8)]
@@ -63,10 +63,10 @@ def oracle(model, net, batch, weight, teacher):
     for ids, real, h0 in zip(batch["tokens"], batch["real"], batch["hidden"][4]):
         out, places = model(ids[None], output_hidden_states=True), real.nonzero()[:, 0].tolist()
         h, q = out.hidden_states[-1][0], out.logits[0].log_softmax(-1)
-        p, now = (h0 @ before.T).softmax(-1), q.exp().detach()[:, net.words]
+        p, now = (h0 @ before.T).softmax(-1), q.exp().detach()[:, net.draft_vocab]
         own += [(p[t] * (p[t].log() - q[t])).sum() if teacher else -q[t, ids[t + 1]] for t in places if teacher or t + 1 in places]
         for k, mix in enumerate(net.mix):
-            guess = ((h + F.silu(mix(h))) @ W[net.words].T).log_softmax(-1)
+            guess = ((h + F.silu(mix(h))) @ W[net.draft_vocab].T).log_softmax(-1)
             heads[k] += [(now[t] * (now[t].log() - guess[t - 1 - k])).sum() for t in places if t > k]
     return torch.stack(own).mean() + weight * sum(.8 ** k * torch.stack(L).mean() for k, L in enumerate(heads))
 
@@ -147,7 +147,7 @@ def test_the_drafter_belongs_to_the_new_target(tmp_path):
     model, net = fitted(tmp_path)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert torch.equal(net.join(Lender(model)).head, model.lm_head.weight[net.words])
+        assert torch.equal(net.join(Lender(model)).head, model.lm_head.weight[net.draft_vocab])
     for _ in range(2):
         with pytest.raises((ValueError, UserWarning), match="trained for (another model|a relative)"), warnings.catch_warnings():
             warnings.simplefilter("error")
@@ -203,7 +203,7 @@ def test_progress_and_an_end_by_hand(tmp_path, capsys):
     model = target()
     net = network(model)
     with pytest.raises(KeyboardInterrupt): train_jointly(model, net, DOCUMENTS, tmp_path / "stopped", 5, 0, quiet=True, half=False, stop=Stop())
-    assert torch.equal(net.head, model.lm_head.weight[net.words]) and not net.head.requires_grad, "the drafter can be used as it is"
+    assert torch.equal(net.head, model.lm_head.weight[net.draft_vocab]) and not net.head.requires_grad, "the drafter can be used as it is"
 
 
 def test_what_cannot_learn_is_refused(tmp_path):

@@ -132,7 +132,7 @@ def test_no_circle_and_one_importer_by_name():
     assert not circles(graph)
     assert circles({"a": ["b"], "b": ["c"], "c": ["b"]}) == [["b", "c"]]
     by_name = [m for m, p in SOURCES.items() if re.search(r"\bimport_module\(|\b__import__\(", p.read_text())]
-    assert {*by_name} - {"specdec_nb.training.distill", "specdec_nb.training.train"} == {"specdec_nb.workshop.registry"}   # two still to be cut
+    assert by_name == ["specdec_nb.workshop.registry"]
 
 
 def test_rooms_are_small():
@@ -179,3 +179,26 @@ def test_import_is_instant():
     def once(): return subprocess.check_output([sys.executable, "-c", program], cwd=ROOT, text=True).split()
     runs = [once() for _ in range(5)]
     assert min(float(t) for t, _ in runs) <= .3 and {heavy for _, heavy in runs} == {"0"}
+
+
+TABLE = re.compile(r"^\| (`test_.*`) \| (.+) \|$", re.M)
+
+
+def files_of(table):
+    "`{module: its test files}`, and all test files that `table` names"
+    found, files = defaultdict(set), set(re.findall(r"`(test_\w+\.py)`", table))
+    for names, modules in TABLE.findall(table):
+        for part, rest in re.findall(r"\s*(?:(\w+): )?([^;]+)", modules):
+            for m in re.findall(r"[\w.]+", rest): found[f"{part}.{m}" if part else m] |= {*re.findall(r"test_\w+\.py", names)}
+    return found, files
+
+
+def test_every_module_has_its_tests():
+    "CONTRIBUTING's table lacks no module and no file, and names none that is not there; helpers are imported from helpers"
+    found, files = files_of((ROOT/"CONTRIBUTING.md").read_text())
+    assert not {m.removeprefix("specdec_nb.") for m in SOURCES} - found.keys()
+    here = {p.name for p in (ROOT/"tests").glob("test_*.py")}
+    assert files == here, files ^ here
+    assert files_of("| `test_a.py`, `test_b.py` | models: hf, foreign; lm |\n- `test_c.py`")[0]["models.hf"] == {"test_a.py", "test_b.py"}
+    borrowed = {p.name: {*re.findall(r"^\s*(?:from|import) (test_\w+)", p.read_text(), re.M)} - {p.stem} for p in (ROOT/"tests").glob("*.py")}
+    assert not {file: names for file, names in borrowed.items() if names}

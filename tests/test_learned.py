@@ -7,7 +7,6 @@ import torch
 from specdec_nb import Dice, Keyed, Law, Llama, Stop, Trace
 from specdec_nb import decode as driver
 from specdec_nb.decode import Request, answered, decode, serve
-from specdec_nb.learned.block import BlockLayer, BlockDrafter
 from specdec_nb.learned.chimera import Chimera, ChimeraDrafter
 from specdec_nb.learned.eagle1 import Eagle1, Eagle1Drafter
 from specdec_nb.learned.eagle import EagleState
@@ -17,12 +16,8 @@ from specdec_nb.learned.network import Trained
 from specdec_nb.learned.prophet import PastReader, Prophet, ProphetDrafter
 from specdec_nb.roles import as_target, read
 from specdec_nb.workshop.registry import find
-from test_medusa import (WORDS, batch_of, build, changes_nothing, context, ends_where_it_should, padding_is_not_text,
+from learners import (KINDS, WORDS, batch_of, build, changes_nothing, context, ends_where_it_should, padding_is_not_text,
                          q_is_what_was_drawn_from, shaken, texts)
-
-KINDS = {"hydra": (Hydra, HydraDrafter, dict(heads=4)), "eagle": (Eagle1, Eagle1Drafter, {}), "block": (BlockLayer, BlockDrafter, dict(reach=3, m=5)),
-         "prophet": (Prophet, ProphetDrafter, dict(reach=3, m=3)),
-         "chimera": (Chimera, ChimeraDrafter, dict(reach=3))}
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 import transformers as hf
 
 from drafters import Oracle, Wild
+from families import CLAIMED, SHORT as SIZES, claimed as build
 from specdec_nb import Draft, Law, Llama, Trace, generate
 from specdec_nb.roles import as_target
 from specdec_nb.decode import decode
@@ -14,29 +15,6 @@ from specdec_nb.models.hub import chat
 from specdec_nb.models.kvcache import KVCache
 from specdec_nb.models.state import LlamaTarget
 from specdec_nb.models.llama import as_half, pack
-
-SIZES = dict(vocab_size=48, hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64,
-             initializer_range=.5, bos_token_id=None, eos_token_id=None, pad_token_id=None)
-LLAMA3 = dict(rope_type="llama3", rope_theta=1e4, factor=4., low_freq_factor=1., high_freq_factor=4., original_max_position_embeddings=16)
-CLAIMED = {
-    "llama": ("LlamaConfig", {}), "llama tied": ("LlamaConfig", dict(tie_word_embeddings=True)), "llama3 rope": ("LlamaConfig", dict(rope_parameters=LLAMA3)),
-    "linear rope": ("LlamaConfig", dict(rope_parameters=dict(rope_type="linear", rope_theta=1e4, factor=2.))), "head dim": ("LlamaConfig", dict(head_dim=12)),
-    "biases": ("LlamaConfig", dict(attention_bias=True, mlp_bias=True)), "one kv head": ("LlamaConfig", dict(num_key_value_heads=1)),
-    "mistral": ("MistralConfig", dict(sliding_window=None)), "mistral, window 5": ("MistralConfig", dict(sliding_window=5)), "mistral, window 1": ("MistralConfig", dict(sliding_window=1)),
-    "qwen2": ("Qwen2Config", {}), "qwen2, mixed": ("Qwen2Config", dict(use_sliding_window=True, sliding_window=5, max_window_layers=1)),
-    "qwen3": ("Qwen3Config", dict(head_dim=8)), "qwen3, mixed": ("Qwen3Config", dict(head_dim=8, use_sliding_window=True, sliding_window=4, max_window_layers=2)),
-}
-
-
-def build(name, dtype=torch.float32):
-    config, changes = CLAIMED[name]
-    torch.manual_seed(0)
-    model = hf.AutoModelForCausalLM.from_config(getattr(hf, config)(**{**SIZES, **changes})).eval()
-    with torch.no_grad():
-        for w in model.parameters():
-            if w.dim() == 1: w.add_(torch.randn_like(w) * .2)                # biases and norms that are not 0 and 1
-    return model.to(dtype)
-
 
 @pytest.mark.parametrize("name", CLAIMED)
 @pytest.mark.parametrize("length", [1, 2, 5, 6, 40, 64])

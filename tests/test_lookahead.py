@@ -182,3 +182,7 @@ def test_clear_errors(options, says):
 def test_node_at():
     draft = Draft.merge([[1, 2], [1, 3]])[0]
     assert node_at(draft, []) == -1 and draft.tokens[node_at(draft, [1, 3])] == 3 and node_at(draft, [2]) is None
+
+
+def test_a_pool_with_long_keys_is_refused():
+    with pytest.raises(ValueError, match="keys of 3 tokens, and an n-gram of n=3 must be longer"): Lookahead(n=3, pool=PhrasePool(key=3))

@@ -209,3 +209,19 @@ def test_microseconds_however_long_the_text(name):
         medians.append(np.median(times[1:]))
     assert max(medians) <= 3e-4, medians
     assert medians[2] < sum(times[:1]), "the control: reading the text anew each time would be seen"
+
+
+def test_texts_of_one_token_are_no_datastore():
+    rest, model = Rest(remember=1), TableLM({(): [2, 1, 1], (0,): [1, 2, 1], (1,): [1, 1, 2], (2,): [2, 1, 1]})
+    for _ in range(3): assert len(Trace(decode(model, rest, [1, 2], limit=4, law=Law(temperature=0))).tokens) == 4
+
+
+def test_a_header_that_lies_is_refused(tmp_path):
+    "A flipped bit in what the datastore says of itself, not only in its text"
+    path = Datastore.build([[1, 2, 3, 1, 2]], vocab_size=16).save(tmp_path / "store")
+    assert Datastore.load(path).vocab_size == 16
+    whole = bytearray(path.read_bytes())
+    at = len(whole) - 4 * (len(Datastore.load(path).text) * 2 + 8) + 4 * 3       # the vocabulary's size
+    whole[at] ^= 1
+    path.write_bytes(whole)
+    with pytest.raises(ValueError, match="wrong checksum"): Datastore.load(path)

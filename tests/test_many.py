@@ -22,7 +22,7 @@ from specdec_nb.training import corpus as writing
 from specdec_nb.training.corpus import Corpus, Part, write_documents, write_shard
 from specdec_nb.training.many import Loader, OnRay, Processes, in_order, write_corpus
 from specdec_nb.training.sweep import Try, grid, standings, try_all
-from test_medusa import build
+from learners import build
 
 needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed: pip install 'specdec_nb[ray]'")
 
@@ -46,7 +46,7 @@ def contents(folder): return {p.name: p.read_bytes() for p in sorted(Path(folder
 
 def written(model, folder, run=in_order, shards=4, **options):
     far = []
-    write_corpus(model, None, folder, shards, documents=5, tick=lambda *x: far.append(x), run=run, rows=3, **options)
+    write_corpus(model, None, folder, shards, documents=5, tick=lambda *x: far.append(x), run=run, batch=3, **options)
     return contents(folder), far[-1]
 
 
@@ -81,7 +81,7 @@ def test_stopped_at_any_moment(model, tmp_path):
         def tick(*far):
             heard.append(far)
             if len(heard) == moment: raise KeyboardInterrupt
-        with pytest.raises(KeyboardInterrupt): write_corpus(model, None, folder, 4, documents=5, tick=tick, rows=3)
+        with pytest.raises(KeyboardInterrupt): write_corpus(model, None, folder, 4, documents=5, tick=tick, batch=3)
         kept = contents(folder)
         assert all(whole[name] == made for name, made in kept.items()), "nothing is half there, and no lock is left"
         began = []
@@ -103,8 +103,8 @@ def test_two_who_employ(model, tmp_path):
                 yield job, result
         return noted
     def tick(*far):
-        if far[1] == 3: write_corpus(model, None, folder, 4, documents=5, rows=3, run=noting(others))
-    write_corpus(model, None, folder, 4, documents=5, rows=3, run=noting(mine), tick=tick)
+        if far[1] == 3: write_corpus(model, None, folder, 4, documents=5, batch=3, run=noting(others))
+    write_corpus(model, None, folder, 4, documents=5, batch=3, run=noting(mine), tick=tick)
     assert mine == [0] and others == [1, 2, 3] and contents(folder) == written(model, tmp_path / "one")[0]
 
 
@@ -152,7 +152,7 @@ if __name__ == "__main__":
     from specdec_nb.training.many import Loader, OnRay, Processes, write_corpus
     corpus.plan_document, corpus.passages = test_many.plan, list
     def tick(*far): print(*far, flush=True)
-    write_corpus(Loader({model!r}), None, {folder!r}, 4, documents=5, tick=tick, run={crew}.run, rows=3)
+    write_corpus(Loader({model!r}), None, {folder!r}, 4, documents=5, tick=tick, run={crew}.run, batch=3)
 """
 
 
@@ -237,13 +237,13 @@ def test_without_ray(on_disk, tmp_path, monkeypatch, capsys):
 def data(model, tmp_path_factory):
     "A folder of one shard"
     folder, gen = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
-    texts = write_documents(model, [[Part(gen.integers(0, 16, 4).tolist(), 16, float(i % 2))] for i in range(240)], rows=60)
+    texts = write_documents(model, [[Part(gen.integers(0, 16, 4).tolist(), 16, float(i % 2))] for i in range(240)], batch=60)
     write_shard(folder / "0000.npz", dict(tokens=np.concatenate([np.array(t, np.uint16) for t, _ in texts]), lengths=[len(t) for t, _ in texts],
                                           begins=[b for _, b in texts], kinds=["continued"] * 240))
     return folder
 
 
-SHARED = dict(steps=10, words=16, size=2, apart=8, half=False)
+SHARED = dict(steps=10, draft_vocab_size=16, size=2, apart=8, half=False)
 
 
 def bare(rows): return [{k: v for k, v in r.items() if k not in ("seconds", "cpu_seconds")} for r in rows]

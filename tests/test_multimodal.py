@@ -6,7 +6,7 @@ from drafters import Wild
 from specdec_nb import generate
 from specdec_nb.decoding.multimodal import SeeingTarget
 from specdec_nb.roles import as_target
-from test_hf import EYES, TEXT, VISION, hf, seeing
+from families import EYES, TEXT, VISION, hf, seeing
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 VISION |= {

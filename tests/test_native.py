@@ -21,7 +21,7 @@ from specdec_nb.sampling import Asks
 from specdec_nb.serving.engine import Engine
 from specdec_nb.speedup import CostCurve
 from specdec_nb.stops import Stop
-from test_llama import CLAIMED, build
+from families import CLAIMED, claimed as build
 
 TOKENS = [x * 7 % 48 for x in range(64)]
 TREE = Draft.merge([[4, 5, 6, 7], [4, 5, 8], [9, 5], [9, 6, 4], [1], [2, 2, 2, 2, 2]])[0]

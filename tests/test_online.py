@@ -17,8 +17,8 @@ from specdec_nb.learned.network import Trained
 from specdec_nb.roles import as_target, make_drafter
 from specdec_nb.training.features import states_of
 from specdec_nb.workshop import registry
-from test_learned import KINDS
-from test_medusa import WORDS, build, changes_nothing, texts
+from learners import KINDS
+from learners import WORDS, build, changes_nothing, texts
 
 KINDS = {**KINDS, "eagle3": (Eagle3, EagleDrafter, {}), "draft": (DraftModel, ModelDrafter, {}),
          "medusa": (Medusa, MedusaDrafter, dict(heads=3))}
@@ -155,7 +155,7 @@ def are_true(target, net, text, lessons):
     "Each lesson is a stretch of the text; states and laws are those of the text read in one piece. Which places are due"
     layers = sorted({*net.layers, target.layers})
     states, due = states_of(target, text, layers), set()
-    laws = (states[target.layers].double() @ target.unembed.double().T).softmax(-1)[:, net.words]
+    laws = (states[target.layers].double() @ target.unembed.double().T).softmax(-1)[:, net.draft_vocab]
     at = 0
     for lesson in lessons:
         n = len(lesson)
@@ -209,7 +209,7 @@ def test_a_cut_text_corrects_nothing():
 
 def test_what_is_read_is_what_training_reads(model):
     "On lessons without gaps the loss is that of a corpus"
-    from test_medusa import batch_of
+    from learners import batch_of
     target, prompt = as_target(model), texts(7)[0]
     drafter = learner("eagle3", model, everywhere=True, window=400)
     text, _, [lesson] = collected(target, drafter, prompt)

@@ -158,3 +158,11 @@ def test_by_name_and_k():
     drafter = make_drafter("pool", k=0)
     assert Trace(decode(TableLM.random(3, 1, 0), drafter, [0, 1], limit=9, k=0)).calls == 9
     assert drafter.learns
+
+
+def test_several_continuations_survive_a_short_one():
+    pool = PhrasePool()
+    for phrase in ([1, 5, 2], [1, 5, 3], [1, 5]): pool.add(phrase, "verified")
+    assert pool.after([1]) == [(5, 3), (5, 2)] and len(pool) == 2
+    pool.add([1, 5, 2, 7], "verified")
+    assert pool.after([1]) == [(5, 2, 7), (5, 3)] and len(pool) == 2

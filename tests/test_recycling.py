@@ -3,8 +3,10 @@ import time
 
 import numpy as np
 import pytest
+import torch
 
-from specdec_nb import Draft, Keyed, Law, TableLM, Trace, exact_law as law
+from learners import build
+from specdec_nb import Draft, Keyed, Law, Llama, TableLM, Trace, exact_law as law
 from specdec_nb.draft import Budget
 from specdec_nb.sampling import Scores
 from specdec_nb.verify import Step, Verdict
@@ -165,3 +167,20 @@ def test_microseconds():
             times.append(spent + time.perf_counter() - began)
         return np.median(times)
     assert min(median() for _ in range(3)) <= 3e-4
+
+
+@pytest.fixture(scope="module")
+def little(): return Llama.from_hf(build(dtype=torch.float32, max_position_embeddings=24))
+
+
+def test_the_last_row_is_learnt_under_its_own_word(little):
+    "When there was no room for a draft, too"
+    drafter = Recycling(prompt=False)
+    trace = Trace(decode(little, drafter, [3], limit=2, law=Law(temperature=0)))
+    for word, said in zip([3, *trace.tokens], trace.tokens): assert drafter.table.row(-2, word)[1][0] == said
+
+
+def test_a_table_of_another_width(little):
+    for width in (3, 12):
+        drafter = Recycling(table=Successors(16, width))
+        assert len(Trace(decode(little, drafter, [1, 2, 3], limit=8, law=Law(temperature=0))).tokens) == 8 and drafter.asks.topk == width

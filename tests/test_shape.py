@@ -1,4 +1,4 @@
-"""Chapter 09: the best tree of all, by force; what one run foretells; and the size it chooses on the real model."""
+"""Chapters 09 and 09a: the best tree of all, by force; what one run foretells; and the size it chooses on the real model."""
 import math
 from fractions import Fraction as F
 from functools import lru_cache
@@ -10,7 +10,8 @@ from specdec_nb import Draft, Keyed, Law, TableLM, Trace, Verdict
 from specdec_nb.roles import Drafter, as_target
 from specdec_nb.decode import decode
 from specdec_nb.sampling import softmax
-from specdec_nb.shape import accuracy_by_rank, best_first, best_size, best_tree, level_by_level, rerank, static_tree, tokens_by_size, tree_speedups
+from specdec_nb.shape import accuracy_by_rank, best_first, level_by_level, rerank, static_tree
+from specdec_nb.size import best_size, best_tree, tokens_by_size, tree_speedups
 from specdec_nb.speedup import CostCurve, three_machines
 from specdec_nb.models.hub import chat
 

@@ -18,7 +18,7 @@ from specdec_nb.phrases.trained import Advised, Lengthened, Said
 from specdec_nb.phrases.tuning import Auto
 from specdec_nb.speedup import CostCurve
 from drafters import Oracle, Wild
-from test_medusa import WORDS, build, changes_nothing, ends_where_it_should
+from learners import WORDS, build, changes_nothing, ends_where_it_should
 
 CPU = CostCurve((1, 4, 8, 16, 32, 64), (.0167, .0197, .0241, .0300, .0446, .0757))
 FLAT = CostCurve((1, 2), (1., 1.0001)) # rows that cost next to nothing

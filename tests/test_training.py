@@ -32,7 +32,7 @@ from specdec_nb.training.train import train
 from specdec_nb.learned.eagle import EagleDrafter
 from specdec_nb.learned.medusa import Medusa, MedusaDrafter
 from specdec_nb.drafters.model import ModelDrafter
-from test_medusa import SIZES, WORDS, build
+from learners import SIZES, WORDS, build
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def data(model, tmp_path_factory):
     folder, gen = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
     for number in range(2):
         plans = [[Part(gen.integers(0, 16, 4).tolist(), 16, float(i % 2))] for i in range(40)]
-        written = write_documents(model, plans, rows=20, seed=number)
+        written = write_documents(model, plans, batch=20, seed=number)
         np.savez(folder / f"{number:04d}.npz", tokens=np.concatenate([np.array(t, np.uint16) for t, _ in written]),
                  lengths=[len(t) for t, _ in written], begins=[b for _, b in written], kinds=["continued"] * 40)
     return folder
@@ -91,7 +91,7 @@ def test_a_document_ends_where_the_window_does(model):
     assert len(cut) == window == begin and second == window - 4 and len(said) == window + 1, "the last token need not be read"
 
 
-def trained(model, data, out, steps=12, **options): return train("medusa", data, out, model, steps=steps, words=16, size=2, apart=8, **options)
+def trained(model, data, out, steps=12, **options): return train("medusa", data, out, model, steps=steps, draft_vocab_size=16, size=2, apart=8, **options)
 
 
 class Killed(Exception): ...
@@ -160,10 +160,10 @@ def test_the_mean_of_the_latest_weights(model, data, tmp_path):
 
 def test_a_corpus_that_grows(model, data, tmp_path):
     "A run goes on with more documents, and keeps its words; not with fewer"
-    first = train("medusa", data, tmp_path / "out", model, steps=12, words=14, size=2, apart=8, shards=1)
+    first = train("medusa", data, tmp_path / "out", model, steps=12, draft_vocab_size=14, size=2, apart=8, shards=1)
     assert first.record["documents"] < train("medusa", data, tmp_path / "out", model, steps=16, size=2, apart=8, resume=True).record["documents"]
     again = Trained.from_pretrained(tmp_path / "out")
-    assert torch.equal(again.words, first.words) and again.record["steps"] == 16
+    assert torch.equal(again.draft_vocab, first.draft_vocab) and again.record["steps"] == 16
     with pytest.raises(ValueError, match="begun with documents"): train("medusa", data, tmp_path / "out", model, steps=20, size=2, apart=8, shards=1, resume=True)
 
 
@@ -216,7 +216,7 @@ def test_a_disk_that_fills_up(model, data, tmp_path):
     code = """if True:
         import resource, signal, sys, torch
         sys.path[:0] = [{tests!r}]
-        from test_medusa import build
+        from learners import build
         from specdec_nb.training.corpus import Corpus
         from specdec_nb.training.features import Features
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -343,7 +343,7 @@ def test_the_callers_dice(model, data, tmp_path):
     "Training leaves the global generator as it was, whatever the seed; and the seed decides"
     torch.manual_seed(3)
     before = torch.get_rng_state()
-    kinds = {seed: train("eagle3", data, tmp_path / str(seed), model, steps=1, words=16, size=2, apart=8, seed=seed) for seed in (0, 1)}
+    kinds = {seed: train("eagle3", data, tmp_path / str(seed), model, steps=1, draft_vocab_size=16, size=2, apart=8, seed=seed) for seed in (0, 1)}
     assert torch.equal(torch.get_rng_state(), before)
     assert not torch.equal(kinds[0].qkv.weight, kinds[1].qkv.weight)
 
@@ -355,7 +355,7 @@ def test_data_killed_and_resumed(tmp_path, monkeypatch):
     def plan(rng, tokenizer, files): return "continued", [Part(rng.integers(0, 16, 4).tolist(), 8, 1.)]
     monkeypatch.setattr(corpus, "plan_document", plan)
     monkeypatch.setattr(corpus, "passages", list)
-    options = dict(documents=6, rows=3)
+    options = dict(documents=6, batch=3)
     write_corpus(model, None, tmp_path / "whole", 3, **options)
     def kill(*far):
         gen.append(far)
@@ -368,7 +368,7 @@ def test_data_killed_and_resumed(tmp_path, monkeypatch):
     for number in range(3):
         a, b = (np.load(tmp_path / name / f"000{number}.npz") for name in ("whole", "cut"))
         assert all(np.array_equal(a[k], b[k]) for k in ("tokens", "lengths", "begins", "kinds"))
-    with pytest.raises(ValueError, match="holds 6 documents, not 7"): write_corpus(model, None, tmp_path / "whole", 3, documents=7, rows=3)
+    with pytest.raises(ValueError, match="holds 6 documents, not 7"): write_corpus(model, None, tmp_path / "whole", 3, documents=7, batch=3)
 
 
 @pytest.mark.parametrize("harm,message", [
@@ -448,7 +448,7 @@ def test_on_the_command_line(on_disk, data, tmp_path, monkeypatch, capsys):
 def test_a_kind_is_trained_by_its_name(kind, model, data, tmp_path):
     "From a corpus to a folder, its card, and a drafter that leaves the text as it is; a run that is done is not begun again"
     from specdec_nb.workshop.registry import find
-    options = dict(steps=3, words=16, size=2, apart=8)
+    options = dict(steps=3, draft_vocab_size=16, size=2, apart=8)
     net = train(kind, data, tmp_path / kind, model, **options)
     assert type(net) is find("networks", kind) and net.record["steps"] == 3 and "| 3 |" in (tmp_path / kind / "README.md").read_text()
     weights = (tmp_path / kind / "model.safetensors").read_bytes()

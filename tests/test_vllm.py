@@ -17,7 +17,7 @@ def test_folder_is_whole_or_not_there(original, tmp_path, monkeypatch):
     assert told == dict(method="medusa", model=str(tmp_path / "heads"), num_speculative_tokens=len(net.mix))
     tensors = load_file(tmp_path / "heads/model.safetensors")
     written = tensors["lm_head.weight"].abs().sum(1).nonzero()[:, 0]
-    assert torch.equal(written, net.words.long().sort().values) and len(tensors["lm_head.weight"]) == net.vocab_size
+    assert torch.equal(written, net.draft_vocab.long().sort().values) and len(tensors["lm_head.weight"]) == net.vocab_size
     monkeypatch.setattr(vllm, "save", lambda *a: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with pytest.raises(OSError, match="No space"): vllm.export_drafter(net, model, tmp_path / "full")
     assert not (tmp_path / "full").exists() or not [*(tmp_path / "full").iterdir()]

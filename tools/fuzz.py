@@ -31,7 +31,7 @@ from specdec_nb.phrases.ouroboros import Ouroboros  # noqa: E402
 from specdec_nb.phrases.trained import Advised  # noqa: E402
 from specdec_nb.speedup import CostCurve  # noqa: E402
 from specdec_nb.trees.dag import GraphDrafter  # noqa: E402
-from test_generate import FAMILIES, GPT, SIZES, build  # noqa: E402
+from families import FAMILIES, GPT, SIZES, build  # noqa: E402
 
 V, ALONE = 48, 1 << 30
 MORE = { # beside those of the tests: name -> configuration, and what differs

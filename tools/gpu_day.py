@@ -116,14 +116,14 @@ class Clock:
 def say(*words): print(time.strftime("%H:%M:%S"), *words, flush=True)
 
 
-def grow(model, tokenizer, data, shards, clock, documents, rows=512):
+def grow(model, tokenizer, data, shards, clock, documents, batch=512):
     "Write shards until there are so many, or a third of the minutes is over"
     from specdec_nb.training.corpus import fill_shard, plan_shard, write_shard
     until = time.time() + 20 * clock.left()
     for n in range(shards):
         if (path := data / f"{n:04d}.npz").exists(): continue
         if time.time() > until: return say(f"text: {n} shards of {shards}, no time for more")
-        write_shard(path, fill_shard(model, plan_shard(tokenizer, n, documents, rows)))
+        write_shard(path, fill_shard(model, plan_shard(tokenizer, n, documents, batch)))
         say(f"text: shard {n + 1} of {shards}")
 
 

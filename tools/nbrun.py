@@ -138,9 +138,10 @@ def difference(stored, fresh, lines=12):
     "A short diff of what two runs of one cell show; empty if they show the same"
     a, b = shown(stored), shown(fresh)
     if len(a) == len(b) and all(map(same, a, b)): return ""
-    a, b = ([f"[{kind}] {s[:200]}" for kind, text in ab for s in text.splitlines() or [""]] for ab in (a, b))
+    a, b = ([f"[{kind}] {s}" for kind, text in ab for s in text.splitlines() or [""]] for ab in (a, b))
     diff = list(difflib.unified_diff(a, b, "stored", "fresh", lineterm="", n=1))
-    return "\n".join(diff[:lines] + ["..."]*(len(diff) > lines))
+    at = max(0, min((len(os.path.commonprefix([x[1:], y[1:]])) for x, y in zip(diff[3:], diff[4:]) if x[0] == "-" and y[0] == "+"), default=0) - 60)
+    return "\n".join([d if len(d) < 200 else f"{d[0]}… {d[1 + at:201 + at]}" for d in diff[:lines]] + ["..."]*(len(diff) > lines))
 
 
 def compare(stored, fresh, flags=()):

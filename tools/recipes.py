@@ -39,7 +39,7 @@ def network(o, model, corpus):
     from specdec_nb.learned.eagle import Eagle3
     from specdec_nb.learned.network import Trained
     from specdec_nb.learned.fingerprint import Lender
-    net = Trained.from_pretrained(o["start"]).train() if o["start"] else Eagle3.of(model, corpus.words(o["words"]), depth=o["depth"])
+    net = Trained.from_pretrained(o["start"]).train() if o["start"] else Eagle3.of(model, corpus.commonest(o["words"]), depth=o["depth"])
     net = narrowed(net, o["kv"]) if o["kv"] < net.settings["kv_heads"] else net.widened() if o["kv"] > net.settings["kv_heads"] else net
     return (direct(net) if o["direct"] else net).join(Lender(model))
 
@@ -58,7 +58,7 @@ def direct(net):
                 values.append(v)
                 g = self.finish(g, _look(q, keys, values))
                 yield g
-    twin = Direct(net.settings, net.words)
+    twin = Direct(net.settings, net.draft_vocab)
     twin.load_state_dict(net.state_dict())
     twin.enter = torch.nn.Linear(net.settings["d"], net.settings["d"], bias=False)
     torch.nn.init.zeros_(twin.enter.weight)
@@ -68,7 +68,7 @@ def direct(net):
 def narrowed(net, kv):
     "As the target shares its heads: of each group of keys and values the first"
     s = net.settings
-    twin, state = type(net)({**s, "kv_heads": kv}, net.words), net.state_dict()
+    twin, state = type(net)({**s, "kv_heads": kv}, net.draft_vocab), net.state_dict()
     q, k, v = state["qkv.weight"].unflatten(0, (-1, s["head_dim"])).split([s["heads"], s["kv_heads"], s["kv_heads"]])
     first = slice(None, None, s["kv_heads"] // kv)
     twin.load_state_dict({**state, "qkv.weight": torch.cat([q, k[first], v[first]]).flatten(0, 1)})

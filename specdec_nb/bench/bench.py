@@ -122,12 +122,12 @@ def _row(drafter, warm, category, runs, plain):
                 identical=same == len(runs), warm=warm, n_identical=same,
                 speedup_median=median(o / r["seconds"] for o, r in zip(owed, runs)),
                 speedup_decoding=(sum(owed) - read) / decoding, prefill=sums["prefill"],
-                prefill_plain=read, **_by_processor(runs, base, sums, tokens),
+                prefill_plain=read, **_by_processor(runs, base, sums),
                 rows_per_token=(calls + sums["nodes"]) / tokens, lossy=sums["lossy"],
                 overhead=1 - sums["forward"] / decoding,
                 divergences=[r["divergence"] for r in runs if r.get("divergence")])
 
-def _by_processor(runs, base, sums, tokens):
+def _by_processor(runs, base, sums):
     "The same speed-ups by the processor's clock; of the decoding, from the first tokens on"
     def pace(parts):
         return [(p["cpu"] - p["cpu_first"]) / max(p["tokens"] - p["first"], 1) for p in parts]
@@ -186,38 +186,44 @@ def bench(
     "Measure drafters on questions. Raises ValueError before any work for what cannot be done"
     setting, target, log = setting or Setting.of(model), as_target(model), log or Log()
     if not questions: raise ValueError("no questions to measure on")
-    def everybody(setting):
-        return methods_of(model, drafters, setting) + (others := peers(setting)), others
-    methods, others = everybody(setting)
+    methods, others = methods_of(model, drafters, setting), peers(setting)
     for q in questions: fits(target, tokenizer, q, setting)
+    todo = schedule(questions, methods + others)
+    if len(log.records) < len(todo):
+        brief = replace(setting, max_new_tokens=min(8, setting.max_new_tokens), turns=1)
+        _warm_up(methods_of(model, drafters, brief) + peers(brief), tokenizer, questions[0], brief)
+    _ask(progress(todo), tokenizer, setting, log)
+    again = _ask_again(others, tokenizer, questions, setting)
+    plain = {r["question"]: r["texts"] for r in log.records if r["drafter"] == "none"}
+    def apart(i, texts):
+        return divergence(target, tokenizer, questions[i], setting, i, plain[i], texts)
+    return [dict(r, divergence=apart(r["question"], r["texts"]),
+                 again=again.get((r["question"], r["drafter"]))) for r in log.records]
+
+def _warm_up(methods, tokenizer, question, brief):
+    "Everybody answers once, briefly, and nobody writes it down"
+    for m in methods:
+        if not m.warm: answer(m.run, tokenizer, question, brief, 0)
+
+def _ask(todo, tokenizer, setting, log):
+    "Whatever is not in the log yet comes there"
     done = {(r["question"], r["drafter"], r["warm"]) for r in log.records}
-    todo = schedule(questions, methods)
-    brief = replace(setting, max_new_tokens=min(8, setting.max_new_tokens), turns=1)
-    for m in everybody(brief)[0] if len(done) < len(todo) else ():
-        # warming up
-        if not m.warm: answer(m.run, tokenizer, questions[0], brief, 0)
-    for i, question, m in progress(todo):
+    for i, question, m in todo:
         # a resumed memory lives through what it forgot
         if (new := (i, m.name, m.warm) not in done) or m.warm:
             record = dict(question=i, id=question.id, category=question.category, drafter=m.name,
                           warm=m.warm)
             record |= dict(answer(m.run, tokenizer, question, setting, i), load=load_average())
             if new: log.add(record)
-    plain = {r["question"]: r["texts"] for r in log.records if r["drafter"] == "none"}
-    def apart(i, texts):
-        return divergence(target, tokenizer, questions[i], setting, i, plain[i], texts)
+
+def _ask_again(others, tokenizer, questions, setting) -> dict: # `{(question, method): times}`
+    "How long others take for the last question when they hear it again: twice, the slower counts"
     last = len(questions) - 1
-    def slower(m):
-        return max((answer(m.run, tokenizer, questions[last], setting, last) for _ in range(2)),
-                   key=lambda r: r["cpu"])
-    # what was asked before is asked again, twice
-    again = {m.name: slower(m) for m in others if last}
-    def repeated(r):
-        return {k: again[r["drafter"]][k]
-                for k in ("seconds",
-                          "cpu")} if r["question"] == last and r["drafter"] in again else None
-    return [dict(r, divergence=apart(r["question"], r["texts"]), again=repeated(r))
-            for r in log.records]
+    def times(m):
+        slower = max((answer(m.run, tokenizer, questions[last], setting, last) for _ in range(2)),
+                     key=lambda r: r["cpu"])
+        return {k: slower[k] for k in ("seconds", "cpu")}
+    return {(last, m.name): times(m) for m in others if last}
 
 RECORD = { # what `add` is given
     "question": int, "id": str, "category": str, "drafter": str, "warm": bool, "texts": [[int]],

@@ -15,7 +15,7 @@ from ..sampling import Law
 from ..verify import Trace, make_rule
 from ..roles import introduce, make_drafter
 from ..stops import Stop
-from ..decode import decode
+from ..decode import decode, within_window
 
 # %% ../../nbs/9_measuring/40a_timing.ipynb #297e73ae
 class Clock:
@@ -77,9 +77,7 @@ class Setting:
 
     def stop(self, target, prompt) -> Stop:
         "Where the answer to a prompt ends: at EOS, at the limit, or with the model's window"
-        if target.window and len(prompt) > target.window:
-            raise ValueError(f"the prompt has {len(prompt)} tokens, the model's context window "
-                             f"{target.window}: shorten it or leave it out")
+        within_window(len(prompt), target.window, hint="shorten it or leave it out")
         return Stop(min(self.max_new_tokens, (target.window or 1 << 60) - len(prompt) + 1),
                     frozenset(self.eos))
 

@@ -12,7 +12,7 @@ import json
 import numpy as np
 from ..sampling import Law, Picture, text_of
 from ..speedup import CostCurve, speedup
-from ..shape import tree_speedups
+from ..size import tree_speedups
 
 # %% ../../nbs/9_measuring/45_widgets.ipynb #67b0fc5a
 #| code-fold: true
@@ -241,7 +241,7 @@ def growth(
     price:float=0., # time of drafting, in units of a one-row call
     words=None, # a function or a table from token ids to text; None: the ids themselves
 ) -> Picture: # with a slider for the budget
-    "The best tree as its budget grows, and the speed-up it brings (chapter 9)"
+    "The best tree as its budget grows, and the speed-up it brings (chapter 9a)"
     speed = [*map(float, tree_speedups(values, curve, price))]
     tau = [1.0, *map(float, 1 + np.cumsum(np.asarray(values, float)))]
     best, top = int(np.argmax(speed)), max(2, *speed) * 1.05

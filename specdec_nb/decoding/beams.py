@@ -98,6 +98,7 @@ class Beams:
             raise ValueError(f"{self.drafter.name} goes by hidden states of one text; a beam "
                              "search has several")
         introduce(self.drafter, self.target)
+        if stop is None: raise TypeError("say when to stop: stop=Stop(limit)")
         self.prompt, window = checked(prompt, self.target), self.target.window
         self.stop = stop.within(window and window + 1 - len(self.prompt))
         self.tokens = list(self.prompt)

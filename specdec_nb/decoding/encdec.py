@@ -119,9 +119,9 @@ def chain_equals_steps(
 ) -> bool:
     """Whether a chain below a text gets the rows that its tokens get one at a time; one of them is
     padding"""
-    words = [n % target.vocab_size for n in (5, 3, 11, 7, 2)]
+    tokens = [n % target.vocab_size for n in (5, 3, 11, 7, 2)]
     pad = getattr(target.model.config, "pad_token_id", None)
-    text, chain = words[:2], [words[2], words[3] if pad is None else pad, *words[3:]]
+    text, chain = tokens[:2], [tokens[2], tokens[3] if pad is None else pad, *tokens[3:]]
     state, steps = target.open(text), target.open(text)
     def row(tokens):
         steps.follow(tokens)
@@ -145,7 +145,7 @@ class EncoderDecoderTarget(HFTarget):
         self.accepts = set(signature(self.model.forward).parameters)
         self.decoder = getattr(self.model, "decoder", None) or self.model.get_decoder()
         config = getattr(self.decoder, "config", self.model.config)
-        self.words = self.model.main_input_name == "input_ids"
+        self.reads_tokens = self.model.main_input_name == "input_ids"
         self.tells = ("decoder_position_ids" in self.accepts or "kwargs" in self.accepts
                       and "position_ids" in signature(self.decoder.forward).parameters)
         self.doors = [] if self.tells else doors(self.decoder)
@@ -182,7 +182,7 @@ class EncoderDecoderTarget(HFTarget):
                              "inputs=target.encode(...)")
         state = super().open(prompt, asks)
         state.given = Source(self.blank[:,
-                                        :2 + len(prompt) % 5 if self.words
+                                        :2 + len(prompt) % 5 if self.reads_tokens
                                         else 7]) if inputs is None else inputs
         state.source = [t for t in state.given.tokens if t < self.vocab_size]
         return state
@@ -210,9 +210,9 @@ class EncoderDecoderTarget(HFTarget):
         def source(b, attended):
             seen = None if mask is None else mask[b:b + 1]
             at = b if ids is None else b * len(ids) // len(read[0])
-            words = () if ids is None else (ids[at] if seen is None
-                                            else ids[at][seen[0].bool()]).tolist()
-            return Source(read[0][b:b + 1], seen, tuple(words))
+            tokens = () if ids is None else (ids[at] if seen is None
+                                             else ids[at][seen[0].bool()]).tolist()
+            return Source(read[0][b:b + 1], seen, tuple(tokens))
         return {"attention_mask": text}, source
 
     @property
@@ -230,7 +230,8 @@ class EncoderDecoderTarget(HFTarget):
     def forward(self, feeds):
         """Sound and pictures share a forward if the encoder made equally much of them: their masks
         are not of its rows"""
-        if self.words or len(feeds) == 1 or len({f.state.given.hidden.shape for f in feeds}) == 1:
+        if (self.reads_tokens or len(feeds) == 1
+                or len({f.state.given.hidden.shape for f in feeds}) == 1):
             return super().forward(feeds)
         return [self._alone(f) for f in feeds]
 

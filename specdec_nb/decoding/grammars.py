@@ -116,8 +116,9 @@ def _compiled(schema, regex, lark, compact) -> str:
     if regex is not None: return LLMatcher.grammar_from_regex(regex)
     if lark is not None: return LLMatcher.grammar_from_lark(lark)
     text = schema if isinstance(schema, str) else json.dumps(schema)
-    form = dict(whitespace_flexible=False, item_separator=", ", key_separator=": ")
-    return LLMatcher.grammar_from_json_schema(text, overrides=form if compact else {})
+    form:Any = {}
+    if compact: form = dict(whitespace_flexible=False, item_separator=", ", key_separator=": ")
+    return LLMatcher.grammar_from_json_schema(text, overrides=form)
 
 class _Place:
     "A matcher that never moves; None behind a forbidden word, where a mask is a formality"

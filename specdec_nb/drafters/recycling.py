@@ -32,18 +32,27 @@ class Successors:
 
     def learn(self,
         before, # `[n]` token ids: what came before each word; -1: the text begins there
-        words, # `[n]` token ids
+        tokens, # `[n]`: which followed each
         tops, # `[n, width]` the most probable tokens after them, best first
     ):
-        """Write rows; of equal words the last stays. A row that begins with -1 says nothing and is
+        """Write rows; of equal tokens the last stays. A row that begins with -1 says nothing and is
         passed over"""
         # a call has few rows, and NumPy's sorts are not free
-        for left, word, row in zip(map(int, before), map(int, words), np.asarray(tops)):
+        for left, word, row in zip(map(int, before), map(int, tokens), np.asarray(tops)):
             if row[0] < 0: continue
             self.after[word] = row
             if not self.pairs: continue
             place = (left * 1_000_003 + word) % self.pairs
             self.after_pair[place], self.whose[place] = row, left << 32 | word
+
+    def hear(self, before:int, word:int, step):
+        "What a step ranked behind the pending `word` and behind guesses, accepted ones last"
+        tokens = (word, *step.draft.tokens)
+        above = (before, *(tokens[p + 1] for p in step.draft.parents))
+        kept = {0, *(i + 1 for i in step.verdict.path)}
+        order = sorted(range(len(tokens)), key=lambda row: row in kept)
+        self.learn([above[i] for i in order], [tokens[i] for i in order],
+                   step.scores.top(self.width)[order])
 
     def row(
         self, before:int, word:int,
@@ -144,9 +153,4 @@ class _Recycling:
                 rates = d.rates[known]
                 for r, x in enumerate(row): rates[r] += ((x == token) - rates[r]) / 100
             before, word = word, token
-        words = (self.ends[1], *step.draft.tokens)
-        above = (self.ends[0], *(words[p + 1] for p in step.draft.parents))
-        # accepted ones last
-        order = sorted(range(len(words)), key=lambda row: row == 0 or row - 1 in step.verdict.path)
-        d.table.learn([above[i] for i in order], [words[i] for i in order],
-                      step.scores.top(d.table.width)[order])
+        d.table.hear(*self.ends, step)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 import torch.nn.functional as F
 from ..roles import register
-from ..models.llama import rotation
+from ..models.llama import head_dim_of, rotation
 from .network import Trained, known_as
 from .hydra import PathDrafter, PathReader
 
@@ -20,8 +20,8 @@ class BlockLayer(Trained):
     """A block drafted in one pass: an anchor and masks over the target's states (after DFlash), and
     a Markov head"""
     title = "A block drafter"
-    def __init__(self, settings, words):
-        super().__init__(settings, words)
+    def __init__(self, settings, draft_vocab):
+        super().__init__(settings, draft_vocab)
         d, h, size, inner = (settings[k] for k in ("d", "heads", "head_dim", "inner"))
         def linear(a, b): return nn.Linear(a, b, bias=False)
         self.fuse, self.enter = linear(3 * d, d), linear(d, d)
@@ -39,16 +39,17 @@ class BlockLayer(Trained):
     def hears(self): return self.layers[:3]
 
     @classmethod
-    def of(cls, model, words, reach:int=4, m:int=32, markov:bool=True) -> "BlockLayer":
+    def of(cls, model, draft_vocab, reach:int=4, m:int=32, markov:bool=True) -> "BlockLayer":
         """For a Hugging Face model: `reach` places, `m` states of the target; `markov`: corrected
         by the word before"""
         if reach < 1 or m < 1:
             raise ValueError(f"need reach >= 1 and m >= 1, got reach={reach}, m={m}")
         c = model.config.get_text_config(decoder=True)
         L, d, heads = c.num_hidden_layers, c.hidden_size, c.num_attention_heads
-        size = getattr(c, "head_dim", None) or d // heads
+        size = head_dim_of(c)
         return cls(dict(d=d, heads=heads, head_dim=size, inner=2 * d, m=m, reach=reach,
-                        markov=markov, layers=[min(2, L), L // 2, max(L - 1, 0), L]), words)
+                        markov=markov, layers=[min(2, L), L // 2, max(L - 1, 0), L]),
+                   draft_vocab)
 
     def places(self,
         states, # `[B, U, 3 d]`: the target's, side by side

@@ -20,8 +20,8 @@ from .prophet import PastLayer, PastNetwork, PastReader
 class Chimera(PastNetwork):
     "A trigram encoder and one layer over all of the target's last states (Zeng et al. 2024)"
     title = "A Chimera drafter"
-    def __init__(self, settings, words):
-        super().__init__(settings, words)
+    def __init__(self, settings, draft_vocab):
+        super().__init__(settings, draft_vocab)
         d, heads, size = (settings[k] for k in ("d", "heads", "head_dim"))
         self.weigh, self.encode = nn.Linear(3 * d, 3 * d), nn.Linear(3 * d, d, bias=False)
         self.blocks = nn.ModuleList([PastLayer(d, heads, size, 2 * d)])
@@ -31,7 +31,7 @@ class Chimera(PastNetwork):
             for mix in self.mixes.children(): mix.weight.copy_(torch.eye(d).repeat(1, 2))
 
     @classmethod
-    def of(cls, model, words, reach:int=4, m:int=0, grams:int=3, share:float=.1,
+    def of(cls, model, draft_vocab, reach:int=4, m:int=0, grams:int=3, share:float=.1,
            detach:bool=False) -> "Chimera":
         """For a Hugging Face model: `reach` slots over the last `m` states (0: all), a word
         encoded with `grams` - 1 before it.
@@ -39,7 +39,7 @@ class Chimera(PastNetwork):
         through those before them"""
         if not 1 <= grams <= 3: raise ValueError(f"need 1 <= grams <= 3, got grams={grams}")
         return cls(cls.sizes(model, reach=reach, m=m, grams=grams, share=share, detach=detach),
-                   words)
+                   draft_vocab)
 
     def trigrams(self, words): # `[B, T, 2 + n]` -> `[B, T, n, d]`
         "Each word with the two before it"
@@ -109,7 +109,7 @@ class _State(PathState):
 class _Drafting(PathDrafting):
     def __init__(self, drafter, ctx, state):
         super().__init__(drafter, ctx, state)
-        self.state = _State(self.state.target, self.state.keep)
+        self.state = _State(self.state.target, self.state.last)
 
 class ChimeraReader(PastReader):
     "Chimera in the role of a target: a path is told with the two words before it"

@@ -22,9 +22,9 @@ from .network import Trained, known_as
 # %% ../../nbs/4_learning/21d_draft_model.ipynb #72fb8016
 class ShortHead(Native):
     "A model that says few words: the others' logits are minus infinity"
-    words:Any = None # `[W]` ids
+    draft_vocab:Any = None # `[W]` ids
     @classmethod
-    def of(cls, model, head, words, threads:int=None) -> "ShortHead": # `[W, d]`, `[W]`
+    def of(cls, model, head, draft_vocab, threads:int=None) -> "ShortHead": # `[W, d]`, `[W]`
         """A Hugging Face model with another head. What comes from the target is rounded to halves:
         a draft may be a little off"""
         config, source = copy.copy(model.config), FromHF(model)
@@ -33,15 +33,16 @@ class ShortHead(Native):
                    "lm_head.weight": head}
         source.state = {**source.state, **{name: w.detach().half() for name, w in rounded.items()}}
         self = cls(config, Packed.of(source, config), threads, None, model.model.rotary_emb)
-        self.words, self.weights = np.asarray(words), self.weights._replace(vocab=len(words))
+        self.draft_vocab = np.asarray(draft_vocab)
+        self.weights = self.weights._replace(vocab=len(draft_vocab))
         return self
 
     def forward(self, parts, hidden=()):
         short, states = super().forward(parts, hidden)
-        if short is None or self.words is None: return short, states
+        if short is None or self.draft_vocab is None: return short, states
         rows = np.full((len(short.rows), self.vocab_size), -np.inf, np.float32)
-        rows[:, self.words] = short.rows
-        return Ranked(rows, np.where(short.best < 0, -1, self.words[short.best])), states
+        rows[:, self.draft_vocab] = short.rows
+        return Ranked(rows, np.where(short.best < 0, -1, self.draft_vocab[short.best])), states
 
 # %% ../../nbs/4_learning/21d_draft_model.ipynb #62c64786
 @known_as("draft")
@@ -49,15 +50,15 @@ class DraftModel(Trained):
     """A few of the target's layers as a model of their own (in the manner of Zhou et al. 2023, with
     the target's embedding)"""
     title = "A distilled draft model"
-    def __init__(self, settings, words):
-        super().__init__(settings, words)
+    def __init__(self, settings, draft_vocab):
+        super().__init__(settings, draft_vocab)
         self.config = AutoConfig.for_model(**settings["config"])
         self.body = AutoModelForCausalLM.from_config(self.config).model.float()
         self.body.embed_tokens = None
         self.layers = tuple(settings["layers"])
 
     @classmethod
-    def of(cls, model, words, from_layers=(0, -1)) -> "DraftModel":
+    def of(cls, model, draft_vocab, from_layers=(0, -1)) -> "DraftModel":
         """Begin with some of a Hugging Face model's layers. ValueError for an architecture that our
         runtime does not know"""
         if why := Llama.refuses(model.config):
@@ -68,7 +69,7 @@ class DraftModel(Trained):
         config["num_hidden_layers"] = len(chosen)
         if config.get("layer_types"):
             config["layer_types"] = [config["layer_types"][i] for i in chosen]
-        self = cls(dict(config=config, from_layers=chosen, layers=[n]), words)
+        self = cls(dict(config=config, from_layers=chosen, layers=[n]), draft_vocab)
         for mine, i in zip(self.body.layers, chosen):
             mine.load_state_dict(model.model.layers[i].state_dict())
         self.body.norm.load_state_dict(model.model.norm.state_dict())
@@ -96,7 +97,7 @@ class DraftModel(Trained):
         model = self.to_hf(target)
         if self.head.device.type == "cpu" and not why_not_native():
             threads = getattr(getattr(target, "model", None), "threads", None)
-            return ShortHead.of(model, self.head, self.words, threads)
+            return ShortHead.of(model, self.head, self.draft_vocab, threads)
         llama, guess = Llama.from_hf(model), pack(self.head)
         llama.head = lambda x: self.spread(guess(x))
         return llama

@@ -11,7 +11,7 @@ from torch import nn
 import torch.nn.functional as F
 from ..sampling import Asks
 from ..roles import register
-from ..models.llama import Llama, rotation
+from ..models.llama import Llama, head_dim_of, rotation
 from ..models.kvcache import KVCache
 from ..models.state import RowState, RowTarget, parted, stacked
 from ..drafters.model import TreeDrafting
@@ -26,8 +26,8 @@ class _Norm(nn.Module):
 
 class EagleLayer(Trained):
     "One decoder layer over a word's embedding and a feature (Li et al. 2025, EAGLE-3, section 3)"
-    def __init__(self, settings, words):
-        super().__init__(settings, words)
+    def __init__(self, settings, draft_vocab):
+        super().__init__(settings, draft_vocab)
         d, heads, kv, size, inner = (settings[k]
                                      for k in ("d", "heads", "kv_heads", "head_dim", "inner"))
         def linear(a, b): return nn.Linear(a, b, bias=False)
@@ -177,13 +177,13 @@ class Eagle3(EagleLayer):
     title = "An EAGLE-3 drafter"
 
     @classmethod
-    def of(cls, model, words, depth:int=3, direct:bool=False) -> "Eagle3":
+    def of(cls, model, draft_vocab, depth:int=3, direct:bool=False) -> "Eagle3":
         """For a Hugging Face model, `depth` levels in training; of the Llama family: it begins as
         the model's last layer, each query head with a key head of its own. `direct`: words have a
         matrix into the residual stream, too"""
         c, known = model.config.get_text_config(decoder=True), Llama.refuses(model.config) is None
         L, d, heads = c.num_hidden_layers, c.hidden_size, c.num_attention_heads
-        size = getattr(c, "head_dim", None) or d // heads
+        size = head_dim_of(c)
         angles, scale = (1e4 ** -(torch.arange(0, size, 2) / size), 1.)
         if known:
             angles = model.model.rotary_emb.inv_freq
@@ -192,7 +192,8 @@ class Eagle3(EagleLayer):
                         inner=getattr(c, "intermediate_size", None) or 4 * d,
                         eps=getattr(c, "rms_norm_eps", 1e-5),
                         layers=[min(2, L), L // 2, max(L - 3, 0), L], inv_freq=angles.tolist(),
-                        scale=scale, depth=depth, **dict(direct=True) if direct else {}), words)
+                        scale=scale, depth=depth, **dict(direct=True) if direct else {}),
+                   draft_vocab)
         if known: self._copy(model.model.layers[-1], model.model.norm)
         return self
 
@@ -220,7 +221,7 @@ class Eagle3(EagleLayer):
         them"""
         s = self.settings
         if s["kv_heads"] == s["heads"]: return self
-        twin, state = type(self)({**s, "kv_heads": s["heads"]}, self.words), self.state_dict()
+        twin, state = type(self)({**s, "kv_heads": s["heads"]}, self.draft_vocab), self.state_dict()
         q, k, v = state["qkv.weight"].split([n * s["head_dim"]
                                              for n in (s["heads"], s["kv_heads"], s["kv_heads"])])
         twin.load_state_dict({**state, "qkv.weight": torch.cat([q, self._own(k), self._own(v)])})

@@ -23,8 +23,8 @@ class Eagle1(Eagle3):
     """EAGLE-1: foretell the next hidden state from the last and the word drawn from it (Li et al.
     2024, section 3)"""
     title = "An EAGLE-1 drafter"
-    def __init__(self, settings, words):
-        super().__init__(settings, words)
+    def __init__(self, settings, draft_vocab):
+        super().__init__(settings, draft_vocab)
         d = settings["d"]
         self.fuse, self.norm_e, self.norm_g, self.norm = _Same(), _Same(), _Same(), _Same()
         self.mix = nn.Linear(2 * d, d, bias=False)
@@ -32,7 +32,7 @@ class Eagle1(Eagle3):
         with torch.no_grad(): self.mix.weight[:, d:] = torch.eye(d)
 
     @classmethod
-    def of(cls, model, words, depth:int=3, direct:bool=False,
+    def of(cls, model, draft_vocab, depth:int=3, direct:bool=False,
            told:bool=True, noise:float=.2, regress:float=1., share:float=.1) -> "Eagle1":
         """For a Hugging Face model; `depth` levels are judged, the first is trained. `told`: of
         the word drawn.
@@ -40,11 +40,11 @@ class Eagle1(Eagle3):
         if direct:
             raise ValueError("EAGLE-1 mixes words into its residual stream already: direct has no "
                              "place there")
-        like = Eagle3.of(model, words, depth)
+        like = Eagle3.of(model, draft_vocab, depth)
         L = like.layers[-1]
         settings = dict(like.settings, layers=[L, L, L, L], told=told, noise=noise, regress=regress,
                         share=share)
-        self = cls(settings, words)
+        self = cls(settings, draft_vocab)
         for name in ("out", "gate_up", "down", "norm2"):
             getattr(self, name).load_state_dict(getattr(like, name).state_dict())
         return self

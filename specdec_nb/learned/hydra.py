@@ -22,8 +22,8 @@ class Hydra(Trained):
     """Heads on the last hidden state and the words since (Ankner et al. 2024, section 3): head k is
     told k + 1 words"""
     title = "Hydra heads"
-    def __init__(self, settings, words):
-        super().__init__(settings, words)
+    def __init__(self, settings, draft_vocab):
+        super().__init__(settings, draft_vocab)
         d, heads, rank = settings["d"], settings["heads"], settings["rank"]
         self.layers = tuple(settings["layers"])
         size = [(rank or d) if rank is not None else max(1, d // (k + 3)) for k in range(heads)]
@@ -32,13 +32,13 @@ class Hydra(Trained):
         for linear in self.leave.children(): nn.init.zeros_(linear.weight)
 
     @classmethod
-    def of(cls, model, words, heads:int=4, rank:int=None) -> "Hydra":
+    def of(cls, model, draft_vocab, heads:int=4, rank:int=None) -> "Hydra":
         """For a Hugging Face model. `rank` None: as many weights as Medusa's heads have; 0: no
         bottleneck"""
         if heads < 1: raise ValueError(f"need at least one head, got heads={heads}")
         c = model.config.get_text_config(decoder=True)
         return cls(dict(d=c.hidden_size, heads=heads, rank=rank, layers=[c.num_hidden_layers]),
-                   words)
+                   draft_vocab)
 
     @property
     def reach(self) -> int: return len(self.enter)
@@ -67,11 +67,11 @@ class Hydra(Trained):
 class PathState:
     "One request: the target's last states, and the answers for the draft scored last"
     unread = ()
-    def __init__(self, target, keep:int): self.target, self.keep, self.draft = target, keep, None
+    def __init__(self, target, last:int): self.target, self.last, self.draft = target, last, None
     def learn(self, text, states): # the text; `[n, d]`: new states, of its last words but one
         "The text goes on"
         seen = states if self.draft is None else torch.cat([self.states, states])
-        self.pending, self.states, self.draft, self.rows = (text[-1], seen[-self.keep:], Draft(),
+        self.pending, self.states, self.draft, self.rows = (text[-1], seen[-self.last:], Draft(),
                                                             None)
 
 class PathReader:
@@ -113,7 +113,7 @@ class PathDrafting(TreeDrafting):
     def __init__(self, drafter, ctx, state):
         super().__init__(drafter, ctx)
         self.state, self.news = PathState(drafter.target, drafter.net.settings.get("m", 1)), []
-        if state.prefilled.hidden: self.hear(state.prefilled.hidden, slice(-self.state.keep, None))
+        if state.prefilled.hidden: self.hear(state.prefilled.hidden, slice(-self.state.last, None))
 
     def hear(self, hidden, rows):
         self.news.append(torch.cat([hidden[i][rows] for i in self.drafter.net.hears], -1).float())

@@ -23,8 +23,8 @@ class Medusa(Trained):
     """Heads on the last hidden state: head k foretells the token k + 2 places on (Cai et al. 2024,
     section 2.1)"""
     title = "Medusa heads"
-    def __init__(self, settings, words):
-        super().__init__(settings, words)
+    def __init__(self, settings, draft_vocab):
+        super().__init__(settings, draft_vocab)
         self.layers = tuple(settings["layers"])
         d, heads = settings["d"], settings["heads"]
         self.mix = nn.ModuleList(nn.Linear(d, d) for _ in range(heads))
@@ -34,11 +34,12 @@ class Medusa(Trained):
             nn.init.zeros_(linear.bias)
 
     @classmethod
-    def of(cls, model, words, heads:int=4) -> "Medusa":
+    def of(cls, model, draft_vocab, heads:int=4) -> "Medusa":
         "For a Hugging Face model"
         if heads < 1: raise ValueError(f"need at least one head, got heads={heads}")
         c = model.config.get_text_config(decoder=True)
-        return cls(dict(d=c.hidden_size, heads=heads, layers=[c.num_hidden_layers]), words)
+        return cls(dict(d=c.hidden_size, heads=heads, layers=[c.num_hidden_layers]),
+                   draft_vocab)
 
     def states(self, h): # `[..., d]` -> `[..., heads, d]`
         return torch.stack([h + F.silu(mix(h)) for mix in self.mix], -2)
@@ -57,7 +58,7 @@ def rank_accuracies(
     most:int=40, # batches at most
 ) -> list: # `[heads][ranks]`: how often head k's guess of rank r is the target's favourite
     "What a static tree is built from (Cai et al. 2024, appendix on tree construction)"
-    ranks = min(ranks, len(net.words))
+    ranks = min(ranks, len(net.draft_vocab))
     hits:dict = {}
     with torch.no_grad():
         for i in range(min(len(batches), most)):

@@ -34,10 +34,10 @@ def _to_int8(w):
 def _digest(data:bytes) -> str: return blake2b(data, digest_size=8).hexdigest()
 
 class Trained(nn.Module):
-    """A trained drafter's network: it guesses among `words`, borrows its target's matrices, and
-    lives in a folder.
+    """A trained drafter's network: it guesses among `draft_vocab`, borrows its target's
+    matrices, and lives in a folder.
 
-    A subclass has a `kind`, takes `(settings, words)`, says which hidden states it reads
+    A subclass has a `kind`, takes `(settings, draft_vocab)`, says which hidden states it reads
     (`layers`),
     is made `of` a model, and says in training what it has `guessed`.
     """
@@ -46,20 +46,21 @@ class Trained(nn.Module):
     layers:tuple = ()
     target:dict | None = None # its fingerprint
     terms:dict = {} # what a run that goes on must agree on, beside what the loop is told
-    words:torch.Tensor
+    draft_vocab:torch.Tensor # `[W]` ids of the target that it guesses among
     embed:torch.Tensor
     head:torch.Tensor
     predict:Any # of a packed network: states -> logits over the words
-    def __init__(self, settings:dict, words):
+    def __init__(self, settings:dict, draft_vocab):
         super().__init__()
         self.settings = dict(settings)
         self.record:dict[str, Any] = {} # provenance, and what drafting was found to need
-        self.register_buffer("words", torch.as_tensor(np.asarray(words), dtype=torch.long))
+        ids = torch.as_tensor(np.asarray(draft_vocab), dtype=torch.long)
+        self.register_buffer("draft_vocab", ids)
 
     @classmethod
-    def of(cls, model, words, *args:Any, **options:Any) -> "Trained":
+    def of(cls, model, draft_vocab, *args:Any, **options:Any) -> "Trained":
         "As training begins, for a Hugging Face model"
-        raise NotImplementedError(f"{cls.__name__} must define of(model, words)")
+        raise NotImplementedError(f"{cls.__name__} must define of(model, draft_vocab)")
 
     def guessed(self, batch):
         "For each depth logits `[m, W]`, and the target's p `[m, W]` where these guesses fall"
@@ -103,7 +104,7 @@ class Trained(nn.Module):
         if self.target is not None: self._know(self.target, mark)
         self.target, self.embed = self.target or mark, target.embed
         self.vocab_size = target.vocab_size
-        self.head = target.unembed[self.words.to(target.unembed.device)].float()
+        self.head = target.unembed[self.draft_vocab.to(target.unembed.device)].float()
         return self.to(self.head.device)
 
     def _know(self, mine, mark):
@@ -122,7 +123,7 @@ class Trained(nn.Module):
     def spread(self, logits):
         "Rows over the words as rows over the vocabulary; elsewhere q is zero"
         rows = logits.new_full((*logits.shape[:-1], self.vocab_size), float("-inf"))
-        rows[..., self.words.to(logits.device)] = logits
+        rows[..., self.draft_vocab.to(logits.device)] = logits
         return rows
 
     def packed(self) -> "Trained":
@@ -139,7 +140,7 @@ class Trained(nn.Module):
         "Matrices as int8, a scale a row; the rest as it is. All of it or nothing"
         folder, tensors = Path(folder), {}
         for name, w in self.state_dict().items():
-            if name == "words": tensors[name] = w.int()
+            if name == "draft_vocab": tensors["words"] = w.int() # its name in files
             elif w.dim() == 2:
                 tensors[name], tensors[f"{name}.scale"] = _to_int8(w.detach().float())
             else: tensors[name] = w.detach().clone()
@@ -170,12 +171,13 @@ def _restored(folder) -> Trained:
     if about["weights"] != _digest(data):
         raise ValueError("these are not the weights that it describes")
     tensors = load_file(folder / "model.safetensors")
+    tensors["draft_vocab"] = tensors.pop("words")
     scales = {k.removesuffix(".scale"): t.float() for k, t in tensors.items()
               if k.endswith(".scale")}
     def read(k, t): return (t.float() * scales[k][:, None]).half().float() if k in scales else t
     # it begins with noise that nobody misses
     with torch.random.fork_rng(devices=[]):
-        net = find("networks", about["kind"])(about["settings"], tensors["words"])
+        net = find("networks", about["kind"])(about["settings"], tensors["draft_vocab"])
     net.load_state_dict({k: read(k, t) for k, t in tensors.items() if not k.endswith(".scale")})
     if bad := [k for k, w in net.state_dict().items() if not w.isfinite().all()]:
         raise ValueError(f"{bad[0]} is no number everywhere")
@@ -221,7 +223,7 @@ class TrainedDrafter(Drafter):
     def bind(self, target):
         if lends(target, self.lent) is self.lent: return
         self.net, self.lent = self.network.join(target).packed(), target.embed
-        self.bridge = DraftVocabulary(self.net.words, target.vocab_size)
+        self.bridge = DraftVocabulary(self.net.draft_vocab, target.vocab_size)
 
     def law(self, law): return law
 
@@ -247,11 +249,11 @@ class LevelDrafter(TrainedDrafter):
 class DraftVocabulary:
     """A drafter that knows some of the target's words, under the target's ids: its rows are over
     these"""
-    def __init__(self, words, size:int): # `[W]` ids; the target's vocabulary
-        self.words, self.size = words.cpu().numpy(), size
+    def __init__(self, draft_vocab, size:int): # `[W]` ids; the target's vocabulary
+        self.draft_vocab, self.size = draft_vocab.cpu().numpy(), size
     def ids(self, tokens): return tokens
     def read(self, text): return text
-    def rows(self, scores): return _OfWords(scores, slice(None), self.words, self.size)
+    def rows(self, scores): return _OfWords(scores, slice(None), self.draft_vocab, self.size)
 
 class _OfWords(Mapped):
     def likely(self, i, k): return [(int(self.theirs[x]), p) for x, p in self.scores.likely(i, k)]

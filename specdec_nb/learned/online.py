@@ -55,7 +55,7 @@ def lessons_batch(lessons, net:Trained) -> dict: # as `Trained.loss` takes it
     size, device = (len(lessons), max(map(len, lessons))), net.head.device
     def empty(*shape, dtype=torch.float32):
         return torch.zeros(*size, *shape, dtype=dtype, device=device)
-    tokens, real, p = empty(dtype=torch.long), empty(dtype=torch.bool), empty(len(net.words))
+    tokens, real, p = empty(dtype=torch.long), empty(dtype=torch.bool), empty(len(net.draft_vocab))
     hidden = {i: empty(h.shape[1]) for i, h in lessons[0].hidden.items()}
     for b, lesson in enumerate(lessons):
         tokens[b, :len(lesson)] = torch.tensor(lesson.tokens)
@@ -176,7 +176,8 @@ class _Listening:
     "One request: it drafts as its drafter does, and listens to the verdicts"
     def __init__(self, online, ctx, state, drafting):
         self.online, self.ctx, self.drafting = online, ctx, drafting
-        self.words, self.wrong, self.lesson = online.network.words.cpu().numpy(), 0, Lesson()
+        self.draft_vocab = online.network.draft_vocab.cpu().numpy()
+        self.wrong, self.lesson = 0, Lesson()
         text, n = ctx.tokens[:-1], online.window // 2
         rows = [*range(max(len(text) - n, 0), len(text))]
         self.hear(text[-n:], state.prefilled.hidden if online.asks.hidden else {}, rows)
@@ -204,7 +205,7 @@ class _Listening:
         if len(self.lesson) >= self.online.window or step.stopped: self.hand_in()
 
     def law(self, scores, row) -> torch.Tensor: # `[W]`
-        return torch.from_numpy(softmax(scores.row(row))[self.words]).float()
+        return torch.from_numpy(softmax(scores.row(row))[self.draft_vocab]).float()
 
     def hand_in(self):
         if self.lesson.due: self.online.take(self.lesson, self.wrong)

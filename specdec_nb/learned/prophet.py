@@ -11,7 +11,7 @@ import torch
 from torch import nn
 import torch.nn.functional as F
 from ..roles import register
-from ..models.llama import rotation
+from ..models.llama import head_dim_of, rotation
 from .network import Trained, known_as
 from .hydra import PathDrafter, PathReader
 
@@ -59,8 +59,8 @@ class PastNetwork(Trained):
     """Networks of `PastLayer`s, their `blocks`: runs behind each place of a text, which see the
     last `m` states, 0 for all"""
     blocks:Any
-    def __init__(self, settings, words):
-        super().__init__(settings, words)
+    def __init__(self, settings, draft_vocab):
+        super().__init__(settings, draft_vocab)
         self.layers, self.reach = tuple(settings["layers"]), settings["reach"]
         self.inv_freq = 1e4 ** -(torch.arange(0, settings["head_dim"], 2) / settings["head_dim"])
 
@@ -73,7 +73,7 @@ class PastNetwork(Trained):
                              f"m={settings['m']}")
         c = model.config.get_text_config(decoder=True)
         d, heads = c.hidden_size, c.num_attention_heads
-        size = getattr(c, "head_dim", None) or d // heads
+        size = head_dim_of(c)
         return dict(d=d, heads=heads, head_dim=size, layers=[c.num_hidden_layers], **settings)
 
     @property
@@ -108,8 +108,8 @@ class Prophet(PastNetwork):
     """A small transformer that starts from the target's last states (after lucidrains' prophet): of
     `m` of them, 0 for all"""
     title = "A prophet"
-    def __init__(self, settings, words):
-        super().__init__(settings, words)
+    def __init__(self, settings, draft_vocab):
+        super().__init__(settings, draft_vocab)
         d, heads, size = (settings[k] for k in ("d", "heads", "head_dim"))
         self.blocks = nn.ModuleList(PastLayer(d, heads, size, 2 * d)
                                     for _ in range(settings["depth"]))
@@ -117,11 +117,12 @@ class Prophet(PastNetwork):
         self.norm = nn.RMSNorm(d)
 
     @classmethod
-    def of(cls, model, words, reach:int=4, m:int=4, told:bool=True, depth:int=2) -> "Prophet":
+    def of(cls, model, draft_vocab, reach:int=4, m:int=4, told:bool=True, depth:int=2) -> "Prophet":
         """For a Hugging Face model: `reach` words foretold from the last `m` states (0: all),
         `told` of the words since or not"""
         if depth < 1: raise ValueError(f"need depth >= 1, got depth={depth}")
-        return cls(cls.sizes(model, depth=depth, m=m, reach=reach, told=told), words)
+        return cls(cls.sizes(model, depth=depth, m=m, reach=reach, told=told),
+                   draft_vocab)
 
     def runs(self,
         h, # `[B, T, d]`: the states that the runs begin with
@@ -166,7 +167,7 @@ class PastReader(PathReader):
         ones is added"""
         known = getattr(state, "known", None)
         if known is state.states: return
-        old = 0 if known is None or state.keep else len(known)
+        old = 0 if known is None or state.last else len(known)
         new = self.net.past(state.states[None, old:], old)
         if old:
             new = [tuple(torch.cat(z, 1) for z in zip(*layer)) for layer in zip(state.past, new)]

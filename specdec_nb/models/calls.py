@@ -15,7 +15,7 @@ from ..sampling import Law
 from ..verify import Trace
 from ..roles import as_target
 from ..stops import Stop
-from ..decode import Request, serve
+from ..decode import Request, serve, within_window
 from .foreign import cache_name
 from .inputs import attended, go_on_in
 from .options import (for_row, law_after, law_of, refuse_inputs, refuse_options,
@@ -73,13 +73,12 @@ def read_row(
     return Row(tokens, law, stop, seen, recorded)
 
 def _fits(target, n):
-    most = target.window
+    most, note = target.window, ""
     named = getattr(getattr(target, "config", None), "max_position_embeddings", None)
-    if most and n > most:
-        scaled = (f" (of the {named} it names, the rest needs rotary scaling that depends on the "
-                  "length of a call)")
-        raise ValueError(f"the prompt has {n} tokens, the model's context window {most}"
-                         f"{scaled if named and named > most else ''}: shorten the prompt")
+    if most and named and named > most:
+        note = (f" (of the {named} it names, the rest needs rotary scaling that depends on the "
+                "length of a call)")
+    within_window(n, most, note)
 
 # %% ../../nbs/2_models/13c_calls.ipynb #b209ac54
 @dataclass

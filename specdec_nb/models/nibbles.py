@@ -40,7 +40,7 @@ def neighbour(typing, v):
     return v(v), emit
 
 # %% ../../nbs/2_models/14d_nibbles.ipynb #a1ab11eb
-_EVEN = np.tile(np.float32([1, 0]), 8)
+_EVEN = np.tile(np.array([1, 0], np.float32), 8)
 _LOW, _HIGH = (_EVEN + (1 - _EVEN) / 256), (_EVEN + (1 - _EVEN) / 256) / 16
 _NEXT = _EVEN / 256
 

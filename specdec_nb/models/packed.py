@@ -7,16 +7,16 @@ __all__ = ['MAPS', 'shortest', 'FromHF', 'FromGGUF', 'floats', 'exact_hf', 'size
            'packed_file']
 
 # %% ../../nbs/2_models/14h_packed.ipynb #cb0a6c51
+from contextlib import suppress
 from hashlib import sha1
 from pathlib import Path
 import json
-import os
-import tempfile
 import numpy as np
 import torch
 from filelock import FileLock
+from ..workshop.files import whole
 from .hub import cache_folder
-from .llama import _kinds
+from .llama import _kinds, head_dim_of
 
 # %% ../../nbs/2_models/14h_packed.ipynb #733d67d9
 _NAMES = {  # part: its name in Hugging Face's models, in GGUF files
@@ -119,7 +119,7 @@ def _up(n, to): return -(-n // to) * to
 def sizes(config, panel:int) -> dict:
     "The widths of an architecture, and what they are padded to"
     heads, kv, d = config.num_attention_heads, config.num_key_value_heads, config.hidden_size
-    hd = getattr(config, "head_dim", None) or d // heads
+    hd = head_dim_of(config)
     hq, hv = _up(hd, 32), _up(hd, panel)
     return dict(layers=config.num_hidden_layers, heads=heads, kv=kv, d=d, dp=_up(d, panel), hd=hd,
                 hq=hq, hv=hv, qp=_up(heads * hq, panel), kp=_up(kv * hq, panel), vp=kv * hv,
@@ -265,16 +265,11 @@ def packed_file(gguf, config) -> Packed:
     return packed
 
 def _write(path, packed):
-    "All of it or nothing"
+    "All of it or nothing; where there is no room, a model is packed anew each time"
     head = json.dumps(packed.index).encode()
-    fd, work = tempfile.mkstemp(dir=path.parent)
-    try:
-        with open(fd, "wb") as f:
-            f.write(len(head).to_bytes(8, "little") + len(packed.blob).to_bytes(8, "little") + head)
-            f.write(packed.blob)
-        os.replace(work, path)
-    # a full disk: packed anew each time
-    except OSError: Path(work).unlink(missing_ok=True)
+    with suppress(OSError), whole(path, packed.blob.nbytes) as f:
+        f.write(len(head).to_bytes(8, "little") + len(packed.blob).to_bytes(8, "little") + head)
+        f.write(packed.blob)
 
 def _read(path):
     "What `_write` wrote, or None if it is missing or cut short"

@@ -23,7 +23,7 @@ class Pace:
         self.cost = np.maximum.accumulate(curve.relative(np.arange(1, nodes + 2)))
         each = (self.cost[1:] - self.cost[0]) / np.arange(1, nodes + 1)
         self.cheapest = float(each.min(initial=1))
-        self.keep = 1 - 1 / memory
+        self.decay = 1 - 1 / memory
         self.prices = self.cost.tolist()
         # a guess to begin with
         self.tokens, self.time, self.margin = 1.2 * memory / 2, memory / 2, margin
@@ -38,7 +38,8 @@ class Pace:
     ):
         "A call with `nodes` guesses brought `tokens`"
         spent = self.prices[min(nodes, len(self.prices) - 1)] + beside
-        self.tokens, self.time = self.keep * self.tokens + tokens, self.keep * self.time + spent
+        self.tokens = self.decay * self.tokens + tokens
+        self.time = self.decay * self.time + spent
 
     def size(self,
         values, # of nodes, falling: the probability that each is accepted

@@ -23,13 +23,13 @@ from .price import Pace, cost_of
 class Hedge:
     "Weights of settings that are all scored every time (Freund & Schapire 1997)"
     def __init__(self, settings, eta:float=1., memory:int=60, seed:int=0):
-        self.settings, self.eta, self.keep = tuple(settings), eta, 1 - 1 / memory
+        self.settings, self.eta, self.decay = tuple(settings), eta, 1 - 1 / memory
         self.log, self.gen = np.zeros(len(self.settings)), np.random.default_rng(seed)
     @property
     def weights(self): return (w := np.exp(self.log - self.log.max())) / w.sum()
     def learn(self, gains):
         "What each setting would have gained"
-        self.log = self.keep * self.log + self.eta * np.asarray(gains)
+        self.log = self.decay * self.log + self.eta * np.asarray(gains)
     def choose(self): return self.settings[self.gen.choice(len(self.settings), p=self.weights)]
 
 @register("tuned")
@@ -266,11 +266,5 @@ class Listening:
             d.learn((*self.opinions, *self.behind), token)
             self.text.append(token)
             self.collect()
-        if "ranks" in d.sources:
-            words = (word, *step.draft.tokens)
-            above = (before, *(words[p + 1] for p in step.draft.parents))
-            order = sorted(range(len(words)),
-                           key=lambda row: row == 0 or row - 1 in step.verdict.path)
-            d.table.learn([above[i] for i in order], [words[i] for i in order],
-                          step.scores.top(d.table.width)[order])
+        if "ranks" in d.sources: d.table.hear(before, word, step)
         if step.stopped and "phrases" in d.sources: d.pool.add_text(self.text, "history")

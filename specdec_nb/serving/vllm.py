@@ -36,7 +36,7 @@ def _rope(settings) -> dict:
 
 def _eagle3(net, model, config) -> tuple: # `(page, tensors)`
     "EAGLE-3 as the `speculators` format has it, which vLLM reads unasked"
-    s, words = net.settings, net.words
+    s, draft_vocab = net.settings, net.draft_vocab
     q, k, v = net.qkv.weight.split([n * s["head_dim"]
                                     for n in (s["heads"], s["kv_heads"], s["kv_heads"])])
     gate, up = net.gate_up.weight.chunk(2)
@@ -46,14 +46,15 @@ def _eagle3(net, model, config) -> tuple: # `(page, tensors)`
              "hidden_norm": net.norm_g.weight, "post_attention_layernorm": net.norm2.weight}
     tensors = {f"layers.0.{name}.weight": w for name, w in layer.items()}
     tensors |= {"fc.weight": net.fuse.weight, "norm.weight": net.norm.weight,
-                "lm_head.weight": net.head, "d2t": words - torch.arange(len(words))}
+                "lm_head.weight": net.head,
+                "d2t": draft_vocab - torch.arange(len(draft_vocab))}
     one = dict(model_type="llama", hidden_size=s["d"], intermediate_size=s["inner"],
                num_hidden_layers=1, num_attention_heads=s["heads"],
                num_key_value_heads=s["kv_heads"], head_dim=s["head_dim"], vocab_size=net.vocab_size,
                rms_norm_eps=s["eps"], hidden_act="silu", rope_parameters=_rope(s),
                max_position_embeddings=config.max_position_embeddings, tie_word_embeddings=False)
     return (dict(architectures=["Eagle3Speculator"], speculators_model_type="eagle3",
-                 speculators_version="0.9.0", draft_vocab_size=len(words),
+                 speculators_version="0.9.0", draft_vocab_size=len(draft_vocab),
                  target_hidden_size=s["d"], norm_before_residual=False,
                  eagle_aux_hidden_state_layer_ids=s["layers"][:3], transformer_layer_config=one,
                  speculators_config=_speculators("eagle3", config)), tensors)
@@ -74,7 +75,7 @@ def _medusa(net, model, config):
                 medusa_fc_bias=True, original_lm_head=True)
     head = torch.zeros(net.vocab_size, net.settings["d"], dtype=torch.float16)
     # the other words' logits are zero: never the best
-    head[net.words] = net.head.half()
+    head[net.draft_vocab] = net.head.half()
     return page, mixes | {"lm_head.weight": head}
 
 def _draft(net, model, config):

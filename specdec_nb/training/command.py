@@ -79,8 +79,8 @@ def _shared(o, model=None):
     keep = ("model", "device", "cpu", "cores", "threads", "commit", "torch", "transformers")
     facts = {k: v for k, v in provenance(model).items() if k in keep}
     facts["command"] = command_line("specdec")
-    return dict(words=o.words, size=o.batch, objective=o.objective, steps=20 if o.smoke else None,
-                shards=o.shards, apart=4 if o.smoke else 40,
+    return dict(draft_vocab_size=o.words, size=o.batch, objective=o.objective,
+                steps=20 if o.smoke else None, shards=o.shards, apart=4 if o.smoke else 40,
                 features=o.features or o.out / "features", seed=o.seed, record=facts)
 
 def _fit(o, tick, stop):

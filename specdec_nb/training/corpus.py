@@ -75,7 +75,7 @@ def _writer(model):
 def write_documents(
     model, # a decoder-only Hugging Face model, in eval mode
     documents:list, # plans: lists of `Part`
-    rows:int=64, # documents in work at a time
+    batch:int=64, # documents in work at a time
     seed:int=0,
     tick=lambda n: None, # called with the number of tokens of each finished document
 ) -> list: # of `(tokens, where the model's last part begins)`, in the order of the plans
@@ -91,7 +91,7 @@ def write_documents(
         done[document.number] = document.tokens, document.begin
         tick(len(document.tokens))
     def fill():
-        while waiting and len(requests) < rows: begin(waiting.popleft())
+        while waiting and len(requests) < batch: begin(waiting.popleft())
     fill()
     for request, _ in serve(requests):
         if not request.done: continue
@@ -200,21 +200,21 @@ class Shard:
     "A file of a corpus as it is ordered: all that decides what will be in it, but the model"
     number: int
     plans: list # of `(kind, [Part, ...])`
-    rows: int # documents in work at a time
+    batch: int # documents in work at a time
     seed: int
 
 def plan_shard(
     tokenizer, # of the model that will write
     number:int, # which shard
     documents:int=512, # how many it holds
-    rows:int=64, # documents in work at a time
+    batch:int=64, # documents in work at a time
     seed:int=0,
 ) -> Shard:
     "What one file of a corpus will be made of; of this machine's files, passages alone are taken"
     files = passages()
     rngs = (np.random.default_rng([seed, number, i]) for i in range(documents))
     plans = [plan_document(rng, tokenizer, files) for rng in rngs]
-    return Shard(number, plans, min(rows, documents), seed * 1_000_003 + number)
+    return Shard(number, plans, min(batch, documents), seed * 1_000_003 + number)
 
 def fill_shard(
     model, # a decoder-only one in eval mode, or a function without arguments that gives one
@@ -228,7 +228,7 @@ def fill_shard(
         made.append(n)
         told(len(made), sum(made))
     plans = [parts for _, parts in shard.plans]
-    written = write_documents(model, plans, shard.rows, shard.seed, tick)
+    written = write_documents(model, plans, shard.batch, shard.seed, tick)
     width = np.uint16 if model.config.vocab_size <= 1 << 16 else np.uint32
     return dict(tokens=np.concatenate([np.array(tokens, width) for tokens, _ in written]),
                 lengths=np.array([len(tokens) for tokens, _ in written], np.uint16),
@@ -282,7 +282,7 @@ class Corpus:
         return (f"Corpus({len(self.train)} documents of {sum(map(len, self.train))} tokens, "
                 f"{len(self.held)} kept apart)")
 
-    def words(self, n:int) -> np.ndarray:
+    def commonest(self, n:int) -> np.ndarray:
         "The `n` most frequent token ids of the training documents, ascending"
         count = np.bincount(np.concatenate(self.train))
         return np.sort(np.argsort(-count, kind="stable")[:min(n, int((count > 0).sum()))])

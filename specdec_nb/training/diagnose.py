@@ -73,7 +73,7 @@ FAULTS = { # name: (symptom, cause, cure)
                       "shift the aims, train again"),
     "few words": ("the target says words that the drafter does not have",
                   "a list made of other texts, too short, or with an offset",
-                  "count the target's own words: Corpus.words"),
+                  "count the target's own words: Corpus.commonest"),
     "relative": ("fingerprints further apart than rounding explains",
                  "the target was fine-tuned since, or is another version",
                  "train on, beginning with this drafter: specdec train --begin"),
@@ -209,7 +209,7 @@ def diagnose(
     f["accepted"] = _by_depth([g for _, g in found["served"]])
     f["right"] = {name: float(np.mean([c.right(late) for c in cases]))
                   for name, late in (("given", 0), ("late", 1), ("early", -1))}
-    f["covered"] = float(np.isin(said, network.words.cpu().numpy()).mean())
+    f["covered"] = float(np.isin(said, network.draft_vocab.cpu().numpy()).mean())
     if len(documents): f["surprise"] = surprise(target, documents, begins or None)
     if begin := list(begin) or opening(documents):
         alike = float(np.mean([list(p[:len(begin)]) == begin for p in prompts]))

@@ -30,7 +30,7 @@ class Features:
         # files begin with this; what agrees with the first documents stays, and reading goes on
         # from there
         path,
-        rows:int=2000, # tokens a pass, about
+        most:int=2000, # tokens a pass, about
         tick=lambda n: None, # called with the number of tokens read
     ):
         self.documents, self.layers, self.path = documents, list(layers), Path(path)
@@ -38,7 +38,7 @@ class Features:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         size, marks = model.config.hidden_size, self._marks(model)
         done = self._agree(marks, width := 2 * size * len(self.layers))
-        if done < len(documents): self._go_on(model, marks, done, width, rows, tick)
+        if done < len(documents): self._go_on(model, marks, done, width, most, tick)
         n = int(self.at[-1])
         self.hidden = torch.from_file(f"{path}.hidden", False, n * width // 2,
                                       dtype=torch.bfloat16).view(n, -1, size)
@@ -62,7 +62,7 @@ class Features:
             return 0
         return done
 
-    def _go_on(self, model, marks, done, width, rows, tick):
+    def _go_on(self, model, marks, done, width, most, tick):
         "Read on after `done` documents. OSError, before anything is read, if the disk is too full"
         need, free = int(self.at[-1] - self.at[done]) * (width + 4), self._cut(done, width)
         if free < need:
@@ -73,7 +73,7 @@ class Features:
                 pool = sorted(range(done, min(done + 64, len(marks))), key=self.length_of)
                 # documents of like length, so that little is padding
                 while pool:
-                    n = max(1, rows // self.length_of(pool[-1]))
+                    n = max(1, most // self.length_of(pool[-1]))
                     for j, states, z in self._read(model, pool[-n:]):
                         for file, made, size in ((hidden, states.view(torch.int16), width),
                                                  (logz, z, 4)):
@@ -135,7 +135,8 @@ class Batches:
         most:int=384, # tokens of a document, at most
         begins=None, # count only what follows here in each document; None: all of it
     ):
-        self.features, self.words, self.head, self.size = features, module.words, module.head, size
+        self.features, self.size = features, size
+        self.draft_vocab, self.head = module.draft_vocab, module.head
         self.seed, self.most = seed, most
         self.begins, self.epoch = begins or [1] * len(features.documents), None
         self.n = len(self.order(0))

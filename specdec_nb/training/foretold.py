@@ -31,11 +31,11 @@ def foretold(
     batch = dict(tokens=torch.tensor([list(text)], device=device),
                  real=torch.ones(1, T, dtype=torch.bool, device=device),
                  hidden={i: h[at.to(h.device)].float().to(device)[None] for i, h in hidden.items()},
-                 p=torch.zeros(1, 1, 1, device=device).expand(1, T, len(network.words)))
+                 p=torch.zeros(1, 1, 1, device=device).expand(1, T, len(network.draft_vocab)))
     table = []
     for logits, _ in network.guessed(batch):
         table.append(np.full(T + 1, -1))
-        best = network.words[logits.argmax(-1).to(network.words.device)]
+        best = network.draft_vocab[logits.argmax(-1).to(network.draft_vocab.device)]
         table[-1][T + 1 - len(best):] = best.cpu().numpy()
     # a draft model is asked again at each depth
     again = 8 if len(logits) == T else 1

@@ -29,7 +29,7 @@ class Joint(Trained):
         detach:bool=False, # the drafter follows, and asks nothing of the target
         pace:float=4., # the target's learning rate is the drafter's, divided by it
     ):
-        super().__init__({}, net.words)
+        super().__init__({}, net.draft_vocab)
         _learns(_decoder(model))
         if weight <= 0 or pace <= 0:
             raise ValueError(f"need weight > 0 and pace > 0, got weight={weight}, pace={pace}")
@@ -57,11 +57,11 @@ class Joint(Trained):
         "own + λ · the drafter's, whose aim is what the target says now"
         out = self.model(input_ids=batch["tokens"], output_hidden_states=True, use_cache=False)
         log_p = out.logits.float().log_softmax(-1)
-        p = log_p.detach().exp()[..., self.words] * batch["real"][..., None]
+        p = log_p.detach().exp()[..., self.draft_vocab] * batch["real"][..., None]
         def shown(x): return x.detach() if self.terms["detach"] else x.view_as(x)
         ends = self.model.get_input_embeddings(), self.model.get_output_embeddings()
         embed, unembed = (shown(end.weight) for end in ends)
-        self.net.embed, self.net.head = embed, unembed[self.words]
+        self.net.embed, self.net.head = embed, unembed[self.draft_vocab]
         hidden = {i: shown(out.hidden_states[i]) for i in self.net.layers}
         asked, figures = self.net.loss({**batch, "hidden": hidden, "p": p}, objective, decay)
         own = self.own(log_p, batch)
@@ -90,7 +90,7 @@ def _learns(model):
 # %% ../../nbs/4_learning/22c_joint.ipynb #870115b1
 def train_jointly(
     model, # a Hugging Face decoder in float32: trained in place, without dropout
-    net:Trained, # its drafter, as `Medusa.of(model, words)`: trained in place
+    net:Trained, # its drafter, as `Medusa.of(model, draft_vocab)`: trained in place
     documents:list, # arrays of token ids, best written by the model itself
     out, # a folder for states that were read, checkpoints and logs
     steps:int=1000, # of both together
@@ -124,18 +124,22 @@ def train_jointly(
         read = Features(model, documents, sorted(layers), out / "states", tick=told)
         batches = Batches(read, net, size, seed, begins=begins)
         def fit(module, name, steps):
-            def tick(r):
-                note = "" # of the first call, before any step
-                if "loss" in r: note = f"loss {r['loss']:.3f}, accepted {r['overlap'][0]:.3f}"
-                tell(name, r["step"], steps, note, r.get("tokens"))
             return fit_drafter(module, batches, None, out / name, steps, lr, resume=resume,
-                               tick=tick, **options)
+                               tick=_told(tell, name, steps), **options)
         log = fit(net, "drafter", warmup if weight else warmup + steps)
         if joint is None: return log
         try: return fit(joint, "both", steps)
         finally:                                                 # also of a run that was cut
             net.target = None
             net.join(Lender(model))
+
+def _told(tell, name, steps):
+    "Lines of a log as a stage's progress"
+    def tick(r):
+        note = "" # of the first call, before any step
+        if "loss" in r: note = f"loss {r['loss']:.3f}, accepted {r['overlap'][0]:.3f}"
+        tell(name, r["step"], steps, note, r.get("tokens"))
+    return tick
 
 def _begun_with(mark, out):
     "The target that a run begins with is its teacher: ValueError if it was another"

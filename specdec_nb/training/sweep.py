@@ -38,6 +38,7 @@ class Try:
 SETTINGS:dict = { # what any kind can be told, and as what
     "lr": (float, int), "epochs": (float, int), "words": int, "batch": int, "seed": int,
     "objective": str}
+_NAMES = {"batch": "size", "words": "draft_vocab_size"} # what the function calls it
 
 def grid(
     kinds:list, # of networks
@@ -45,7 +46,7 @@ def grid(
 ) -> list: # of `Try`
     "Every kind with every combination. ValueError for an option or a value that it cannot have"
     for kind in kinds:
-        model, words, *own = inspect.signature(find("networks", kind).of).parameters
+        model, draft_vocab, *own = inspect.signature(find("networks", kind).of).parameters
         known = [*SETTINGS, *own]
         if strange := [k for k in values if k not in known]:
             raise ValueError(f"{kind} has no option {strange[0]!r}; it has {', '.join(known)}")
@@ -63,7 +64,7 @@ def _attempt(model, data, out, shared, one, tell):
     model = model if hasattr(model, "config") else model()
     facts = {k: v for k, v in of_model(model).items() if k in ("model", "device")}
     record = dict(shared.get("record", {}), threads=torch.get_num_threads(), **facts)
-    options = {{"batch": "size"}.get(k, k): v for k, v in one.options.items()}
+    options = {_NAMES.get(k, k): v for k, v in one.options.items()}
     def tick(what, done, total, figures):
         if "loss" not in figures: return tell(0., dict(note=what))
         each = dict(tokens=figures["tokens"] * total) if "tokens" in figures else {}

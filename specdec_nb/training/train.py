@@ -19,7 +19,7 @@ from ..learned.losses import LOSSES
 from ..learned.network import Trained
 from ..learned.fingerprint import Lender
 from .features import Batches, Features
-from .fit import fit_drafter, held_out, prefers_half, words_of
+from .fit import fit_drafter, held_out, prefers_half, under_way, draft_vocab_of
 
 # %% ../../nbs/4_learning/24_train.ipynb #64e9f052
 def train(
@@ -29,7 +29,7 @@ def train(
     # a decoder-only Hugging Face model in the precision to read with; None: the default model
     model=None,
     epochs:float=2, # passes over the documents
-    words:int=8000, # the drafter guesses among this many
+    draft_vocab_size:int=8000, # the drafter guesses among so many words
     lr:float=1e-3, # the learning rate
     size:int=4, # documents a batch, in each process
     objective:str="forward_kl", # one of `LOSSES`
@@ -58,14 +58,9 @@ def train(
     if objective not in LOSSES:
         raise ValueError(f"unknown loss {objective!r}; known: {', '.join(LOSSES)}")
     out, corpus = Path(out), Corpus(data, apart, shards)
-    under_way = (out / "training.pt").exists()
-    if under_way and not resume:
-        raise ValueError(f"{out} holds a training run: give --resume to go on with it, or "
-                         "another folder")
-    if model is None:
-        model = load_hf(None,
-                        torch.bfloat16 if prefers_half(torch.device("cpu")) else torch.float32)[0]
-    known = words_of(out / "training.pt") if under_way else corpus.words(words)
+    begun = under_way(out, resume)
+    if model is None: model = _default_model()
+    known = draft_vocab_of(out / "training.pt") if begun else corpus.commonest(draft_vocab_size)
     network = _network(cls, model, known, begin, seed, options)
     read = _features(model, corpus, network.layers, Path(features or out / "features"), tick, stop)
     batches = Batches(read["train"], network, size, seed)
@@ -77,20 +72,29 @@ def train(
                       half=half, minutes=minutes, stop=stop,
                       tick=lambda r: tick(f"training, {kind}", r["step"], steps, r))
     if int(os.environ.get("RANK", 0)): return network
-    network.record |= dict(documents=len(corpus.train), tokens=int(sum(map(len, corpus.train))),
-                           held_documents=len(corpus.held), steps=log[-1]["step"],
-                           batch=size * crew, lr=lr, objective=objective,
-                           **{k: log[-1][k] for k in ("seconds", "cpu_seconds")}, **(record or {}))
+    network.record |= _facts(corpus, log[-1], batch=size * crew, lr=lr, objective=objective)
+    network.record |= record or {}
     return _finish(network, model, held, out, log)
 
 # %% ../../nbs/4_learning/24_train.ipynb #3ccabd56
 #| code-fold: true
 #| code-summary: "What train calls: the network as it begins, the states that are read, the end of a
-def _network(cls, model, words, begin, seed, options):
+def _default_model():
+    "The default model, in the precision that is fastest here"
+    half = prefers_half(torch.device("cpu"))
+    return load_hf(None, torch.bfloat16 if half else torch.float32)[0]
+
+def _facts(corpus, last, **how) -> dict:
+    "What the card tells of a run: its data, how, and what the last line of its log says"
+    return dict(documents=len(corpus.train), tokens=int(sum(map(len, corpus.train))),
+                held_documents=len(corpus.held), steps=last["step"], **how,
+                **{k: last[k] for k in ("seconds", "cpu_seconds")})
+
+def _network(cls, model, draft_vocab, begin, seed, options):
     "The network as training begins, the caller's random numbers untouched"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = cls.of(model, words,
+        network = cls.of(model, draft_vocab,
                          **options) if begin is None else Trained.from_pretrained(begin)
         network = network.widened().train()
     if network.kind != cls.kind:
@@ -117,9 +121,9 @@ def _features(model, corpus, layers, where, tick, stop):
             if stop is not None and stop.is_set(): raise KeyboardInterrupt
         return read
     with FileLock(where / "lock"):
-        rows = 2000 if model.device.type == "cpu" else 32000
+        most = 2000 if model.device.type == "cpu" else 32000
         parts = {"held": corpus.held, "train": corpus.train}
-        return {part: Features(model, documents, layers, where / part, rows,
+        return {part: Features(model, documents, layers, where / part, most,
                                told(part, sum(map(len, documents))))
                 for part, documents in parts.items()}
 
@@ -164,7 +168,7 @@ def card(network:Trained, log:list) -> str:
              "Time": f"{r.get('cpu_seconds', r['seconds']) / 60:.0f} minutes of "
              f"{r.get('threads', 1)} thread ({r.get('device', 'cpu')}: " f"{r.get('cpu', 'CPU')})",
              "Command": f"`{r['command']}`" if "command" in r else "-",
-             "Commit": r.get("commit") or "-", "Words": len(network.words),
+             "Commit": r.get("commit") or "-", "Words": len(network.draft_vocab),
              "Parameters": sum(w.numel() for w in network.parameters())}
     return (f"# {network.title or network.kind}\n\n"
             + "".join(f"- **{k}:** {v}\n" for k, v in facts.items())

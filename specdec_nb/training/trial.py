@@ -89,12 +89,12 @@ class Trial:
         rng = np.random.default_rng(seed)
         plans = [[Part(tells(rng, 6), 42, float(i % 2))] for i in range(documents)]
         texts = [np.array(tokens)
-                 for tokens, _ in write_documents(self.model, plans, rows=documents)]
+                 for tokens, _ in write_documents(self.model, plans, batch=documents)]
         self.folder, n, every = (TemporaryDirectory(), documents // 5,
                                  range(self.model.config.num_hidden_layers + 1))
         def read(name, part): return Features(self.model, part, every, f"{self.folder.name}/{name}")
         self.held, self.train = read("held", texts[:n]), read("train", texts[n:])
-        self.target, self.words = as_target(self.model), range(len(STORY_WORDS))
+        self.target, self.draft_vocab = as_target(self.model), range(len(STORY_WORDS))
         self.prompts = [tells(np.random.default_rng([seed, i]), 9) for i in range(6)]
 
     def fit(self,
@@ -108,7 +108,7 @@ class Trial:
         "Train a network for this target"
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            if not isinstance(net, Trained): net = net.of(self.model, self.words, **options)
+            if not isinstance(net, Trained): net = net.of(self.model, self.draft_vocab, **options)
             net.train().join(Lender(self.model))
             with TemporaryDirectory() as folder:
                 fit_drafter(net, Batches(self.train, net, 16), None, Path(folder), steps, lr,

@@ -10,8 +10,8 @@ import math
 import numpy as np
 from ..workshop.registry import enter
 from ..chance import Point
-from ..rejection import accept_probability, residual
-from ..verify import Verdict, flagged, verify_walk
+from ..rejection import accept_probability
+from ..verify import Verdict, flagged, verify_rejection, verify_walk
 
 # %% ../../nbs/5_trees/26b_lossy.ipynb #61586768
 @flagged(lossy=True, looks_ahead=True)
@@ -44,17 +44,8 @@ def lenient(
     """LOSSY below 1. Recursive rejection that accepts with min(1, p/(l q)) (Leviathan et al. 2023,
     appendix A.5)"""
     if not 0 < l <= 1: raise ValueError(f"lenience is a number above 0 and at most 1, got {l}")
-    def rule(draft, p, rng):
-        node, path = -1, []
-        while True:
-            owed, coins = p[node + 1], rng.at(len(path), "coin")
-            for i in draft.children(node):
-                q = draft.law(i, len(owed))
-                if coins.bernoulli(min(1, accept_probability(owed, q, draft.tokens[i]) / l)): break
-                owed = residual(owed, q)
-            else: return Verdict.of(draft, path, rng.at(len(path), "target").categorical(owed))
-            node = i
-            path.append(i)
+    def accept(owed, q, x): return min(1, accept_probability(owed, q, x) / l)
+    def rule(draft, p, rng): return verify_rejection(draft, p, rng, accept)
     rule.__name__ = f"lenient({l})"
     return flagged(lossy=l < 1)(rule)
 

@@ -9,7 +9,7 @@ __all__ = ['parser']
 from pathlib import Path
 import argparse
 import specdec_nb
-from .shell import Parser, number, readable, setting, words
+from .shell import Parser, listed, number, readable, setting
 
 # %% ../../nbs/0_workshop/w4_options.ipynb #445c72d2
 _DTYPES = ["float32", "bfloat16", "float16", "float64"]
@@ -46,11 +46,11 @@ def _race_options(r):
 
 def _bench_options(b):
     add = b.add_argument
-    add("--drafters", type=words, default=["none", "lookup"],
+    add("--drafters", type=listed, default=["none", "lookup"],
         help="comma-separated; plain decoding (none) always runs; see specdec drafters")
     add("--questions", type=Path, nargs="+",
         help="JSON lines: Spec-Bench, HumanEval, or reference copying (default: three of our own)")
-    add("--categories", type=words,
+    add("--categories", type=listed,
         help="comma-separated; multi-turn means Spec-Bench's first eight (default: all)")
     add("--n", type=number(least=1), help="questions a category (default: all)")
     add("--turns", type=number(least=1), default=1, help="turns a question (default: 1)")
@@ -58,7 +58,7 @@ def _bench_options(b):
     add("--hf", action=argparse.BooleanOptionalAction,
         help="also measure model.generate, plain and with its own prompt lookup; for this the "
         "model is loaded once more (default: at temperature 0)")
-    add("--peers", type=words, default=[],
+    add("--peers", type=listed, default=[],
         help="comma-separated: other programs to measure beside ours: "
         "hf-plain, hf-lookup, hf-assisted, economize, dejavuu, llama.cpp, llama.cpp-ngram, "
         "vllm, vllm-ngram (in the environment that SPECDEC_VLLM names); "
@@ -113,7 +113,7 @@ def _recipe_options(add):
 
 def _many_options(add):
     "For work that falls into pieces"
-    add("--kinds", type=words, default=["medusa", "eagle3"],
+    add("--kinds", type=listed, default=["medusa", "eagle3"],
         help="sweep: comma-separated kinds to try (default: medusa,eagle3)")
     add("--try", type=setting, dest="tries", metavar="OPTION=V,V", action="append", default=[],
         help="sweep: values of an option, all combinations of which are tried; may be given "

@@ -15,6 +15,7 @@ import sys
 from types import NoneType
 from typing import get_args
 import specdec_nb
+from .shell import _value
 
 # %% ../../nbs/0_workshop/w5_registry.ipynb #7e53d2e5
 def resolve(
@@ -127,12 +128,5 @@ def _written(kind, name, given) -> dict:
         key, equals, value = text.partition("=")
         if not (key and equals): raise ValueError(f"option {text!r} of {name!r}: write name=value")
         if key in options: raise ValueError(f"{key!r} is given twice for {kind} {name!r}")
-        options[key] = _read_value(value)
+        options[key] = _value(value)
     return options
-
-def _read_value(text):
-    if text in ("true", "false"): return text == "true"
-    for kind in (int, float):
-        try: return kind(text)
-        except ValueError: continue
-    return text

@@ -71,6 +71,17 @@ def check_mildest(c):
             "always": lambda wanted: c.solution(wanted) or (Fraction(1, 2), 1.), "a constant": lambda wanted: (Fraction(1), 0.)}
 
 
+def check_lenient_law(c):
+    def share(p, q, l): return np.minimum(q, p / l)
+    def rest(p, q, l, of):
+        kept = share(p, q, l)
+        return kept + (1 - kept.sum()) * of(p, q, l) if kept.sum() < 1 else kept
+    return {"nothing has changed": lambda p, q, l: p, "the draft's": lambda p, q, l: q, "lenience the other way round": lambda p, q, l: c.solution(p, q, 1 / l),
+            "what is lost is drawn from p": lambda p, q, l: rest(p, q, l, lambda p, q, l: p), "what is lost comes to nothing": share,
+            "the residual of what is accepted": lambda p, q, l: rest(p, q, l, lambda p, q, l: (x := np.maximum(p / l - q, 0)) / x.sum()),
+            "a constant": lambda p, q, l: np.array([Fraction(1, len(p))] * len(p))}
+
+
 def check_lattice(c):
     class Never(c.TokenGraph):
         def __init__(self, text, repeat): super().__init__(text, -1)

@@ -7,6 +7,7 @@ import torch
 import transformers as hf
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from learners import near, words
 from specdec_nb import Draft, Dice, Keyed, Law, Llama, TableLM, Trace, generate, exact_law as law
 from specdec_nb.roles import as_target, make_drafter, read
 from specdec_nb.decode import answered, decode
@@ -26,16 +27,6 @@ def build(seed=0, vocab=48, layers=2, kind="Llama", **changes):
     torch.manual_seed(seed)
     config = getattr(hf, f"{kind}Config")(**{**SIZES, "vocab_size": vocab, "num_hidden_layers": layers, **changes})
     return hf.AutoModelForCausalLM.from_config(config).to(torch.float64).eval()
-
-
-def near(model, noise=.02, seed=5):
-    "A draft model that resembles `model`"
-    torch.manual_seed(seed)
-    twin = type(model)(model.config).to(torch.float64).eval()
-    twin.load_state_dict(model.state_dict())
-    with torch.no_grad():
-        for w in twin.parameters(): w.add_(torch.randn_like(w) * noise * w.std().nan_to_num(1))
-    return twin
 
 
 @pytest.fixture(scope="module")
@@ -354,12 +345,6 @@ def test_spellings():
     assert shared.read(byte_level()("the").input_ids + half) == shared.read(byte_level()("the").input_ids), "half a character waits"
 
 
-def words(*names):
-    tok = Tokenizer(models.WordLevel({w: i for i, w in enumerate(names)}, unk_token=names[0]))
-    tok.pre_tokenizer, tok.decoder = pre_tokenizers.Whitespace(), decoders.WordPiece(prefix="##", cleanup=False)
-    return hf.PreTrainedTokenizerFast(tokenizer_object=tok)
-
-
 @pytest.mark.parametrize("rule", ["walk", "rejection"])
 def test_bridges_are_exact(rule):
     mine, theirs = words("sun", "fog", "rain", "hail"), words("snow", "rain", "sun")
@@ -430,3 +415,7 @@ def test_respell():
 
 def test_tokenizers_that_share_nothing():
     with pytest.raises(ValueError, match="share not one"): SharedTokens(words("a", "b"), words("c", "d"), 2, 2)
+
+
+def test_strings_come_in_chains():
+    with pytest.raises(TypeError, match="tree"): StringBridge(near(build()), None, None, tree=4)
