@@ -122,6 +122,29 @@ def test_texts_that_outgrow_the_memory_are_put_off(served):
     assert texts == [Trace(decode(model, "none", p, limit=120, law=Law(.9), rng=Keyed(5, i))).tokens for i, p in enumerate(prompts)]
 
 
+@pytest.mark.parametrize("read", [0, 2])
+def test_nobody_waits_for_one_who_has_left(served, read):
+    "A request is called off while it waits, or while its prompt is read; the next begins alike"
+    model, alone = served
+    engine, rounds, text = Engine(model, "none", chunk=50, curve=CURVE), [0], []
+    gone = engine.submit([*HEAD, 1], stop=Stop(4))
+    forward = engine.target.score
+    def counted(pairs):
+        rounds[0] += 1
+        if rounds[0] >= read: gone.call_off()
+        return forward(pairs)
+    engine.target.score = counted
+    if not read: gone.call_off()
+    engine.run()
+    assert gone.why == "cancelled" and rounds[0] == read
+    engine.submit(PROMPTS[1], Law(.9), Stop(LENGTH), Keyed(5, 1), told=lambda r, step: text.extend(step.verdict.tokens))
+    worker = threading.Thread(target=engine.run, daemon=True)
+    worker.start()
+    worker.join(20)
+    assert not worker.is_alive() and text == alone[1], "it waits for rows that nobody will read"
+    assert engine.counts["shared"] == read * 50
+
+
 def test_priority_comes_first_and_may_take_a_place():
     engine, ended = Engine(build("own"), "none", most=1, curve=CURVE), []
     def told(r, step):
@@ -142,14 +165,17 @@ def test_what_cannot_be_served_is_refused_when_it_comes():
 class Faulty(Drafter):
     def __init__(self, where): self.where = where
     def begin(self, ctx, state): return 1 / 0 if self.where == "begin" else self
-    def propose(self, ctx, rng): raise KeyError("no guess")
+    def propose(self, ctx, rng):
+        if self.where == "observe": return Draft.chain([3, 5])
+        raise KeyError("no guess")
+    def observe(self, step): raise IndexError(step)
 
 
-@pytest.mark.parametrize("where", ["begin", "propose"])
+@pytest.mark.parametrize("where", ["begin", "propose", "observe"])
 def test_a_drafters_fault_costs_speed_only(served, where):
     model, alone = served
     texts = crowd(Engine(model, Faulty(where), curve=CURVE))
-    assert list(texts.values()) == alone and all(isinstance(r.fault, (KeyError, ZeroDivisionError)) for r in texts)
+    assert list(texts.values()) == alone and all(isinstance(r.fault, (KeyError, ZeroDivisionError, IndexError)) for r in texts)
 
 
 def test_a_faulty_law_ends_its_request_and_no_other(served):

@@ -53,8 +53,7 @@ class Served(Request):
         self._close()
         release(self.state)
         self.state = None
-    # the cache is the engine's to give back
-    def _close(self): self.drafting = self.asking = None
+    def _close(self): self.drafting = self.asking = None # the cache is the engine's
 
     def silence(self, on:bool, deaf:bool=False):
         """Guess and listen no more; or begin again, from the text as it is then. Who lives on
@@ -65,6 +64,7 @@ class Served(Request):
 
     def propose(self): return self._kindly(super().propose)
     def answer(self, scores): return self._kindly(lambda: Request.answer(self, scores))
+    def observe(self, step): self._kindly(lambda: Request.observe(self, step))
     def _kindly(self, ask):
         try: return ask()
         except Exception as e:
@@ -117,13 +117,14 @@ class Memory:
         return held <= self.limit
 
     def keep(self, state, running):
-        "Of a request that is over, the rows of its text"
-        if not _shareable(state): return
-        self.kept = [s for s in self.kept if shared(s.tokens, state.tokens) < len(s.tokens)]
-        if not self.room(running, self.size(len(state.tokens))): return
+        "Of a request that is over, the rows of its text, as far as it was read"
+        if not _shareable(state) or state.length < self.least: return
+        text = state.tokens[:state.length + 1]
+        self.kept = [s for s in self.kept if shared(s.tokens, text) < len(s.tokens)]
+        if not self.room(running, self.size(len(text))): return
         twin = state.fork() if hasattr(state.cache, "close") else copy(state)
         twin.drop()
-        # its text does not grow any more
+        twin.tokens = text # nobody will read the rest
         twin.bytes = self.of(twin)
         self.kept.append(twin)
 
@@ -235,8 +236,7 @@ class Engine:
         while self.running or self.waiting:
             try:
                 for r, step in serve(self): self.hear(r, step)
-            # a forward failed, and nobody knows for whom
-            except Exception as e:
+            except Exception as e: # a forward failed, and nobody knows for whom
                 for r in self.running or self.waiting[:1]: r.end("error", e)
 
     def hear(self, r, step):
