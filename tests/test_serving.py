@@ -1,4 +1,5 @@
 """Serving: whoever comes and goes, waits, is put off or guesses, each text is the text alone; memory stays within its limit."""
+import gc
 import threading
 import time
 
@@ -14,6 +15,7 @@ from specdec_nb.decoding.contrastive import Contrastive
 from specdec_nb.decoding.hidden import ContrastiveSearch, VectorFSD
 from specdec_nb.sampling import Asks
 from specdec_nb.models.maps import why_not_native
+from specdec_nb.models.state import RowState
 from specdec_nb.serving.batch import lockstep_tokens
 from specdec_nb.serving.engine import Engine, Served, shared
 from specdec_nb.serving.ration import Ration, _Book
@@ -120,6 +122,22 @@ def test_texts_that_outgrow_the_memory_are_put_off(served):
     engine.run()
     assert engine.counts["put off"] >= 1 and engine.most_real <= engine.most_held <= engine.memory.limit
     assert texts == [Trace(decode(model, "none", p, limit=120, law=Law(.9), rng=Keyed(5, i))).tokens for i, p in enumerate(prompts)]
+
+
+def test_who_waits_holds_no_cache(served):
+    "Of forty that wait, and one that is put off: there are as many states as are served or kept"
+    model, _ = served
+    def there():
+        gc.collect()
+        return sum(issubclass(type(o), RowState) for o in gc.get_objects())
+    engine, before, over, begun = Engine(model, "none", most=2, curve=CURVE), there(), [], []
+    def told(r, step):
+        begun.append(r)
+        if len(begun) == 3: engine.submit([1], stop=Stop(2), priority=9, told=told)
+        if len(begun) % 8 == 7: over.append(there() - before - len(engine.running) - len(engine.memory.kept))
+    for i in range(40): engine.submit(PROMPTS[i % 8][-20:], stop=Stop(3), told=told)
+    engine.run()
+    assert len(begun) == 122 and engine.counts["put off"] == 1 and max(over) <= 0, over
 
 
 @pytest.mark.parametrize("read", [0, 2])
