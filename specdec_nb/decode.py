@@ -133,10 +133,12 @@ class Request:
         if self.draft is None: return self._add("prefill", scores.elapsed)
         self.seconds.update(score=scores.elapsed, forward=scores.seconds)
         step = self._timed("verify", lambda: self._judged(self.draft, scores))
-        self._timed("observe", lambda: self.drafting.observe(step))
+        self.observe(step)
         self.seconds = {}
         if self.done: self._close()
         return step
+
+    def observe(self, step): self._timed("observe", lambda: self.drafting.observe(step))
 
     def _judged(self, draft, scores) -> Step:
         made, stop = len(self.tokens) - self.prompt, self.stop

@@ -350,6 +350,40 @@ def test_two_threads_may_generate_at_once():
     assert len(found) == 9 and all(torch.equal(f, plain) for f in found)
 
 
+class Meanwhile(float):
+    "A factor: when somebody multiplies by it, another thread has its turn"
+    __array_ufunc__ = None
+    turns:list = []
+    def __rmul__(self, x):
+        if self.turns: self.turns.pop()()
+        return x * float(self)
+
+
+def test_tables_that_two_threads_grow_at_once_are_right(monkeypatch):
+    angles = target_of("llama").model.angles
+    wanted = [t[:3000 * angles.half].copy() for t in copy.copy(angles).upto(3000)]
+    monkeypatch.setattr(Meanwhile, "turns", [lambda: angles.upto(2000)])
+    angles.scale = Meanwhile(angles.scale)
+    for tables in (angles.upto(3000), angles.upto(2)):
+        assert all(np.array_equal(t[:3000 * angles.half], w[:len(t)]) for t, w in zip(tables, wanted)) and len(tables[0]) >= 3000 * angles.half
+
+
+def test_a_call_has_its_own_tables_whoever_calls_meanwhile():
+    "Another thread puts back shorter tables, or asks for the same hidden states, in the middle of it"
+    model = target_of("llama").model
+    short, half = model.weights, model.angles.half
+    class Shown(dict):
+        def get(self, key):
+            model.weights = short
+            return super().get(key)
+        def __setitem__(self, key, at):
+            assert sorted(at)[-len(key):] == [*range(len(key))], "it may be read as soon as it is there"
+            super().__setitem__(key, at)
+    model.shown = Shown()
+    w, batch, longest, _ = model._batch([native.Rows(model.new_cache(), 1500, [1], [-1])], (0, 2))
+    assert longest == 1501 and len(w.cos) >= 1501 * half > len(short.cos) and batch is not None
+
+
 def test_what_a_row_costs_is_asked_again_of_other_kernels(monkeypatch):
     from specdec_nb.models import machine
     one, two = target_of("llama").model, target_of("llama", 2).model

@@ -1,4 +1,5 @@
 """Serving: whoever comes and goes, waits, is put off or guesses, each text is the text alone; memory stays within its limit."""
+import gc
 import threading
 import time
 
@@ -14,6 +15,7 @@ from specdec_nb.decoding.contrastive import Contrastive
 from specdec_nb.decoding.hidden import ContrastiveSearch, VectorFSD
 from specdec_nb.sampling import Asks
 from specdec_nb.models.maps import why_not_native
+from specdec_nb.models.state import RowState
 from specdec_nb.serving.batch import lockstep_tokens
 from specdec_nb.serving.engine import Engine, Served, shared
 from specdec_nb.serving.ration import Ration, _Book
@@ -122,6 +124,45 @@ def test_texts_that_outgrow_the_memory_are_put_off(served):
     assert texts == [Trace(decode(model, "none", p, limit=120, law=Law(.9), rng=Keyed(5, i))).tokens for i, p in enumerate(prompts)]
 
 
+def test_who_waits_holds_no_cache(served):
+    "Of forty that wait, and one that is put off: there are as many states as are served or kept"
+    model, _ = served
+    def there():
+        gc.collect()
+        return sum(issubclass(type(o), RowState) for o in gc.get_objects())
+    engine, before, over, begun = Engine(model, "none", most=2, curve=CURVE), there(), [], []
+    def told(r, step):
+        begun.append(r)
+        if len(begun) == 3: engine.submit([1], stop=Stop(2), priority=9, told=told)
+        if len(begun) % 8 == 7: over.append(there() - before - len(engine.running) - len(engine.memory.kept))
+    for i in range(40): engine.submit(PROMPTS[i % 8][-20:], stop=Stop(3), told=told)
+    engine.run()
+    assert len(begun) == 122 and engine.counts["put off"] == 1 and max(over) <= 0, over
+
+
+@pytest.mark.parametrize("read", [0, 2])
+def test_nobody_waits_for_one_who_has_left(served, read):
+    "A request is called off while it waits, or while its prompt is read; the next begins alike"
+    model, alone = served
+    engine, rounds, text = Engine(model, "none", chunk=50, curve=CURVE), [0], []
+    gone = engine.submit([*HEAD, 1], stop=Stop(4))
+    forward = engine.target.score
+    def counted(pairs):
+        rounds[0] += 1
+        if rounds[0] >= read: gone.call_off()
+        return forward(pairs)
+    engine.target.score = counted
+    if not read: gone.call_off()
+    engine.run()
+    assert gone.why == "cancelled" and rounds[0] == read
+    engine.submit(PROMPTS[1], Law(.9), Stop(LENGTH), Keyed(5, 1), told=lambda r, step: text.extend(step.verdict.tokens))
+    worker = threading.Thread(target=engine.run, daemon=True)
+    worker.start()
+    worker.join(20)
+    assert not worker.is_alive() and text == alone[1], "it waits for rows that nobody will read"
+    assert engine.counts["shared"] == read * 50
+
+
 def test_priority_comes_first_and_may_take_a_place():
     engine, ended = Engine(build("own"), "none", most=1, curve=CURVE), []
     def told(r, step):
@@ -142,14 +183,17 @@ def test_what_cannot_be_served_is_refused_when_it_comes():
 class Faulty(Drafter):
     def __init__(self, where): self.where = where
     def begin(self, ctx, state): return 1 / 0 if self.where == "begin" else self
-    def propose(self, ctx, rng): raise KeyError("no guess")
+    def propose(self, ctx, rng):
+        if self.where == "observe": return Draft.chain([3, 5])
+        raise KeyError("no guess")
+    def observe(self, step): raise IndexError(step)
 
 
-@pytest.mark.parametrize("where", ["begin", "propose"])
+@pytest.mark.parametrize("where", ["begin", "propose", "observe"])
 def test_a_drafters_fault_costs_speed_only(served, where):
     model, alone = served
     texts = crowd(Engine(model, Faulty(where), curve=CURVE))
-    assert list(texts.values()) == alone and all(isinstance(r.fault, (KeyError, ZeroDivisionError)) for r in texts)
+    assert list(texts.values()) == alone and all(isinstance(r.fault, (KeyError, ZeroDivisionError, IndexError)) for r in texts)
 
 
 def test_a_faulty_law_ends_its_request_and_no_other(served):

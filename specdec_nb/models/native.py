@@ -183,12 +183,14 @@ class Native(Llama):
             parents += p.parents
             wanted += range(first + p.first, first + n)
             sees, longest = sees + nodes * nodes, max(longest, p.base + nodes)
-        (cos, sin), key = self.angles.upto(longest), tuple(hidden)
-        if self.weights.cos is not cos: self.weights = self.weights._replace(cos=cos, sin=sin)
+        (cos, sin), key, w = self.angles.upto(longest), tuple(hidden), self.weights
+        # of threads that are here at once each has what it needs, whoever is last
+        if w.cos is not cos: w = self.weights = w._replace(cos=cos, sin=sin)
         if (at := self.shown.get(key)) is None:
-            at = self.shown[key] = np.full(self.layers + 1, -1)
+            at = np.full(self.layers + 1, -1)
             at[list(hidden)] = range(len(hidden))
-        w, n, whole = self.weights, len(tokens), np.array(requests + tokens + parents + wanted, int)
+            self.shown[key] = at
+        n, whole = len(tokens), np.array(requests + tokens + parents + wanted, int)
         a, b, c = accumulate(map(len, (requests, tokens, parents)))
         asked, fed, above, which = whole[:a].reshape(-1, 9), whole[a:b], whole[b:c], whole[c:]
         states = np.empty(len(hidden) * n * w.d, np.float32)

@@ -73,16 +73,17 @@ class Angles:
 
     def upto(self, n:int) -> tuple: # `(cos, sin)`, each `[positions, half]`, flat
         "Tables for at least `n` positions"
-        while len(self.flat[0]) < n * self.half:
-            at = len(self.flat[0]) // self.half
+        flat = self.flat # another thread may grow it meanwhile
+        while len(flat[0]) < n * self.half:
+            at = len(flat[0]) // self.half
             angle = (np.arange(at, at + 1024, dtype=np.float32)[:, None] * self.freq).astype(
                 np.float64
             )
             page = (np.pad(f(angle) * self.scale, ((0, 0), (0, self.half - angle.shape[1])))
                     for f in (np.cos, np.sin))
-            self.flat = tuple(np.append(old, new.astype(np.float32).reshape(-1))
-                              for old, new in zip(self.flat, page))
-        return self.flat
+            flat = self.flat = tuple(np.append(old, new.astype(np.float32).reshape(-1))
+                                     for old, new in zip(flat, page))
+        return flat
 
 # %% ../../nbs/2_models/14f_selfattention.ipynb #b7932898
 @kernel

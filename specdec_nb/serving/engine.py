@@ -36,36 +36,41 @@ class Served(Request):
     def __init__(self, *args, told=None, **options):
         super().__init__(*args, **options)
         self.told, self.arrived = told or (lambda r, step: None), time.perf_counter()
+        self.leave()
+    @property
+    def state(self) -> Any:
+        "Opened when somebody asks for it: who waits holds no cache"
+        if self.opened is None: self.opened = self._opened()
+        return self.opened
+    @state.setter
+    def state(self, x): self.opened = x
     def budget(self):
         b = super().budget()
         return b if self.nodes is None else replace(b, nodes=min(b.nodes, self.nodes),
                                                     depth=min(b.depth, self.nodes))
     @property
     def reading(self) -> bool: return not self.done and len(self.state.unread) > 0
-
     def call_off(self): self.called = True
     def end(self, why, fault=None): self.why, self.fault, self.done = why, fault, True
     def put_off(self):
         "Give the cache back: what was written will be read again"
         self.leave()
-        self.state, self.draft = self._opened(), None
+        self.draft = None
     def leave(self):
         "Give everything back"
         self._close()
-        release(self.state)
-        self.state = None
-    # the cache is the engine's to give back
-    def _close(self): self.drafting = self.asking = None
-
+        release(self.opened)
+        self.opened = None
+    def _close(self): self.drafting = self.asking = None # the cache is the engine's
     def silence(self, on:bool, deaf:bool=False):
         """Guess and listen no more; or begin again, from the text as it is then. Who lives on
         hidden states must miss none, and listens on unless `deaf`: that is for good"""
         if on and deaf and self.drafter.asks.hidden: self.mute = True
         if self.mute or on and not self.drafter.asks.hidden: self.drafting = _SILENT
         elif not on and self.drafting is _SILENT: self.drafting = None
-
     def propose(self): return self._kindly(super().propose)
     def answer(self, scores): return self._kindly(lambda: Request.answer(self, scores))
+    def observe(self, step): self._kindly(lambda: Request.observe(self, step))
     def _kindly(self, ask):
         try: return ask()
         except Exception as e:
@@ -97,8 +102,7 @@ class Memory:
     "What caches may hold: those of requests, and those kept because a text may begin alike"
     # bytes; nodes of a draft; tokens below which sharing is not worth it
     def __init__(self, target, limit:int, nodes:int, least:int=16):
-        self.target, self.limit = target, limit
-        self.nodes, self.least = nodes, least
+        self.target, self.limit, self.nodes, self.least = target, limit, nodes, least
         self.row = row_bytes(target)
         self.kept:list = []
     def size(self, tokens:int) -> int:
@@ -116,23 +120,22 @@ class Memory:
         held = self.held(running) + more
         while held > self.limit and self.kept: held -= self.kept.pop(0).bytes
         return held <= self.limit
-
     def remember(self, state, running):
-        "Of a request that is over, the rows of its text"
-        if not _shareable(state): return
-        self.kept = [s for s in self.kept if shared(s.tokens, state.tokens) < len(s.tokens)]
-        if not self.room(running, self.size(len(state.tokens))): return
+        "Of a request that is over, the rows of its text, as far as it was read"
+        if not _shareable(state) or state.length < self.least: return
+        text = state.tokens[:state.length + 1]
+        self.kept = [s for s in self.kept if shared(s.tokens, text) < len(s.tokens)]
+        if not self.room(running, self.size(len(text))): return
         twin = state.fork() if hasattr(state.cache, "close") else copy(state)
         twin.drop()
-        # its text does not grow any more
+        twin.tokens = text # nobody will read the rest
         twin.bytes = self.of(twin)
         self.kept.append(twin)
-
     def share(self, r, running) -> bool:
         """Take over what has been read of the same beginning. False: somebody is about to read more
         of it"""
-        states = [s for s in (*self.kept, *(o.state for o in running))
-                  if _shareable(s)] if _shareable(r.state) else []
+        states = [s for s in (*self.kept, *(o.state for o in running)) if _shareable(s)
+                  and r.drafter.asks | r.law.asks == s.asks]
         had = [shared(r.tokens[:-1], s.tokens[:s.length]) for s in states]
         best = max(had, default=0)
         if any(shared(r.tokens[:-1], s.tokens[:-1]) >= best + self.least for s in states):
@@ -166,11 +169,10 @@ class Engine:
         self.ration = None if plain else Ration(curve or cost_of(self.target), nodes,
                                                 getattr(self.drafter, "pace", None))
         self.memory, self.lock = Memory(self.target, memory, nodes), Condition()
-        self.closed, self.reader, self.occupied = False, None, 0
+        self.closed, self.reader, self.occupied, self.counts = False, None, 0, Counter()
         self.waiting:list = []
         self.running:list = []
         self.steps:list = []
-        self.counts:Counter = Counter()
 
     def submit(self, prompt, law=Law(), stop=None, rng=None, rule=None, priority=0,
                told=None) -> Served:
@@ -208,7 +210,7 @@ class Engine:
         for r in [r for r in (*self.running, *self.waiting) if r.called or r.done]:
             if not r.done: r.end("cancelled")
             (self.running if r in self.running else self.waiting).remove(r)
-            if r.why != "error": self.memory.remember(r.state, self.running)
+            if r.opened and r.why != "error": self.memory.remember(r.opened, self.running)
             r.leave()
             if r.why: self.tell(r, None)
 
@@ -236,10 +238,8 @@ class Engine:
         while self.running or self.waiting:
             try:
                 for r, step in serve(self): self.hear(r, step)
-            # a forward failed, and nobody knows for whom
-            except Exception as e:
+            except Exception as e: # a forward failed, and nobody knows for whom
                 for r in self.running or self.waiting[:1]: r.end("error", e)
-
     def hear(self, r, step):
         self.steps.append((r, step))
         self.counts.update(calls=1, tokens=len(step.verdict.tokens), drafted=len(step.draft),

@@ -11,6 +11,7 @@ from collections import Counter
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from threading import Thread
+from typing import Any
 import asyncio
 import hmac
 import time
@@ -19,6 +20,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
+from uvicorn.protocols.http.h11_impl import H11Protocol
 import uvicorn
 from .engine import Engine
 from .wire import Bounds, Refused, read_body
@@ -224,10 +226,32 @@ def application(
     app.state.door = door
     return app
 
-# %% ../../nbs/7_serving/33_server.ipynb #e19941b1
+# %% ../../nbs/7_serving/33_server.ipynb #875d3c1f
+class _Patient(H11Protocol):
+    "A connection that is closed if nothing, or half a request's head, is all that came in a while"
+    patience = 30. # seconds
+    late:Any = None
+    def connection_made(self, transport):
+        super().connection_made(transport)
+        self._expect()
+
+    def data_received(self, data):
+        super().data_received(data)
+        self._expect()
+
+    def _expect(self):
+        "Wait for the head of a request, unless one is being answered"
+        asked = self.cycle is not None and not self.cycle.response_complete
+        if asked and self.late: self.late = self.late.cancel()
+        if not asked and not self.late: self.late = self.loop.call_later(self.patience, self._end)
+
+    def _end(self):
+        if self.cycle is None or self.cycle.response_complete: self.transport.close()
+
 def _config(app, host, port, **more):
+    patient = type("Patient", (_Patient,), dict(patience=app.state.door.bounds.patience))
     return uvicorn.Config(app, host=host, port=port, log_level="warning", access_log=False,
-                          server_header=False, timeout_graceful_shutdown=30, **more)
+                          http=patient, server_header=False, timeout_graceful_shutdown=30, **more)
 
 @contextmanager
 def running(app, host="127.0.0.1", port=0): # yields the address

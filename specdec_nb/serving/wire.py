@@ -7,6 +7,7 @@ __all__ = ['READERS', 'NEUTRAL', 'Refused', 'Bounds', 'Penalties', 'stops_at', '
 
 # %% ../../nbs/7_serving/32b_wire.ipynb #19ef4dca
 from dataclasses import dataclass
+from itertools import islice
 import json
 import re
 import secrets
@@ -190,10 +191,12 @@ class Penalties:
 def stops_at(tokenizer, strings, prompt:int):
     "Criteria: whether one of the strings stands in the last tokens of an answer"
     if not strings: return ()
-    # a character takes four tokens at most
+    # a character takes four tokens at most; and some tokens are no text, however many stand between
     back = 4 * max(map(len, strings)) + 8
+    mute = {t for t, token in tokenizer.added_tokens_decoder.items() if token.special}
     def ends(text):
-        tail = tokenizer.decode(text[max(prompt, len(text) - back):], skip_special_tokens=True)
+        said = islice((t for t in reversed(text[prompt:]) if t not in mute), back)
+        tail = tokenizer.decode([*said][::-1])
         return any(s in tail for s in strings)
     return (ends,)
 
@@ -239,6 +242,11 @@ def read_body(
     fields = _fields(raw, kind)
     given = "messages" if kind == "chat" else "prompt"
     if given not in fields: raise Refused(f"{given} is missing", given)
+    # before a tokenizer reads a hundred thousand texts in vain
+    n = fields.get("n", 1) * (1 if kind == "chat" else len(fields[given]))
+    if n > bounds.answers:
+        raise Refused(f"at most {bounds.answers} answers are to be had at once, {n} were asked for",
+                      "n")
     if kind == "chat":
         if fields.get("top_logprobs") and not fields.get("logprobs"):
             raise Refused("top_logprobs needs logprobs: true", "top_logprobs")
@@ -251,9 +259,6 @@ def read_body(
     if limit > bounds.tokens:
         raise Refused(f"at most {bounds.tokens} new tokens are to be had here, {limit} "
                       "were asked for", "max_tokens")
-    if (n := len(prompts) * fields.get("n", 1)) > bounds.answers:
-        raise Refused(f"at most {bounds.answers} answers are to be had at once, {n} were asked for",
-                      "n")
     for p in prompts: _fits(p, given, vocab_size, window)
     if bad := [t for t, _ in fields.get("logit_bias", ()) if not 0 <= t < vocab_size]:
         raise Refused(f"token {bad[0]} is not in the vocabulary of {vocab_size}", "logit_bias")
