@@ -5,18 +5,18 @@ import re
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, Qwen2Config
+from transformers import AutoModelForCausalLM, BloomConfig, GPT2Config, LlamaConfig, Qwen2Config
 
 from drafters import Wild
 from specdec_nb import Draft, Keyed, Law, Llama, Trace, generate
 from specdec_nb.decode import Request, decode, serve
 from specdec_nb.stops import Stop
-from specdec_nb.decoding.beams import beam_search
+from specdec_nb.decoding.beams import BeamSearch, beam_search
 from specdec_nb.decoding.samples import best_of, samples
 from specdec_nb.decoding.contrastive import Contrastive
 from specdec_nb.decoding.grammars import Constrained, Forced, GrammarProcessor, Guidance
 from specdec_nb.decoding.hidden import ContrastiveSearch, DoLa, VectorFSD
-from specdec_nb.decoding.methods import FSD, Mirostat, Truncated
+from specdec_nb.decoding.methods import FSD, Mirostat, Truncated, zipf_cut
 from specdec_nb.decoding.sed import Chaos, sed
 from specdec_nb.models.hub import load_hf
 from specdec_nb.roles import Drafter, as_target
@@ -29,6 +29,7 @@ SIZES = dict(vocab_size=48, hidden_size=32, intermediate_size=48, num_hidden_lay
 def small(kind, seed=0):
     torch.manual_seed(seed)
     config = {"gpt2": lambda: GPT2Config(vocab_size=48, n_embd=32, n_layer=3, n_head=4, n_positions=128, initializer_range=.4, bos_token_id=None, eos_token_id=None),
+              "chains": lambda: BloomConfig(vocab_size=48, hidden_size=32, n_layer=3, n_head=4, initializer_range=.4, bos_token_id=None, eos_token_id=None),
               "sliding": lambda: Qwen2Config(**SIZES, use_sliding_window=True, sliding_window=6, max_window_layers=1)}
     model = AutoModelForCausalLM.from_config(config.get(kind, lambda: LlamaConfig(**SIZES))()).double().eval()
     return Llama.from_hf(model) if kind == "own" else model
@@ -130,6 +131,22 @@ def test_samples_of_targets_of_two_parts(composed):
         assert all([t.tokens for t in samples(target, begin, 3, Stop(10), law, d, seed=4)] == wanted for d in ("none", "siblings", "lookup"))
 
 
+def test_beams_and_searches_of_two_models():
+    "Li et al. search their difference with beams; whoever has rows can be searched"
+    pair, begin = Contrastive(MODELS["gpt2"], small("own", 5), beta=.7), [5, 9, 7, 9, 5]
+    rows = lambda words: softmax(pair.score([(pair.open([*begin, *words]), Draft())])[0].row(0))
+    groups, search, stop = BeamSearch(3).start(), BeamSearch(3), Stop(7, frozenset({7, 21}))
+    def logs(words):
+        with np.errstate(divide="ignore"): return np.log(rows(words))
+    while not groups[0].done: groups = search.step(groups, logs, stop)
+    for drafter in ("none", *(d() for d in DRAFTERS.values()), Wild(2, truth=[*begin, *groups[0].finished[0][1]])):
+        assert [t for _, t in beam_search(pair, begin, 7, {7, 21}, drafter, width=3).texts] == [t for _, t in groups[0].finished]
+    searched = ContrastiveSearch(pair, k=3)
+    plain = told(searched, Law(temperature=0), "none", n=8)
+    assert plain != told(ContrastiveSearch(MODELS["gpt2"], k=3), Law(temperature=0), "none", n=8)
+    assert all(told(searched, Law(temperature=0), d(), n=8) == plain for d in DRAFTERS.values())
+
+
 class Chain:
     "Self-evaluation decoding, word by word; its judge: how probable word 7 is after the answer"
     def __init__(self, model, stop, k, branchings, chaos, least): self.target, self.stop, self.k, self.branchings, self.chaos, self.least = as_target(model), stop, k, branchings, chaos, least
@@ -152,10 +169,11 @@ class Chain:
         return new
 
 
-@pytest.mark.parametrize("kind", ["own", "gpt2"])
+@pytest.mark.parametrize("kind", ["own", "gpt2", "chains"])
 @pytest.mark.parametrize("settings", [dict(k=2, branchings=3, chaos=Chaos(), least=1e-3), dict(k=3, branchings=2, chaos=Chaos(entropy=1.), least=.03)])
 def test_self_evaluation(kind, settings):
-    model, stop = MODELS[kind], Stop(10, frozenset({21, 30}))
+    model, stop = MODELS[kind] if kind in MODELS else small(kind), Stop(10, frozenset({21, 30}))
+    assert as_target(model).branches == (kind != "chains"), "who takes no trees can be asked all the same"
     plain = Chain(model, stop, **settings)
     for begin in ([5, 9, 7, 9, 5], [3]):
         wanted = plain.write(begin)
@@ -171,6 +189,42 @@ def test_contrastive_decoding(kind, likelihood):
         assert all(told(both, law, d, n=14) == plain for d in ("amateur", "amateur:tree=5:k=3", *(d() for d in DRAFTERS.values())))
         assert told(both, law, Wild(0, truth=[5, 9, 7, 9, 5, *plain]), n=14) == plain
         assert plain != told(MODELS[kind], law, "none", n=14)
+
+
+def test_rows_a_thousand_nats_apart():
+    "What is nearly impossible has no finite odds; the laws have texts all the same, and one whoever drafts"
+    torch.manual_seed(2)
+    model = AutoModelForCausalLM.from_config(LlamaConfig(**{**SIZES, "initializer_range": .99})).double().eval()
+    for weight in model.parameters(): weight.data *= 6
+    for law in (Mirostat(surprise=2., temperature=.01), Mirostat(surprise=0., rate=0.), DoLa(temperature=0, unembed=as_target(model).unembed, layers=(0, 1, 2)),
+                DoLa(unembed=as_target(model).unembed, layers=(0, 2), relative=0.)):
+        plain = told(model, law, "none", n=10)
+        assert all(told(model, law, d(), n=10) == plain for d in DRAFTERS.values())
+    for gap in (1., 700., 740., 744.):                                   # from 710 on a quotient of two such probabilities is no number
+        assert zipf_cut(softmax(np.array([0., -gap, -gap, -800.])), 3.) >= 1
+
+
+@pytest.mark.parametrize("wrong, says", [
+    (lambda t: FSD(k=0), "k must be"), (lambda t: FSD(alpha=2), "alpha must be"), (lambda t: FSD(alpha=-.1), "alpha must be"), (lambda t: FSD(n=0), "n must be"), (lambda t: FSD(beta=1.1), "beta must be"),
+    (lambda t: VectorFSD(n=1), "n must be"), (lambda t: Mirostat(surprise=-1), "surprise must be"), (lambda t: Mirostat(surprise=np.nan), "surprise must be"), (lambda t: Mirostat(rate=-1), "rate must be"),
+    (lambda t: DoLa(unembed=t.unembed), "layers"), (lambda t: DoLa(layers=(1,)), "unembed"), (lambda t: DoLa(unembed=t.unembed, layers=(1,), relative=2), "relative must be"),
+    (lambda t: Truncated(epsilon=-.1), "epsilon must be"), (lambda t: Truncated(eta=2, top_p=.5), "eta must be"), (lambda t: FSD(temperature=-1), "temperature must be"),
+    (lambda t: beam_search(t, [5], 3, early="sometimes"), "early must be"), (lambda t: beam_search(ContrastiveSearch(t), [5], 3), "branches of a tree"),
+    (lambda t: sed(t, [5], lambda a: [.5], Stop(4), k=3, chaos=Chaos(ratio=0.)), "of each"), (lambda t: sed(t, [5], lambda a: [np.nan] * len(a), Stop(4), chaos=Chaos(ratio=0.)), "of each"),
+    (lambda t: sed(t, [5], lambda a: [.5] * len(a), Stop(4), k=48), "48 words"),
+    (lambda t: ContrastiveSearch(t, k=0), "k=0"), (lambda t: ContrastiveSearch(t, alpha=2), "alpha=2"), (lambda t: Contrastive(t, t, alpha=2), "alpha"), (lambda t: Contrastive(t, t, beta=-1), "beta")])
+def test_numbers_that_mean_nothing(wrong, says):
+    with pytest.raises(ValueError, match=says): wrong(as_target(MODELS["own"]))
+
+
+def test_a_search_that_has_chosen_hears_no_penalty():
+    "A target whose rows are choices refuses what would come too late, by name; stops and seeds are no penalties"
+    search, ids = ContrastiveSearch(MODELS["gpt2"], k=4), torch.tensor([[5, 9, 7, 9, 5]])
+    for late in (dict(repetition_penalty=1.3), dict(no_repeat_ngram_size=2), dict(suppress_tokens=[7]), dict(min_new_tokens=4, eos_token_id=7)):
+        with pytest.raises(ValueError, match="ContrastiveSearch has chosen before"): generate(search, ids, max_new_tokens=6, do_sample=False, **late)
+    plain = generate(search, ids, max_new_tokens=9, do_sample=False)
+    ended = generate(search, ids, max_new_tokens=9, do_sample=True, seed=1, eos_token_id=plain[0, 7].item())
+    assert ended[0].tolist() == plain[0, :len(ended[0])].tolist() and len(ended[0]) <= 8
 
 
 def scribe(tokenizer, rows=0, seed=1):
