@@ -79,6 +79,7 @@ results: $(READY) ## measure again what chapters 24, 29, 33 and 44 read (half an
 	python tools/ablation.py $(CODE) --n 3 --max-new-tokens 48 --k 6 --layers 0-11,13,15-29 --out results/ouroboros.json
 	python tools/ablation.py $(CODE) --n 3 --max-new-tokens 64 --out results/ouroboros_distilled.json
 	python tools/codesum.py --out results/codesum.json --force
+	OMP_NUM_THREADS=1 python tools/ways.py --out results/ways.json --force
 	OMP_NUM_THREADS=1 python tools/load.py --questions $(SPEC) --repeats 2 --json results/load.json --force
 
 VLLM ?= .venv/vllm

@@ -40,6 +40,9 @@ class Request:
         if not law.pure and getattr(self.rule, "looks_ahead", False):
             raise ValueError(f"{self.rule.__name__} looks at rows that may never be accepted, "
                              "which a processor with a memory cannot bear: take walk or rejection")
+        if law.processors and getattr(self.target, "decides", False):
+            raise ValueError(f"{type(self.target).__name__} has chosen before a processor sees its "
+                             "rows: penalties and the like are not supported")
         self.prompt, window = len(self.tokens), self.target.window
         self.stop = stop.within(window and window + 1 - self.prompt)
         introduce(self.drafter, self.target)

@@ -10,7 +10,7 @@ __all__ = ['NoMass', 'softmax', 'Picture', 'chip', 'bar', 'text_of', 'bars', 'ke
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from html import escape
-from typing import Any
+from typing import Any, ClassVar
 import numpy as np
 from .chance import Point
 
@@ -235,11 +235,12 @@ class Law:
     # functions (prefix, row) -> row; one with a memory has an attribute `pure` that is False
     processors: tuple = ()
     asks = Asks() # what it wants of the target beside the logits
+    # what each number may be; who adds numbers adds their bounds
+    bounds:ClassVar[dict] = dict(temperature=(0, float("inf")), top_k=(0, float("inf")),
+                                 top_p=(0, 1), min_p=(0, 1))
 
     def __post_init__(self):
-        bounds = dict(temperature=(0, float("inf")), top_k=(0, float("inf")), top_p=(0, 1),
-                      min_p=(0, 1))
-        for name, (low, high) in bounds.items():
+        for name, (low, high) in self.bounds.items():
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"{name} must be between {low} and {high}, got "
                                  f"{getattr(self, name)}")

@@ -1,22 +1,26 @@
 "Part VIII: every way to decode has one text, whoever drafts, on every kind of model; and the ways to get it wrong are seen."
 import json
 import re
+from fractions import Fraction as F
 
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, Qwen2Config
+from transformers import AutoModelForCausalLM, BloomConfig, GPT2Config, LlamaConfig, Qwen2Config
+from transformers.generation import EpsilonLogitsWarper, EtaLogitsWarper, TypicalLogitsWarper
 
-from drafters import Wild
-from specdec_nb import Draft, Keyed, Law, Llama, TableLM, Trace, generate
+from conftest import ROOT
+from drafters import Sampled, Wild
+from specdec_nb import Draft, Keyed, Law, Llama, TableLM, Trace, exact_law, generate
+from specdec_nb.lm import weather
 from specdec_nb.decode import Request, decode, serve
 from specdec_nb.stops import Stop
-from specdec_nb.decoding.beams import Beams, beam_search
+from specdec_nb.decoding.beams import Beams, BeamSearch, beam_search
 from specdec_nb.decoding.samples import best_of, samples
-from specdec_nb.decoding.contrastive import Contrastive
-from specdec_nb.decoding.grammars import Constrained, Forced, GrammarProcessor, Guidance
+from specdec_nb.decoding.contrastive import Contrastive, contrasted
+from specdec_nb.decoding.grammars import Automaton, Constrained, Forced, GrammarProcessor, Guidance, _pruned
 from specdec_nb.decoding.hidden import ContrastiveSearch, DoLa, VectorFSD
-from specdec_nb.decoding.methods import FSD, Mirostat, Truncated
+from specdec_nb.decoding.methods import FSD, Mirostat, Truncated, keep_above, keep_eta, keep_typical, zipf_cut
 from specdec_nb.decoding.sed import Chaos, sed
 from specdec_nb.models.hub import load_hf
 from specdec_nb.roles import Drafter, as_target
@@ -29,6 +33,7 @@ SIZES = dict(vocab_size=48, hidden_size=32, intermediate_size=48, num_hidden_lay
 def small(kind, seed=0):
     torch.manual_seed(seed)
     config = {"gpt2": lambda: GPT2Config(vocab_size=48, n_embd=32, n_layer=3, n_head=4, n_positions=128, initializer_range=.4, bos_token_id=None, eos_token_id=None),
+              "chains": lambda: BloomConfig(vocab_size=48, hidden_size=32, n_layer=3, n_head=4, initializer_range=.4, bos_token_id=None, eos_token_id=None),
               "sliding": lambda: Qwen2Config(**SIZES, use_sliding_window=True, sliding_window=6, max_window_layers=1)}
     model = AutoModelForCausalLM.from_config(config.get(kind, lambda: LlamaConfig(**SIZES))()).double().eval()
     return Llama.from_hf(model) if kind == "own" else model
@@ -57,6 +62,90 @@ def test_one_text_whoever_drafts(kind, law):
         assert all(told(model, made, d(), begin, n) == plain for d in DRAFTERS.values())
     wild = Wild(0, truth=[*begin, *plain])                               # right for a while, then not
     assert told(model, made, wild, begin, n, rule="walk") == plain
+
+
+def along(model, law, begin, words):
+    "The law's rows along a text, and the target's, each with the word that followed"
+    target = as_target(model)
+    state = target.open(begin, law.asks)
+    while state.unread: target.score([(state, None)])
+    [scores] = target.score([(state, Draft.chain(words))])
+    s = law.read(law.start(begin), state)
+    for i, word in enumerate(words):
+        yield np.asarray(law.row(s, scores, i), float), softmax(scores.row(i)), word
+        s = law.step(s, word, scores, i)
+
+
+@pytest.mark.parametrize("surprise, rate", [(1.2, 1.), (3., .4)])
+def test_mirostat_is_the_papers(surprise, rate):
+    "Algorithm 1 word by word: k of the paper's formula, the surprise of a word before truncation"
+    model, begin, law, mu = MODELS["gpt2"], [5, 9, 7, 9, 5], Mirostat(surprise=surprise, rate=rate), 2 * surprise
+    cut = 0
+    for got, p, word in along(model, law, begin, told(model, law, "none", begin, 30)):
+        top = np.sort(p)[::-1]
+        t, b = np.log(np.arange(2, 49) / np.arange(1, 48)), np.log(top[:-1] / top[1:])
+        s = (t * b).sum() / (t * t).sum()
+        k = max(1, min(48, round((((s - 1) * 2 ** mu) / (1 - 48 ** (1 - s))) ** (1 / s))))
+        kept = np.where(p >= top[k - 1], p, 0)
+        assert np.allclose(got, kept / kept.sum())
+        mu, cut = mu - rate * (-np.log2(p[word]) - surprise), cut + (k < 48)
+    assert cut > 5, "the bar does something"
+
+
+def test_fsd_is_the_definition():
+    model, begin, law = MODELS["gpt2"], [5, 9, 7, 9, 5, 9, 7], FSD(alpha=.5, n=3)
+    words = told(model, law, "none", begin, 24)
+    for i, (got, p, _) in enumerate(along(model, law, begin, words)):
+        text = [*begin, *words[:i]]
+        def share(x, order):
+            seen = [text[j + order - 1] for j in range(len(text) - order + 1) if text[j:j + order - 1] == text[len(text) - order + 1:]]
+            return seen.count(x) / (len(seen) + (order > 1))
+        value = {int(x): .5 * p[x] - .5 * (.9 * share(x, 3) + .09 * share(x, 2) + .01 * share(x, 1)) for x in np.argsort(-p)[:5]}
+        assert int(got.argmax()) == max(value, key=value.get)
+
+
+def test_dola_is_the_definition():
+    model, begin = MODELS["gpt2"], [5, 9, 7, 9, 5]
+    head, layers, law = as_target(model).unembed, (1, 2), DoLa(unembed=as_target(model).unembed, layers=(1, 2), relative=.2)
+    words, chosen = told(model, law, "none", begin, 16), set()
+    with torch.no_grad(): hidden = model(torch.tensor([[*begin, *words]]), output_hidden_states=True).hidden_states
+    for i, (got, p, _) in enumerate(along(model, law, begin, words)):
+        early = {n: (hidden[n][0, len(begin) - 1 + i] @ head.T).softmax(-1).detach().numpy() for n in layers}
+        apart = {n: sum((x * np.log(x / ((p + q) / 2))).sum() for x in (p, q)) for n, q in early.items()}
+        chosen.add(n := max(apart, key=apart.get))
+        ratio = np.where(p >= .2 * p.max(), p / early[n], 0)
+        assert np.allclose(got, ratio / ratio.sum())
+    assert chosen == {*layers}, "each disagrees most somewhere"
+
+
+@pytest.mark.parametrize("theirs, ours", [(TypicalLogitsWarper, keep_typical), (EpsilonLogitsWarper, keep_above), (EtaLogitsWarper, keep_eta)])
+@pytest.mark.parametrize("x", [1e-6, .01, .2, .7, .999])
+def test_filters_are_the_librarys(theirs, ours, x):
+    rows = torch.randn(40, 48, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * torch.linspace(.1, 4, 40)[:, None]
+    warped = theirs(x)(None, rows.clone()).softmax(-1).numpy()
+    assert all(np.allclose(ours(softmax(z), x), w) for z, w in zip(rows.numpy(), warped))
+
+
+@pytest.mark.parametrize("alpha", [F(101, 1000), F(499, 1000), F(907, 1000)])
+def test_plausible_is_what_the_expert_finds(alpha):
+    "In logits and in fractions: what the expert finds improbable has no mass, whatever the amateur says"
+    gen, masked = np.random.default_rng(0), 0
+    for _ in range(20):
+        p, q = (np.array([F(int(w), int(ws.sum())) for w in ws], dtype=object) for ws in gen.integers(1, 30, (2, 7)))
+        exact, logits = contrasted(p, q, alpha, (2, 1)), contrasted(np.log(p.astype(float)), np.log(q.astype(float)), float(alpha), (2, 1))
+        assert np.allclose(softmax(logits), exact.astype(float)) and [x > 0 for x in exact] == [x >= alpha * max(p) for x in p]
+        masked += [x >= alpha * max(p) for x in p] != [x >= alpha * max(q) for x in q]
+    assert masked > 5, "the amateur's mask is another"
+
+
+def test_drawn_guesses_stay_where_a_grammar_forbids_them():
+    "By enumeration: a drawn node that is dropped for its own token biases"
+    clever, crude = weather()
+    rule = Automaton({(0, 0): 0, (0, 1): 1, (1, 0): 0, (1, 2): 2, (2, 0): 0}, 3)
+    law_of = lambda drafter: exact_law(lambda rng: tuple(Trace(decode(clever, drafter, [0], limit=3, law=Constrained(grammar=rule), rng=rng, rule="rejection")).tokens))
+    assert law_of(Forced(Sampled(crude, (1, 1)))) == law_of("none")
+    dropped = exact_law(lambda rng: _pruned(Draft.chain([rng.at(0, "draft").categorical(crude.p([0]))], [crude.p([0])]), rule, 0).tokens)
+    assert dropped == {(x,): w for x, w in enumerate(crude.p([0])) if w}
 
 
 @pytest.mark.parametrize("kind", ["own", "sliding"])
@@ -130,6 +219,22 @@ def test_samples_of_targets_of_two_parts(composed):
         assert all([t.tokens for t in samples(target, begin, 3, Stop(10), law, d, seed=4)] == wanted for d in ("none", "siblings", "lookup"))
 
 
+def test_beams_and_searches_of_two_models():
+    "Li et al. search their difference with beams; whoever has rows can be searched"
+    pair, begin = Contrastive(MODELS["gpt2"], small("own", 5), beta=.7), [5, 9, 7, 9, 5]
+    rows = lambda words: softmax(pair.score([(pair.open([*begin, *words]), Draft())])[0].row(0))
+    groups, search, stop = BeamSearch(3).start(), BeamSearch(3), Stop(7, frozenset({7, 21}))
+    def logs(words):
+        with np.errstate(divide="ignore"): return np.log(rows(words))
+    while not groups[0].done: groups = search.step(groups, logs, stop)
+    for drafter in ("none", *(d() for d in DRAFTERS.values()), Wild(2, truth=[*begin, *groups[0].finished[0][1]])):
+        assert [t for _, t in beam_search(pair, begin, 7, {7, 21}, drafter, width=3).texts] == [t for _, t in groups[0].finished]
+    searched = ContrastiveSearch(pair, k=3)
+    plain = told(searched, Law(temperature=0), "none", n=8)
+    assert plain != told(ContrastiveSearch(MODELS["gpt2"], k=3), Law(temperature=0), "none", n=8)
+    assert all(told(searched, Law(temperature=0), d(), n=8) == plain for d in DRAFTERS.values())
+
+
 class Chain:
     "Self-evaluation decoding, word by word; its judge: how probable word 7 is after the answer"
     def __init__(self, model, stop, k, branchings, chaos, least): self.target, self.stop, self.k, self.branchings, self.chaos, self.least = as_target(model), stop, k, branchings, chaos, least
@@ -152,10 +257,11 @@ class Chain:
         return new
 
 
-@pytest.mark.parametrize("kind", ["own", "gpt2"])
+@pytest.mark.parametrize("kind", ["own", "gpt2", "chains"])
 @pytest.mark.parametrize("settings", [dict(k=2, branchings=3, chaos=Chaos(), least=1e-3), dict(k=3, branchings=2, chaos=Chaos(entropy=1.), least=.03)])
 def test_self_evaluation(kind, settings):
-    model, stop = MODELS[kind], Stop(10, frozenset({21, 30}))
+    model, stop = MODELS[kind] if kind in MODELS else small(kind), Stop(10, frozenset({21, 30}))
+    assert as_target(model).branches == (kind != "chains"), "who takes no trees can be asked all the same"
     plain = Chain(model, stop, **settings)
     for begin in ([5, 9, 7, 9, 5], [3]):
         wanted = plain.write(begin)
@@ -171,6 +277,42 @@ def test_contrastive_decoding(kind, likelihood):
         assert all(told(both, law, d, n=14) == plain for d in ("amateur", "amateur:tree=5:k=3", *(d() for d in DRAFTERS.values())))
         assert told(both, law, Wild(0, truth=[5, 9, 7, 9, 5, *plain]), n=14) == plain
         assert plain != told(MODELS[kind], law, "none", n=14)
+
+
+def test_rows_a_thousand_nats_apart():
+    "What is nearly impossible has no finite odds; the laws have texts all the same, and one whoever drafts"
+    torch.manual_seed(2)
+    model = AutoModelForCausalLM.from_config(LlamaConfig(**{**SIZES, "initializer_range": .99})).double().eval()
+    for weight in model.parameters(): weight.data *= 6
+    for law in (Mirostat(surprise=2., temperature=.01), Mirostat(surprise=0., rate=0.), DoLa(temperature=0, unembed=as_target(model).unembed, layers=(0, 1, 2)),
+                DoLa(unembed=as_target(model).unembed, layers=(0, 2), relative=0.)):
+        plain = told(model, law, "none", n=10)
+        assert all(told(model, law, d(), n=10) == plain for d in DRAFTERS.values())
+    for gap in (1., 700., 740., 744.):                                   # from 710 on a quotient of two such probabilities is no number
+        assert zipf_cut(softmax(np.array([0., -gap, -gap, -800.])), 3.) >= 1
+
+
+@pytest.mark.parametrize("wrong, says", [
+    (lambda t: FSD(k=0), "k must be"), (lambda t: FSD(alpha=2), "alpha must be"), (lambda t: FSD(alpha=-.1), "alpha must be"), (lambda t: FSD(n=0), "n must be"), (lambda t: FSD(beta=1.1), "beta must be"),
+    (lambda t: VectorFSD(n=1), "n must be"), (lambda t: Mirostat(surprise=-1), "surprise must be"), (lambda t: Mirostat(surprise=np.nan), "surprise must be"), (lambda t: Mirostat(rate=-1), "rate must be"),
+    (lambda t: DoLa(unembed=t.unembed), "layers"), (lambda t: DoLa(layers=(1,)), "unembed"), (lambda t: DoLa(unembed=t.unembed, layers=(1,), relative=2), "relative must be"),
+    (lambda t: Truncated(epsilon=-.1), "epsilon must be"), (lambda t: Truncated(eta=2, top_p=.5), "eta must be"), (lambda t: FSD(temperature=-1), "temperature must be"),
+    (lambda t: beam_search(t, [5], 3, early="sometimes"), "early must be"), (lambda t: beam_search(ContrastiveSearch(t), [5], 3), "branches of a tree"),
+    (lambda t: sed(t, [5], lambda a: [.5], Stop(4), k=3, chaos=Chaos(ratio=0.)), "of each"), (lambda t: sed(t, [5], lambda a: [np.nan] * len(a), Stop(4), chaos=Chaos(ratio=0.)), "of each"),
+    (lambda t: sed(t, [5], lambda a: [.5] * len(a), Stop(4), k=48), "48 words"),
+    (lambda t: ContrastiveSearch(t, k=0), "k=0"), (lambda t: ContrastiveSearch(t, alpha=2), "alpha=2"), (lambda t: Contrastive(t, t, alpha=2), "alpha"), (lambda t: Contrastive(t, t, beta=-1), "beta")])
+def test_numbers_that_mean_nothing(wrong, says):
+    with pytest.raises(ValueError, match=says): wrong(as_target(MODELS["own"]))
+
+
+def test_a_search_that_has_chosen_hears_no_penalty():
+    "A target whose rows are choices refuses what would come too late, by name; stops and seeds are no penalties"
+    search, ids = ContrastiveSearch(MODELS["gpt2"], k=4), torch.tensor([[5, 9, 7, 9, 5]])
+    for late in (dict(repetition_penalty=1.3), dict(no_repeat_ngram_size=2), dict(suppress_tokens=[7]), dict(min_new_tokens=4, eos_token_id=7)):
+        with pytest.raises(ValueError, match="ContrastiveSearch has chosen before"): generate(search, ids, max_new_tokens=6, do_sample=False, **late)
+    plain = generate(search, ids, max_new_tokens=9, do_sample=False)
+    ended = generate(search, ids, max_new_tokens=9, do_sample=True, seed=1, eos_token_id=plain[0, 7].item())
+    assert ended[0].tolist() == plain[0, :len(ended[0])].tolist() and len(ended[0]) <= 8
 
 
 def scribe(tokenizer, rows=0, seed=1):
@@ -255,6 +397,21 @@ def test_a_model_with_more_rows_than_words(rows):
         assert torch.equal(generate(model, begin, law=Constrained(temperature=0, grammar=grammar), drafter=drafter, **end), plain)
     assert torch.equal(model.generate(begin, do_sample=False, logits_processor=[GrammarProcessor(grammar, 2)], **end), plain)
     assert re.fullmatch("(ab|c){2,5}d[0-9]", tokenizer.decode(plain[0, 2:], skip_special_tokens=True))
+
+
+def test_what_was_measured_of_all_ways():
+    "Every text with guesses was the plain one; and the tool counts what it says"
+    import ways as tool
+    report = json.loads((ROOT/"results/ways.json").read_text())
+    assert all(r["identical"] == r["n"] == len(tool.TASKS) for r in report["rows"]) and all(r["asked"] == len(tool.QUESTIONS) for r in report["records"])
+    named = {r["way"] for r in report["rows"]}
+    assert named == {r["way"] for r in report["records"]} and all({"none", *tool.DRAFTERS} <= {r["drafter"] for r in report["rows"] if r["way"] == way} for way in named)
+    for part in ("greedy", "temperature", "top-k", "top-p", "min-p", "typical", "ε", "η", "Mirostat", "repetition", "FSD", "vector FSD", "DoLa", "contrastive search", "contrastive decoding", "beams", "diverse beams", "best of", "self-evaluation"):
+        assert any(way.startswith(part) for way in named), part
+    assert tool.right("It's 7.", "7|seven") and tool.right("Seven!", "7|seven") and not tool.right("17", "7|seven")
+    counted = tool.Counting(MODELS["own"])
+    told(counted, Law(temperature=0), Wild(0), n=4)
+    assert counted.calls <= 4 < counted.rows
 
 
 def test_generate_takes_laws_and_targets():

@@ -75,6 +75,17 @@ def test_samples_share_pictures_as_the_library_shares_them():
     assert torch.equal(*two) and len(two[0]) == 2
 
 
+def test_films_in_a_batch():
+    "Two films at their own pace, one row with a picture, too"
+    model, g = model_of("Qwen2_5_VL"), torch.Generator().manual_seed(3)
+    film, more = [3, 45, *[46] * 8, 44, 5, 6, 7], [3, 45, *[47] * 4, 44, 45, *[46] * 8, 44, 9, 9]
+    ids = torch.full((2, len(more)), 1)
+    ids[0, len(more) - len(film):], ids[1] = torch.tensor(film), torch.tensor(more)
+    same(model, dict(input_ids=ids, attention_mask=(ids != 1).long(), mm_token_type_ids=(ids == 46).long() * 2 + (ids == 47).long(), second_per_grid_ts=torch.tensor([1., 3.]),
+                     pixel_values_videos=torch.randn(64, 96, generator=g).double(), video_grid_thw=torch.tensor([[2, 4, 4]] * 2),
+                     pixel_values=torch.randn(16, 96, generator=g).double(), image_grid_thw=torch.tensor([[1, 4, 4]])))
+
+
 def test_a_picture_is_read_once():
     model, seen = model_of("Llava"), []
     model.model.vision_tower.register_forward_hook(lambda *args: seen.append(1))

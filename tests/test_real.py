@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from drafters import Oracle, Wild
-from specdec_nb import generate, load_default
+from specdec_nb import HFTarget, generate, load_default
 from specdec_nb.models import hub
 from specdec_nb.models.hub import chat, convert, is_complete
 
@@ -25,6 +25,11 @@ def test_greedy_equals_model_generate(original):
             out = generate(model, ids, drafter=drafter, max_new_tokens=32, do_sample=False, return_dict_in_generate=True, **options)
             assert torch.equal(out.sequences, plain), drafter
         assert out.trace.calls <= 7 and out.trace.overhead < .25          # tree or not, most of the time is the model's
+
+
+def test_it_takes_trees(original):
+    "Behind a long text, too, where single precision has more to round"
+    assert HFTarget(original[0]).branches and HFTarget(original[0]).batches
 
 
 def test_keyed_sampling_does_not_depend_on_the_drafter(original):

@@ -77,7 +77,7 @@ def test_whatever_it_raises_is_a_no():
     assert not tree_equals_paths(broken) and rows_look_back(broken)
 
 
-@pytest.mark.parametrize("dtype, small, large", [(torch.float64, 1e-7, 1e-3), (torch.float32, 1e-6, 1e-2), (torch.bfloat16, 1e-3, .2)])
+@pytest.mark.parametrize("dtype, small, large", [(torch.float64, 1e-7, 1e-3), (torch.float32, 2e-4, 1e-2), (torch.bfloat16, 1e-3, .2)])
 def test_equal_is_relative_to_what_a_dtype_holds(dtype, small, large):
     rows = torch.randn(4, 40, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 100
     lm = model().to(dtype)

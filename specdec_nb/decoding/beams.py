@@ -39,6 +39,8 @@ class BeamSearch:
         if self.width < 1 or self.groups < 1 or self.width % self.groups:
             raise ValueError("the width must be a multiple of the number of groups, got width "
                              f"{self.width}, groups {self.groups}")
+        if self.early not in (True, False, "never"):
+            raise ValueError(f"early must be True, False or 'never', got {self.early!r}")
 
     def start(self) -> tuple: return tuple(Group() for _ in range(self.groups))
 
@@ -92,7 +94,7 @@ class Beams:
     ):
         self.target, self.drafter = as_target(target), make_drafter(drafter)
         self.search, self.k = search, k
-        if not self.target.branches:
+        if not self.target.branches or getattr(self.target, "decides", False):
             raise ValueError("hypotheses are branches of a tree, which this model cannot score")
         if self.drafter.asks.hidden:
             raise ValueError(f"{self.drafter.name} goes by hidden states of one text; a beam "

@@ -46,6 +46,8 @@ class Contrastive:
         likelihood:bool=False,
     ):
         self.expert, self.amateur, self.alpha = as_target(expert), as_target(amateur), alpha
+        if not (0 <= alpha <= 1 and beta >= 0):
+            raise ValueError(f"need 0 <= alpha <= 1 and beta >= 0, got {alpha} and {beta}")
         self.weights = (1, 1) if likelihood else (1 + beta, beta)
         self.vocab_size, self.config = self.expert.vocab_size, getattr(self.expert, "config", None)
         if self.amateur.vocab_size != self.vocab_size:
@@ -61,6 +63,8 @@ class Contrastive:
     def max_nodes(self) -> int: return self._least("max_nodes")
     @property
     def chunk(self) -> int: return self._least("chunk")
+    @property
+    def layers(self) -> int: return self.expert.layers # hidden states are the expert's
     @property
     def branches(self) -> bool: return self.expert.branches and self.amateur.branches
     @property
@@ -102,6 +106,8 @@ class _Contrasted(Scores):
         super().__init__(expert.rows, expert.seconds + amateur.seconds, expert.hidden)
         self.expert, self.amateur, self.how = expert, amateur, (alpha, weights)
     def row(self, i): return contrasted(self.expert.row(i), self.amateur.row(i), *self.how)
+    def some(self, rows):
+        return _Contrasted(self.expert.some(rows), self.amateur.some(rows), *self.how)
     def best(self, i): return Scores(self.row(i)[None]).best(0)
     def top(self, k):
         return np.stack([np.argsort(-self.row(i), kind="stable")[:k]

@@ -75,7 +75,9 @@ class Guidance:
     def __init__(self,
         tokenizer, # a fast tokenizer of transformers
         schema=None, # a JSON schema, as a dict or as text
-        regex:str=None, # or a regular expression for the whole text
+        # or a regular expression for the whole text, in Rust's dialect: \d and \w are of all
+        # scripts, [0-9] is not
+        regex:str=None,
         lark:str=None, # or a grammar in llguidance's Lark dialect
         # JSON with one blank after a colon and a comma and no other; False: blanks and line breaks
         # as the model likes

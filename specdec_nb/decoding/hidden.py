@@ -33,21 +33,27 @@ class DoLa(Law):
     unembed: Any = field(default=None, compare=False, repr=False)
     layers: tuple = () # candidates: the hidden states that enter these layers
     relative: float = .1 # words below this share of the largest probability are masked
+    bounds = Law.bounds | dict(relative=(0, 1))
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.unembed is None or not self.layers:
+            raise ValueError("DoLa compares layers: give unembed=as_target(model).unembed and "
+                             f"layers=(…), got {len(self.layers)} layers")
 
     @property
     def asks(self): return Asks(hidden=self.layers)
 
-    def early(self, scores, i) -> np.ndarray: # `[m, V]`
+    def early(self, scores, i) -> np.ndarray: # `[m, V]` log-probabilities
         "What each of the candidate layers would say"
         states = torch.stack([scores.hidden[layer][i] for layer in self.layers])
-        rows = (states.to(self.unembed.dtype) @ self.unembed.T).cpu().numpy()
-        return np.stack([softmax(z) for z in rows])
+        rows = states.to(self.unembed.dtype) @ self.unembed.T
+        return rows.double().log_softmax(-1).cpu().numpy()
 
     def row(self, s, scores, i):
-        p = softmax(scores.row(i))
-        early = self.early(scores, i)
-        least = early[int(np.argmax(_divergences(p, early)))]
-        with np.errstate(divide="ignore"): z = np.log(p) - np.log(least)
+        p, early = softmax(scores.row(i)), self.early(scores, i)
+        least = early[int(np.argmax(_divergences(p, np.exp(early))))]
+        with np.errstate(divide="ignore"): z = np.log(p) - least
         z = np.where(p >= self.relative * p.max(), z, -np.inf)
         return super().row(s, Scores(z[None]), 0)
 
@@ -62,6 +68,7 @@ class VectorFSD(Chosen):
     # whose entering hidden states are compared; the number of layers: what leaves the last
     layer: int = 0
     n: int = 2 # resemblance is of `n - 1` thoughts in a row
+    bounds = Chosen.bounds | dict(n=(2, float("inf")))
 
     @property
     def asks(self): return Asks(hidden=(self.layer,))
@@ -97,6 +104,7 @@ class ContrastiveSearch:
     Give it to `generate` or `decode` in place of the model, with greedy decoding. A draft is
     scored in one forward or two, a draft of nothing in one.
     """
+    decides = True # a row is a choice: a penalty would come after it
     def __init__(self,
         model, # whatever `as_target` knows, with hidden states
         alpha:float=.6, # how much resemblance counts
@@ -106,6 +114,8 @@ class ContrastiveSearch:
         self.layer, self.vocab_size, self.chunk = (self.inner.layers, self.inner.vocab_size,
                                                    self.inner.chunk)
         self.config = getattr(self.inner, "config", None)
+        if k < 1 or not 0 <= alpha <= 1:
+            raise ValueError(f"need k >= 1 and 0 <= alpha <= 1, got k={k}, alpha={alpha}")
         if not self.inner.branches:
             raise ValueError("contrastive search compares candidates as branches of a tree, which "
                              "this model cannot score")

@@ -47,12 +47,7 @@ class Truncated(Law):
     typical: float = 1 # mass to keep; 1: all
     epsilon: float = 0 # the ε-cutoff; 0: none
     eta: float = 0 # η-sampling's ε; 0: none
-
-    def __post_init__(self):
-        super().__post_init__()
-        for name in ("typical", "epsilon", "eta"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
+    bounds = Law.bounds | dict(typical=(0, 1), epsilon=(0, 1), eta=(0, 1))
 
     def row(self, s, scores, i):
         p = super().row(s, scores, i)
@@ -75,7 +70,7 @@ def zipf_cut(
     if len(top) < 2: return 1
     t = np.log(np.arange(2, len(top) + 1) / np.arange(1, len(top)))
     # the exponent, by least squares
-    s = float(t @ np.log(top[:-1] / top[1:]) / (t @ t))
+    s = float(t @ -np.diff(np.log(top)) / (t @ t))
     # flat: nobody is less probable
     if s < 1e-6: return n
     e = s - 1
@@ -89,6 +84,7 @@ class Mirostat(Law):
     2021)"""
     surprise: float = 3. # τ: bits a word
     rate: float = 1. # λ: how fast μ follows
+    bounds = Law.bounds | dict(surprise=(0, math.inf), rate=(0, math.inf))
 
     def start(self, prompt): return super().start(prompt), 2 * self.surprise
 
@@ -110,6 +106,7 @@ class Chosen(Law):
     subclass says what the penalty is"""
     alpha: float = .6 # how much the penalty counts, 0 to 1
     k: int = 5 # candidates
+    bounds = Law.bounds | dict(alpha=(0, 1), k=(1, math.inf))
 
     def penalty(self,
         s, # the law's state
@@ -137,6 +134,7 @@ class FSD(Chosen):
     the discrete form)"""
     n: int = 3 # the longest order
     beta: float = .9 # weight of an order, of what the longer ones left
+    bounds = Chosen.bounds | dict(n=(1, math.inf), beta=(0, 1))
 
     def start(self, prompt): return super().start(prompt), tuple(prompt)
     def step(self, s, token, scores=None, i=0):

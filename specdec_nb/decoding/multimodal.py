@@ -85,6 +85,8 @@ class SeeingTarget(HFTarget):
         """What a prepared call brings beside text: each row's pictures, and what else the first
         call is made with"""
         seen = {name: x for name, x in inputs.items() if name not in _OURS and _there(x)}
+        # how fast a film runs is in its positions
+        if len(input_ids) > 1: seen.pop("second_per_grid_ts", None)
         if not self.masks_chains and all(name.endswith("token_type_ids") for name in seen):
             refuse_inputs(inputs)
             return inputs, lambda b, attended: None

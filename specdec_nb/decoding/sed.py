@@ -45,6 +45,13 @@ class Told:
         return tree.show(words, where[0])
     def _repr_html_(self): return self.show().html
 
+def _judged(judge, runs) -> np.ndarray:
+    "What a judge says of rollouts. ValueError if it does not say a number of each"
+    worth = np.array(judge([r.tokens for r in runs]), float)
+    if worth.shape == (len(runs),) and np.isfinite(worth).all(): return worth
+    raise ValueError(f"the judge of {len(runs)} answers must say a probability of each, not "
+                     f"{worth}")
+
 @dataclass
 class _Rollout:
     tokens: tuple # new ones
@@ -87,6 +94,9 @@ class _Telling:
         """Rollouts that leave another at position `t` with other tokens: a tree of one level, of
         which each node becomes a state"""
         if not tokens: return []
+        if not self.target.branches: # it takes no trees: each beginning is read anew
+            return self.roll([(None, (*rollout.tokens[:t], c), rollout.seen[:t + 1])
+                              for c in tokens])
         self.root.follow([*self.prompt, *rollout.tokens[:t]])
         while len(self.root.unread) > self.target.chunk: self.target.score([(self.root, None)])
         self.target.score([(self.root, Draft(tokens, [-1] * len(tokens)))])
@@ -102,7 +112,7 @@ class _Telling:
                                                            if now.seen[i][2]), None)) is not None:
             tokens, p, _ = now.seen[t]
             runs = [now, *self.branch(now, t, tokens[1:self.k])]
-            worth = np.array(judge([r.tokens for r in runs]), float)
+            worth = _judged(judge, runs)
             if worth.max() < least: runs += self.branch(now, t, tokens[self.k:])
             told.rollouts += [r.tokens for r in runs[1:]]
             now = (runs[-1] if len(runs) > self.k
@@ -127,10 +137,12 @@ def sed(
     "Self-evaluation decoding (Luo et al. 2024), greedily; no answer is decoded twice"
     if k < 2 or not 0 <= weight <= 1:
         raise ValueError(f"need k >= 2 and 0 <= weight <= 1, got k={k}, weight={weight}")
-    drafter = make_drafter(drafter)
+    drafter, target = make_drafter(drafter), as_target(model)
+    if k >= target.vocab_size:
+        raise ValueError(f"k = {k} candidates and one more, of {target.vocab_size} words")
     if drafter.asks.hidden:
         raise ValueError(f"{drafter.name} goes by hidden states of one text; rollouts branch")
-    return _Telling(as_target(model), drafter, prompt, stop, k, chaos).write(
+    return _Telling(target, drafter, prompt, stop, k, chaos).write(
         judge, weight, branchings, least
     )
 

@@ -26,7 +26,8 @@ def quantised(model) -> bool:
 def _tolerance(model):
     "Relative, for sums in another order. Norms are often single in a double model"
     if quantised(model): return .5
-    return {torch.float64: 1e-5, torch.float32: 1e-4}.get(model.dtype, 3e-2)
+    # behind 8000 loud rows, thirty layers in single precision have been seen to differ by 1.5e-4
+    return {torch.float64: 1e-5, torch.float32: 1e-3}.get(model.dtype, 3e-2)
 
 def same_rows(
     a, # `[n, V]`
