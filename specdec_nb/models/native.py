@@ -157,11 +157,10 @@ class Native(Llama):
         try: self._run(threads, w, batch, self._scratch(n, threads, longest, batch))
         finally:
             if team: self.busy.release()
-        states = {}
-        if hidden: states = dict(zip(hidden, torch.from_numpy(batch.states.reshape(-1, n, w.d))))
+        states = torch.from_numpy(batch.states.reshape(-1, n, w.d)) if hidden else ()
+        states = dict(zip(hidden, states))
         if not len(batch.wanted): return None, states
-        logits = batch.logits.reshape(len(batch.wanted), -1)
-        best = batch.best.reshape(len(batch.wanted), -1)
+        logits, best = (x.reshape(len(batch.wanted), -1) for x in (batch.logits, batch.best))
         return Ranked(logits[:, :w.vocab], best), states
 
     def _run(self, threads, w, batch, scratch):
@@ -276,8 +275,7 @@ def load(
     # a Hugging Face folder, the id of a model in the local hub cache, a GGUF file ("native"), or
     # None: the default model
     name=None,
-    # float32: speculative output equals plain output; bfloat16: equal up to near-ties, faster where
-    # the processor multiplies it
+    # float32: texts are plain decoding's; bfloat16: up to near-ties, on some processors faster
     dtype=torch.float32,
     # "native" (float32 sums, rows bit for bit the same), "own" (chapter 11), "hf"; "auto": the
     # first of them that can
