@@ -8,6 +8,8 @@ import torch
 from safetensors.torch import load_file
 from specdec_nb.drafters.model import shipped
 from specdec_nb.serving import vllm
+from specdec_nb.learned.eagle import Eagle3
+from specdec_nb.learned.eagle1 import Eagle1
 from specdec_nb.learned.network import Trained
 
 
@@ -30,6 +32,25 @@ def test_refusals(original, tmp_path):
     net.kind = "telepathy"
     with pytest.raises(ValueError, match="no format.*'telepathy'"): vllm.export_drafter(net, original[0], tmp_path)
     assert not [*tmp_path.iterdir()]
+
+
+def test_a_matrix_without_a_name_is_refused(original, tmp_path):
+    "A drafter whose words enter the residual stream by themselves would be another function without that matrix"
+    net = Eagle3.of(original[0], [1, 2, 3], direct=True)
+    with pytest.raises(ValueError, match="direct.*stays here"): vllm.export_drafter(net, original[0], tmp_path)
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_eagle_1_is_a_layer_of_llama(original, tmp_path, told):
+    "Its matrices under their names; a layer that is not told the word reads zeros for it"
+    net, model = Eagle1.of(original[0], [1, 2, 3], told=told), original[0]
+    assert vllm.export_drafter(net, model, tmp_path)["method"] == "eagle"
+    tensors, page = load_file(tmp_path / "model.safetensors"), json.loads((tmp_path / "config.json").read_text())
+    names = [f"self_attn.{x}_proj" for x in "qkvo"] + [f"mlp.{x}_proj" for x in ("gate", "up", "down")] + ["post_attention_layernorm"]
+    assert tensors.keys() == {"fc.weight", *(f"layers.0.{name}.weight" for name in names)} and page["num_hidden_layers"] == 1
+    d = net.settings["d"]
+    assert torch.equal(tensors["fc.weight"][:, d:], net.mix.weight[:, d:]) and bool(tensors["fc.weight"][:, :d].any()) == told
 
 
 def test_another_model_is_refused(tmp_path):

@@ -60,16 +60,34 @@ def ask(env, case) -> dict:
     if not lines: raise RuntimeError(f"vLLM failed on {case['told']}:\n{run.stdout[-2000:]}\n{run.stderr[-3000:]}")
     return json.loads(lines[-1][6:])
 
-def cases(work):
-    "Everything exported into `work`: `(model folder, prompts, {name: speculative_config})`"
+def cases(work, model, texts):
+    "Everything exported into `work`: `({name: speculative_config}, {name: the same drafter here})`"
     from specdec_nb.drafters.model import shipped
-    from specdec_nb.models.hub import chat, default_folder, load_hf
-    from specdec_nb.serving.vllm import WRITERS, export_drafter
+    from specdec_nb.learned.eagle1 import Eagle1Drafter
     from specdec_nb.learned.network import Trained
-    model, tokenizer = load_hf()
-    told = {kind: export_drafter(Trained.from_pretrained(shipped(kind)), model, Path(work) / kind) for kind in WRITERS}
+    from specdec_nb.serving.vllm import WRITERS, export_drafter
+    nets = {kind: Trained.from_pretrained(shipped(kind)) if shipped(kind) else by_heart(model, texts) for kind in WRITERS}
+    told = {kind: export_drafter(net, model, Path(work) / kind) for kind, net in nets.items()}
     hooks = {name: dict(method="custom_class", model=f"specdec_nb.serving.vllm.{name}Proposer", num_speculative_tokens=4) for name in HOOKS}
-    return str(default_folder()), [chat(tokenizer, p).flatten().tolist() for p in PROMPTS], {"plain": None, **told, **hooks}
+    return {"plain": None, **told, **hooks}, {**OWN, "eagle": Eagle1Drafter(nets["eagle"], k=4, tree=0)}
+
+def by_heart(model, texts, steps=30):
+    "An EAGLE-1 layer that has learnt these texts. None comes along, and what is asked is whether the file says the same function"
+    import torch
+    from specdec_nb.learned.eagle1 import Eagle1
+    from specdec_nb.learned.fingerprint import Lender
+    torch.manual_seed(0)
+    net, batches = Eagle1.of(model, range(model.config.vocab_size)).join(Lender(model)), []
+    for text in texts:
+        tokens = torch.tensor([text])
+        with torch.no_grad(): said = model(tokens, output_hidden_states=True)
+        batches.append(dict(tokens=tokens, real=torch.ones_like(tokens, dtype=torch.bool), hidden={net.layers[-1]: said.hidden_states[-1]}, p=said.logits.softmax(-1)))
+    optimizer = torch.optim.AdamW(net.parameters(), 1e-3)
+    for batch in batches * steps:
+        optimizer.zero_grad()
+        net.loss(batch)[0].backward()
+        optimizer.step()
+    return net.eval()
 
 def accepted(model, drafter, prompts, answers) -> list | None:
     "Guesses accepted at the first to the fourth place in the book's own loop, from the second token on: nobody asks vLLM's drafters for the first"
@@ -90,16 +108,17 @@ def check(env, names=None) -> dict:
     from specdec_nb.sampling import Law
     from specdec_nb.verify import Trace
     from specdec_nb.decode import decode
-    rows, fast = {}, load_default()[0]
+    from specdec_nb.models.hub import chat, default_folder, load_hf
+    rows, fast, folder, (model, tokenizer) = {}, load_default()[0], str(default_folder()), load_hf()
+    prompts = [chat(tokenizer, p).flatten().tolist() for p in PROMPTS]
+    plain = [Trace(decode(fast, "none", p, TOKENS, Law(temperature=0))).tokens for p in prompts]
     with tempfile.TemporaryDirectory() as work:
-        folder, prompts, told = cases(work)
-        def ours(prompt): return Trace(decode(fast, "none", prompt, TOKENS, Law(temperature=0))).tokens
-        plain = [ours(p) for p in prompts]
+        told, own = cases(work, model, [p + a for p, a in zip(prompts, plain)])
         for name, config in told.items():
             if names and name not in names: continue
             got = ask(env, dict(root=str(Path(__file__).parents[1]), model=folder, prompts=prompts, told=config))
             same = [next((i for i, (a, b) in enumerate(zip(x, y)) if a != b), min(len(x), len(y))) for x, y in zip(got["tokens"], plain)]
-            rows[name] = dict(agree=same, of=[len(t) for t in got["tokens"]], ours=accepted(fast, OWN.get(name), prompts, got["tokens"]), **got["seen"])
+            rows[name] = dict(agree=same, of=[len(t) for t in got["tokens"]], ours=accepted(fast, own.get(name), prompts, got["tokens"]), **got["seen"])
             print(name, rows[name], file=sys.stderr)
     return rows
 
@@ -107,7 +126,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--make", type=Path, metavar="DIR")
     parser.add_argument("--env", type=Path, metavar="DIR")
-    parser.add_argument("--only", nargs="*", help="names of cases")
+    parser.add_argument("--only", nargs="*", help="names of cases; what OUT says of others stays, and who was measured later is said")
     parser.add_argument("--out", type=Path, default=Path("results/vllm.json"))
     parser.add_argument("--case", type=json.loads, help=argparse.SUPPRESS)
     o = parser.parse_args()
@@ -116,8 +135,12 @@ def main():
     if not o.env: parser.error("give --make DIR or --env DIR")
     from specdec_nb.workshop.files import write_json
     from specdec_nb.workshop.ledger import load_average, provenance
-    source = dict(provenance(), engine=WHEEL, dtype="float32", command="python tools/vllm_check.py --env DIR",
+    source = dict(provenance(), engine=WHEEL, dtype="float32", command=" ".join(["python tools/vllm_check.py --env DIR", *(["--only", *o.only] if o.only else [])]),
                   date=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), load=load_average())
-    write_json(o.out, dict(provenance=source, rows=check(o.env, o.only)), indent=1)
+    report, rows = dict(provenance=source, rows={}, later={}), check(o.env, o.only)
+    if o.only and o.out.exists():
+        report |= json.loads(o.out.read_text())
+        report["later"] = report.get("later", {}) | dict.fromkeys(rows, source)
+    write_json(o.out, report | dict(rows=report["rows"] | rows), indent=1)
 
 if __name__ == "__main__": main()

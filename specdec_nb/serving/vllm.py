@@ -34,29 +34,42 @@ def _rope(settings) -> dict:
                          "has no name: it stays here")
     return {"rope_type": "default", "rope_theta": round(theta, 3)}
 
-def _eagle3(net, model, config) -> tuple: # `(page, tensors)`
-    "EAGLE-3 as the `speculators` format has it, which vLLM reads unasked"
-    s, draft_vocab = net.settings, net.draft_vocab
+def _layer(net) -> dict: # `{name: matrix}`
+    "What an EAGLE layer and one of Llama's have in common"
+    s = net.settings
     q, k, v = net.qkv.weight.split([n * s["head_dim"]
                                     for n in (s["heads"], s["kv_heads"], s["kv_heads"])])
     gate, up = net.gate_up.weight.chunk(2)
     layer = {"self_attn.q_proj": q, "self_attn.k_proj": k, "self_attn.v_proj": v,
              "self_attn.o_proj": net.out.weight, "mlp.gate_proj": gate, "mlp.up_proj": up,
-             "mlp.down_proj": net.down.weight, "input_layernorm": net.norm_e.weight,
-             "hidden_norm": net.norm_g.weight, "post_attention_layernorm": net.norm2.weight}
-    tensors = {f"layers.0.{name}.weight": w for name, w in layer.items()}
-    tensors |= {"fc.weight": net.fuse.weight, "norm.weight": net.norm.weight,
-                "lm_head.weight": net.head,
-                "d2t": draft_vocab - torch.arange(len(draft_vocab))}
-    one = dict(model_type="llama", hidden_size=s["d"], intermediate_size=s["inner"],
-               num_hidden_layers=1, num_attention_heads=s["heads"],
-               num_key_value_heads=s["kv_heads"], head_dim=s["head_dim"], vocab_size=net.vocab_size,
-               rms_norm_eps=s["eps"], hidden_act="silu", rope_parameters=_rope(s),
-               max_position_embeddings=config.max_position_embeddings, tie_word_embeddings=False)
+             "mlp.down_proj": net.down.weight, "post_attention_layernorm": net.norm2.weight}
+    return {f"layers.0.{name}.weight": w for name, w in layer.items()}
+
+def _llama(net, config) -> dict:
+    "The page of a Llama with this one layer"
+    s = net.settings
+    return dict(model_type="llama", hidden_size=s["d"], intermediate_size=s["inner"],
+                num_hidden_layers=1, num_attention_heads=s["heads"],
+                num_key_value_heads=s["kv_heads"], head_dim=s["head_dim"],
+                vocab_size=net.vocab_size, rms_norm_eps=s["eps"], hidden_act="silu",
+                rope_parameters=_rope(s), tie_word_embeddings=False,
+                max_position_embeddings=config.max_position_embeddings)
+
+def _eagle3(net, model, config) -> tuple: # `(page, tensors)`
+    "EAGLE-3 as the `speculators` format has it, which vLLM reads unasked"
+    s, draft_vocab = net.settings, net.draft_vocab
+    if s.get("direct"):
+        raise ValueError("this drafter gives words a matrix of their own into the residual stream "
+                         "(direct), for which the format has no name: it stays here")
+    tensors = {**_layer(net), "layers.0.input_layernorm.weight": net.norm_e.weight,
+               "layers.0.hidden_norm.weight": net.norm_g.weight, "fc.weight": net.fuse.weight,
+               "norm.weight": net.norm.weight, "lm_head.weight": net.head,
+               "d2t": draft_vocab - torch.arange(len(draft_vocab))}
     return (dict(architectures=["Eagle3Speculator"], speculators_model_type="eagle3",
                  speculators_version="0.9.0", draft_vocab_size=len(draft_vocab),
                  target_hidden_size=s["d"], norm_before_residual=False,
-                 eagle_aux_hidden_state_layer_ids=s["layers"][:3], transformer_layer_config=one,
+                 eagle_aux_hidden_state_layer_ids=s["layers"][:3],
+                 transformer_layer_config=_llama(net, config),
                  speculators_config=_speculators("eagle3", config)), tensors)
 
 def _speculators(algorithm, config):
@@ -67,6 +80,13 @@ def _speculators(algorithm, config):
                 verifier=verifier)
 
 # %% ../../nbs/7_serving/35_vllm.ipynb #5b39c87e
+def _eagle(net, model, config):
+    "EAGLE-1; a layer that is not told the word has zeros in its place"
+    mix, d = net.mix.weight.clone(), net.settings["d"]
+    if not net.settings["told"]: mix[:, :d] = 0
+    return (dict(_llama(net, config), architectures=["LlamaForCausalLM"], dtype="float32"),
+            {**_layer(net), "fc.weight": mix})
+
 def _medusa(net, model, config):
     mixes = {f"blocks.{i}.layers.0.{kind}": w for i, mix in enumerate(net.mix)
              for kind, w in mix.named_parameters()}
@@ -85,7 +105,7 @@ def _draft(net, model, config):
     return page, {k: w for k, w in tensors.items() if not (tied and k == "lm_head.weight")}
 
 # kind of a trained drafter -> `(page, tensors)`
-WRITERS = {"eagle3": _eagle3, "medusa": _medusa, "draft": _draft}
+WRITERS = {"eagle3": _eagle3, "eagle": _eagle, "medusa": _medusa, "draft": _draft}
 
 def export_drafter(
     network, # a trained drafter, `Trained`
