@@ -195,6 +195,25 @@ def test_the_best_of_many(kind):
     assert [len(t.tokens) for _, t in judged] == sorted(len(t.tokens) for _, t in judged)
 
 
+@pytest.mark.parametrize("groups, each, diversity, n", [(2, 2, .5, 5), (3, 1, 2., 4), (2, 3, 50., 4), (4, 1, 1e-9, 3)])
+def test_diverse_beams_are_the_papers(groups, each, diversity, n):
+    "Vijayakumar et al. written down naively: group by group in every step, the last one, too"
+    model, begin = MODELS["gpt2"], [5, 9, 7, 9, 5]
+    def logs(words):
+        with torch.no_grad(): return model(torch.tensor([[*begin, *words]])).logits[0, -1].log_softmax(-1).numpy()
+    beams = [[(0., ())] for _ in range(groups)]
+    for _ in range(n):
+        taken = []
+        for g, beam in enumerate(beams):
+            grown = [(score + z[x] - diversity * taken.count(x), (*words, x)) for score, words in beam for z in [logs(words)] for x in range(48)]
+            beams[g] = sorted(grown, key=lambda f: -f[0])[:each]
+            taken += [words[-1] for _, words in beams[g]]
+    wanted = sorted((f for beam in beams for f in beam), key=lambda f: -f[0])
+    for drafter in ("none", "lookup", Wild(1), Wild(2, truth=[*begin, *wanted[0][1]])):
+        found = beam_search(model, begin, n, (), drafter, width=groups * each, groups=groups, diversity=diversity).texts
+        assert sorted(t for _, t in found) == sorted(t for _, t in wanted) and np.allclose([s for s, _ in found], [s / n for s, _ in wanted])
+
+
 def test_beams_take_what_generate_takes():
     "Prompts of every form and of one word, up to the window's end; and what cannot be is refused by name"
     model, begin, full = MODELS["gpt2"], [5, 9, 7, 9, 5], [(7 * i) % 48 for i in range(120)]

@@ -50,12 +50,8 @@ class BeamSearch:
         stop:Stop,
     ) -> tuple:
         "One word more for every hypothesis"
-        taken:Counter = Counter()
-        after = []
-        for g in groups:
-            after.append(g if g.done else self._advance(g, rows, stop, taken))
-            if not g.done: taken.update(tokens[-1] for _, tokens in after[-1].running)
-        return tuple(after)
+        taken:Counter = Counter() # words of the groups before, in this step
+        return tuple(g if g.done else self._advance(g, rows, stop, taken) for g in groups)
 
     def _advance(self, group, rows, stop, taken):
         b, many = self.width // self.groups, max(2, 1 + len(stop.eos))
@@ -70,7 +66,9 @@ class BeamSearch:
         new = () if full else tuple((s / made ** self.length_penalty, t)
                                     for (s, t), end in list(zip(found, ends))[:b] if end)
         finished = tuple(sorted(group.finished + new, key=lambda f: -f[0])[:b])
-        running = tuple(f for f, end in zip(found, ends) if not end)[:b]
+        going = tuple(f for f in found if f[1][-1] not in stop.eos)[:b]
+        taken.update(tokens[-1] for _, tokens in going)
+        running = going if made < stop.limit else ()
         return Group(running, finished,
                      not running or self._over(running, finished, made, b, stop.limit))
 
