@@ -11,7 +11,7 @@ FILES = sorted((ROOT/"results").glob("*.json"))
 
 
 def test_every_file_of_results_is_a_result_or_has_a_generator():
-    known = ("random.jsonl", "training.jsonl", "history.jsonl", "ideas.jsonl")
+    known = ("random.jsonl", "contexts.jsonl", "training.jsonl", "history.jsonl", "ideas.jsonl")
     odd = [p.name for p in (ROOT/"results").iterdir() if p.suffix != ".json" and p.name not in known]
     assert FILES and not odd
     if (ledger := ROOT/"results/history.jsonl").exists(): assert history(ledger)
@@ -43,6 +43,15 @@ def test_random_words_are_made_again(original):
     lines = (ROOT/"results/random.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == random_words.questions(original[1])
     assert random_words.questions(original[1], seed=1) != random_words.questions(original[1])
+
+
+def test_long_texts_are_as_long_as_they_say(original):
+    "The file is of the book as it was when it was measured; the tool makes one of the book as it is"
+    import contexts
+    def told(q): return len(original[1](q["turns"][0].split("\n\n", 1)[1]).input_ids)
+    for made in ([json.loads(line) for line in (ROOT/"results/contexts.jsonl").read_text().splitlines()], contexts.questions(original[1])):
+        assert [int(q["category"]) for q in made] == [4000, 4000, 1500, 1500, 500, 500] and len({q["turns"][0] for q in made}) == 6
+        assert all(abs(told(q) - int(q["category"])) <= 2 and "```" not in q["turns"][0] for q in made)
 
 
 GOOD = dict(provenance=dict(command="specdec bench", commit="0" * 40, date="2026-11-29", cores=2, threads=2, dtype="float32", load=1.5), records=[],
