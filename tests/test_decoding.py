@@ -358,6 +358,22 @@ def test_grammars_hold_whoever_drafts():
         assert all(valid(tokenizer.decode(t, skip_special_tokens=True)) for t in ahead if t[-1] == tokenizer.eos_token_id)
 
 
+def test_grammars_in_a_batch():
+    "Rows of unequal length, as law and as processor, greedily and several samples of one prompt; each row finds its own place"
+    pytest.importorskip("llguidance")
+    _, tokenizer = load_hf()
+    model, grammar = scribe(tokenizer), Guidance(tokenizer, {"type": "object", "properties": {"n": {"type": "integer", "minimum": 0, "maximum": 99}}, "required": ["n"], "additionalProperties": False})
+    ids = torch.tensor([[0, 0, 5, 6, 7], [9, 8, 7, 6, 5], [0, 11, 12, 13, 14]])
+    call, made = dict(attention_mask=(ids != 0).long(), max_new_tokens=16, pad_token_id=0), lambda: dict(logits_processor=[GrammarProcessor(grammar, 5)])
+    plain = model.generate(ids, do_sample=False, **made(), **call)
+    assert all("n" in json.loads(tokenizer.decode(row[5:], skip_special_tokens=True)) for row in plain)
+    for drafter in ("none", "lookup", "grammar", Wild(1, plain[1].tolist())):
+        assert torch.equal(generate(model, ids, do_sample=False, drafter=drafter, **made(), **call), plain)
+        assert torch.equal(generate(model, ids, law=Constrained(temperature=0, grammar=grammar), drafter=drafter, **call), plain)
+    three = [generate(model, ids[1:2], do_sample=True, num_return_sequences=3, seed=2, drafter=d, max_new_tokens=16, pad_token_id=0, **made()) for d in ("none", Wild(2))]
+    assert torch.equal(*three) and len({*map(tuple, three[0].tolist())}) > 1
+
+
 def test_a_matcher_that_moves_with_guesses_is_seen():
     pytest.importorskip("llguidance")
     _, tokenizer = load_hf()

@@ -127,6 +127,9 @@ class _Place:
     def __init__(self, matcher, grammar):
         self.matcher, self.grammar, self.known = matcher, grammar, {}
 
+    # each row of a batch has a copy of its processors
+    def __deepcopy__(self, memo): return self
+
     def after(self, token):
         if token not in self.known:
             fine = self.matcher and _says(self.allowed, token)
