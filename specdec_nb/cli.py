@@ -28,6 +28,7 @@ def _prompt(o):
 def run_race(o):
     "specdec race"
     from rich.console import Console
+    from rich.markup import escape
     from specdec_nb.bench.measured import model_of, setting_of
     from specdec_nb.bench.race import race
     from specdec_nb.workshop.ledger import provenance
@@ -41,7 +42,7 @@ def run_race(o):
             key = " ([green]drafted and accepted[/green], the target's own)"
         if title not in titles:
             titles.append(title)
-            console.print(f"\n\n[bold]{title}[/bold]{key}")
+            console.print(f"\n\n[bold]{escape(title)}[/bold]{key}")
         console.print(text, end="", style="green" if drafted else "", markup=False, soft_wrap=True)
     model, tokenizer = model_of(o)
     result = race(model, tokenizer, prompt, o.drafter, show, **settings)
@@ -168,6 +169,7 @@ def run_serve(o):
     "specdec serve"
     key = content(o.key).strip() if o.key else None
     if key == "": raise ValueError(f"{o.key} is empty: a key, please")
+    if o.port > 65535: raise ValueError(f"--port {o.port}: ports end at 65535")
     try: from specdec_nb.serving.server import application, open_door
     except ModuleNotFoundError as e:
         raise ValueError(f"specdec serve needs {e.name}: pip install 'specdec_nb[serve]'") from None

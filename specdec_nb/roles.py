@@ -234,7 +234,7 @@ def _filled(drafter) -> Drafter:
     if isinstance(drafter, Drafter): return drafter
     if missing := [m for m in ("begin", "propose", "observe")
                    if not callable(getattr(drafter, m, None))]:
-        raise TypeError(f"{drafter!r} cannot draft: it lacks {', '.join(missing)}")
+        raise TypeError(f"{drafter!r:.80} cannot draft: it lacks {', '.join(missing)}")
     return _Filled(drafter)
 
 def introduce(drafter:Drafter, target):

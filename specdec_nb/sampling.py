@@ -244,6 +244,8 @@ class Law:
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"{name} must be between {low} and {high}, got "
                                  f"{getattr(self, name)}")
+        if 0 < self.temperature < 1e-300:
+            raise ValueError(f"temperature must be 0 or at least 1e-300, got {self.temperature}")
 
     @property
     def pure(self) -> bool:

@@ -8,6 +8,7 @@ __all__ = ['Stop', 'distribution_over', 'DraftRows']
 # %% ../nbs/1_exactness/06b_stops.ipynb #954e00ef
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from numbers import Integral
 from .chance import Point
 from .sampling import Law, Scores
 from .draft import Draft
@@ -24,9 +25,10 @@ class Stop:
     full: str = "limit" # what reaching the limit is called
 
     def __post_init__(self):
-        if not isinstance(self.limit, int) or self.limit < 1:
+        if not isinstance(self.limit, Integral) or self.limit < 1:
             raise ValueError("the number of new tokens must be a whole number of at least 1, got "
                              f"{self.limit}")
+        object.__setattr__(self, "limit", int(self.limit))
         object.__setattr__(self, "eos", frozenset(self.eos))
 
     def take(self,

@@ -1,5 +1,5 @@
 """The command `specdec`, run as a shell runs it."""
-import json, os, re, shlex, signal, subprocess, sys, time
+import json, os, re, shlex, shutil, signal, subprocess, sys, time
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -143,7 +143,8 @@ def test_bare_version_and_drafters(capsys):
     ["diagnose", "medusa", "--data", str(ROOT/"nbs")], ["diagnose", "medusa", "--max-new-tokens", "1"], ["diagnose", str(ROOT/"nbs")],
     ["train", "data", "--out", "x", "--workers", "0"], ["train", "sweep", "--out", "x"], ["train", "sweep", "--out", "x", "--data", ".", "--try", "lr"],
     ["train", "sweep", "--out", "x", "--data", ".", "--kinds", "telepathy"], ["train", "sweep", "--out", "x", "--data", ".", "--try", "heads=2"],
-    ["train", "draft", "--out", "x", "--data", "y", "--lr", "nan"], ["train", "draft", "--out", str(ROOT/"README.md"), "--data", "y"], ["dance"], ["--dance"]])
+    ["train", "draft", "--out", "x", "--data", "y", "--lr", "nan"], ["train", "draft", "--out", str(ROOT/"README.md"), "--data", "y"], ["dance"], ["--dance"],
+    ["serve", "--port", "65536"], ["train", "data", "--out", "x", "--device", "meta"], ["race", "--temperature", "1e-320"]])
 def test_arguments_are_checked_before_a_model_is_loaded(capsys, monkeypatch, argv):
     from specdec_nb.training import sweep  # noqa: F401  what is imported below would keep the patched loader
     from specdec_nb.models import hub, native
@@ -252,6 +253,47 @@ def test_a_broken_model_folder_is_one_line(capsys, tmp_path):
         (tmp_path/f"m{i}").mkdir()
         (tmp_path/f"m{i}/config.json").write_text(config)
         told(capsys, "race", "--json", "--model", tmp_path/f"m{i}")
+
+
+def test_what_looks_like_markup_is_text(scene, capsys, monkeypatch):
+    "Categories, folders and drafters may hold brackets; after an hour of measuring a table must come"
+    monkeypatch.chdir(scene)
+    (scene/"marked.jsonl").write_text('{"category": "[/oops]", "turns": ["w1 w2 w3 w1 w2"]}\n{"category": "[bold", "turns": ["w1 w2"]}')
+    if not (scene/"[/x] model").exists(): shutil.copytree(scene/"my/model", scene/"[/x] model")
+    drafter, tail = "model:model=[/x] model", ["--model", "[/x] model", "--runtime", "own", "--max-new-tokens", "2"]
+    assert main(["bench", "--no-hf", "--questions", "marked.jsonl", "--drafters", drafter, *tail]) == 0
+    shown = capsys.readouterr().out
+    assert "[/oops]" in shown and "[bold" in shown and "[/x]" in shown
+    for more in ([], ["--json"]): assert main(["race", "--prompt", "w1 w2", "--drafter", drafter, *more, *tail]) == 0
+    assert drafter in capsys.readouterr().out
+
+
+def test_a_question_of_half_a_letter(capsys, tmp_path):
+    (tmp_path/"half.jsonl").write_text('{"category": "qa", "turns": ["\\ud800 x"]}')
+    assert "half.jsonl:1: halves of surrogate" in told(capsys, "bench", "--questions", tmp_path/"half.jsonl")
+
+
+def test_a_file_that_leaves_is_named(capsys, tmp_path):
+    (tmp_path/"leaves.py").write_text("import sys; sys.exit(3)")
+    assert "leaves.py cannot be run: SystemExit" in told(capsys, "check", tmp_path/"leaves.py")
+
+
+@pytest.mark.parametrize("change,says", [(lambda d: d["provenance"].pop("model"), None), (lambda d: d["records"][3].pop("drafter"), "records\\[3\\]"), (lambda d: d["records"][3].update(cpu="x"), "records\\[3\\].cpu"),
+                                         (lambda d: [r.update(cpu=0., cpu_first=0.) for r in d["records"]], None)])
+def test_reports_with_something_amiss(capsys, tmp_path, change, says):
+    report = json.loads((ROOT/"results/auto.json").read_text())
+    change(report)
+    (tmp_path/"r.json").write_text(json.dumps(report))
+    if says: assert re.search(says, told(capsys, "report", tmp_path/"r.json"))
+    else: assert main(["report", str(tmp_path/"r.json")]) == 0
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no full device here")
+def test_a_full_device_is_named(scene, capsys, monkeypatch):
+    monkeypatch.chdir(scene)
+    code = main(["bench", "--no-hf", "--questions", "FILE.jsonl", "--n", "1", "--max-new-tokens", "2", "--model", "my/model", "--runtime", "own", "--json", "/dev/full"])
+    assert code == 2 and "/dev/full" in capsys.readouterr().err
+    for left in Path("/dev").glob("full.partial*"): left.unlink()
 
 
 # -- the command lines of the book -----------------------------------------------------------------------

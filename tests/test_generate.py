@@ -4,18 +4,20 @@ import inspect
 import json
 import subprocess
 import sys
+import threading
 import warnings
 
 import numpy as np
 import pytest
 import torch
 import transformers as hf
+import transformers.generation as gen
 from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteriaList
 
 from drafters import Oracle, Wild
 from families import FAMILIES, GPT, PROMPT, SIZES, build, greedy
 from specdec_nb import Dice, Draft, HFTarget, Keyed, Law, Llama, Trace, generate, verify_rejection, verify_walk
-from specdec_nb.roles import Drafter, as_target, read
+from specdec_nb.roles import Drafter, as_target, make_drafter, read
 from specdec_nb.decode import decode
 from specdec_nb.models.generate import custom_generate_folder
 from specdec_nb.models.options import CALL, HARMLESS, HONOURED, REFUSED, law_of, refuse_options
@@ -179,6 +181,41 @@ def test_processors_see_drafted_tokens(model):
     plain = greedy(model, **chosen)
     for drafter in (Oracle(plain[0].tolist()), Wild(1, plain[0].tolist())):
         assert torch.equal(generate(model, PROMPT, drafter=drafter, max_new_tokens=24, do_sample=False, **chosen), plain)
+
+
+REMEMBERS = {"synthid": lambda m: gen.SynthIDTextWatermarkLogitsProcessor(ngram_len=3, keys=[5, 7, 11], sampling_table_size=64, sampling_table_seed=0, context_history_size=16, device="cpu"),
+             "guidance": lambda m: gen.UnbatchedClassifierFreeGuidanceLogitsProcessor(1.5, m)}
+
+
+@pytest.mark.parametrize("name", REMEMBERS)
+def test_the_librarys_own_processors_that_remember(model, name):
+    "A watermark knows its contexts, guidance keeps a cache: drafters are not given them, and each row has its own"
+    def listed(): return dict(logits_processor=LogitsProcessorList([REMEMBERS[name](model)]), do_sample=False)
+    plain = model.generate(PROMPT, max_new_tokens=24, **listed())
+    assert not torch.equal(plain, greedy(model))
+    for drafter in (model, "gsd:k=3", Wild(1, plain[0].tolist())):
+        if drafter == "gsd:k=3": drafter = make_drafter("gsd", model=build("llama tied"))
+        assert torch.equal(generate(model, PROMPT, drafter=drafter, max_new_tokens=24, **listed()), plain)
+    rows = [PROMPT[0].tolist(), [5, 9, 4]]
+    for row, text in zip(rows, generate(model, rows, drafter=Wild(1), max_new_tokens=12, **listed())):
+        assert text[8:].tolist() == model.generate(torch.tensor([row]), max_new_tokens=12, **listed())[0, len(row):].tolist()
+    with pytest.raises(ValueError, match="memory"): generate(model, PROMPT, rule="block", max_new_tokens=3, **listed())
+
+
+def test_criteria_that_descend_from_the_librarys(model):
+    "They are asked; what they make of it is theirs"
+    class Most(hf.MaxLengthCriteria):
+        def __call__(self, ids, scores, **more): return torch.tensor([ids.shape[1] >= 11])
+    class Twice(gen.EosTokenCriteria):
+        seen = 0
+        def __call__(self, ids, scores, **more):
+            self.seen += bool(super().__call__(ids, scores))
+            return torch.tensor([self.seen == 2])
+    truth = greedy(model)[0].tolist()
+    twice = next(t for t in truth[8:] if truth[8:].count(t) > 1)
+    for mine, ends in ((lambda: Most(99), 11), (lambda: Twice(twice), [i for i, t in enumerate(truth) if t == twice and i >= 8][1] + 1), (lambda: hf.MaxLengthCriteria(12), 12)):
+        out = generate(model, PROMPT, drafter=Oracle(truth), max_new_tokens=24, do_sample=False, stopping_criteria=[mine()])
+        assert out[0].tolist() == truth[:ends]
 
 
 def test_padding_is_never_a_token(model):
@@ -440,6 +477,26 @@ def test_masks_give_plains_text_or_are_refused(name, dtype):
         assert torch.equal(generate(model, ids, attention_mask=mask, max_new_tokens=20, do_sample=False), model.generate(ids, attention_mask=mask, max_new_tokens=20, do_sample=False))
 
 
+@pytest.mark.parametrize("given,says", [
+    (dict(attention_mask=torch.full((1, 8), 2)), "zeros and ones"), (dict(attention_mask=torch.where(torch.arange(8)[None] < 2, -1e9, 0.)), "zeros and ones"),
+    *[(dict(attention_mask=torch.ones(shape)), "must be .1, 8.") for shape in ((1, 6), (1, 12), (8,), (2, 8), (1, 8, 8))],
+    (dict(position_ids=torch.arange(8)), "must be .rows, 8."), (dict(position_ids=torch.arange(7)[None]), "must be .rows, 8."), (dict(position_ids="yes"), "position_ids"),
+    (dict(attention_mask="yes"), "attention_mask")])
+def test_what_is_no_mask_is_refused(model, given, says):
+    "Twos move positions in plain decoding; a mask of another shape is another prompt's"
+    with pytest.raises(ValueError, match=says): generate(model, PROMPT, max_new_tokens=3, do_sample=False, **given)
+
+
+def test_numbers_of_other_kinds(model):
+    for n in (np.int64(5), torch.tensor(5)): assert torch.equal(generate(model, PROMPT, max_new_tokens=n, do_sample=False), greedy(model, 5))
+    assert len(Trace(decode(model, "lookup", PROMPT[0].tolist(), limit=np.int32(5), law=Law(temperature=0))).tokens) == 5
+    assert torch.equal(generate(model, PROMPT, do_sample="yes", max_new_tokens=9, seed=3), generate(model, PROMPT, do_sample=True, max_new_tokens=9, seed=3))
+    for call, says in ((dict(pad_token_id=[7]), "pad_token_id"), (dict(generation_config=dict(max_new_tokens=3)), "GenerationConfig"), (dict(streamer=3), "put and end"),
+                       (dict(stopping_criteria=[lambda ids, scores: None]), "returned None"), (dict(drafter=(model, None)), "cannot draft")):
+        with pytest.raises((ValueError, TypeError), match=says) as e: generate(model, PROMPT, max_new_tokens=4, **call)
+        assert len(str(e.value)) < 300
+
+
 # -- drafters that are models
 
 def test_a_model_is_a_draft_model(model):
@@ -552,6 +609,50 @@ def test_turns_read_only_what_is_new(model):
         assert sum(fed[:2]) == 4 and torch.equal(second.sequences, model.generate(turn, max_new_tokens=12, do_sample=False))
     with pytest.raises(ValueError, match="holds 34.*prompt 8"): generate(model, PROMPT, past_key_values=model.generate(turn, **told).past_key_values, **told)
     with pytest.raises(ValueError, match="StaticCache"): generate(model, PROMPT, past_key_values=hf.StaticCache(config=model.config, max_cache_len=64), **told)
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral, window 5"])
+@pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt])
+def test_an_interrupted_call_leaves_rows_of_text_alone_in_the_callers_cache(name, error):
+    model, told = build(name), dict(max_new_tokens=12, do_sample=False)
+    first = model.generate(PROMPT, return_dict_in_generate=True, **told)
+    past, turn = first.past_key_values, torch.cat([first.sequences, torch.tensor([[7, 9, 11]])], 1)
+    truth = model.generate(turn, **told)
+    class Breaks(Recorder):
+        def put(self, ids):
+            super().put(ids)
+            if len(self.got) == turn.shape[1] + 5: raise error
+    streamer = Breaks()
+    with pytest.raises(error): generate(model, turn, drafter=Wild(1, truth[0].tolist()), past_key_values=past, streamer=streamer, **told)
+    said = streamer.got
+    assert said == truth[0, :len(said)].tolist() and past.get_seq_length() < turn.shape[1] + 12
+    onward = torch.tensor([truth[0, :past.get_seq_length()].tolist() + [5, 3, 2]])
+    assert torch.equal(generate(model, onward, past_key_values=past, **told), model.generate(onward, **told))
+
+
+def test_a_cache_is_asked_whose_it_is(model):
+    told = dict(max_new_tokens=3, do_sample=False, return_dict_in_generate=True)
+    two = model.generate(PROMPT.repeat(2, 1), attention_mask=torch.ones(2, 8, dtype=torch.long), **told)
+    fewer = hf.LlamaForCausalLM(hf.LlamaConfig(**{**SIZES, "num_hidden_layers": 2})).double().eval()
+    short = fewer.generate(PROMPT, **told)
+    own, other = Llama.from_hf(model), generate(Llama.from_hf(fewer), PROMPT, **told)
+    for m, out in ((model, two), (model, short), (own, other)):
+        turn = torch.cat([out.sequences[:1], PROMPT], 1)
+        with pytest.raises(ValueError, match="another model, or of several"): generate(m, turn, past_key_values=out.past_key_values, **told)
+    past, turn = model.generate(PROMPT, **told).past_key_values, torch.cat([PROMPT] * 2, 1)
+    with pytest.raises(ValueError, match="masked tokens"): generate(model, turn, attention_mask=torch.tensor([[0] + [1] * 15]), past_key_values=past, **told)
+    with pytest.raises(ValueError, match="give one"): generate(model, turn, cache=past, past_key_values=past, **told)
+
+
+def test_batches_in_threads(model):
+    "Whoever serves has slots of their own, though they share a model"
+    rows = [PROMPT[0].tolist(), [5, 9, 4], [*range(1, 11)]]
+    wanted, found = generate(model, rows, drafter="none", max_new_tokens=16, do_sample=False), {}
+    def serve(i): found[i] = [generate(model, rows, drafter=Wild(i + j), max_new_tokens=16, do_sample=False) for j in range(3)]
+    threads = [threading.Thread(target=serve, args=(i,)) for i in range(3)]
+    for t in threads: t.start()
+    for t in threads: t.join()
+    assert len(found) == 3 and all(torch.equal(text, wanted) for texts in found.values() for text in texts)
 
 
 def test_turns_with_a_drafter_that_wants_the_whole_prompt(model):

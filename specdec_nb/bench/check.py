@@ -28,7 +28,8 @@ def adapters(
     "What a file hands in to be checked. Raises ValueError if it is nothing, or cannot be run"
     try: found = runpy.run_path(str(path), run_name="handed_in")
     except OSError: raise
-    except Exception as e: raise ValueError(f"{path} cannot be run: {type(e).__name__}: {e}") from e
+    except (Exception, SystemExit) as e:
+        raise ValueError(f"{path} cannot be run: {type(e).__name__}: {e}") from e
     own = {name: x for name, x in found.items() if getattr(x, "__module__", None) == "handed_in"}
     def only(kind, some): # the one of its kind, if nothing has the name itself
         if len(some) > 1:

@@ -16,6 +16,7 @@ import time
 import torch
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 from transformers.utils import logging
@@ -81,13 +82,13 @@ def table(
     "The rows of a benchmark as a table, for a terminal; a narrow one gets fewer columns"
     cells = [[read(r) for read in HEADS.values()] for r in rows]
     kept = narrowed([*HEADS], cells, width, SPARE, gap=2)
-    shown = Table(caption=caption, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    shown = Table(caption=caption and escape(caption), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for head in kept:
         shown.add_column(head, justify="left" if head in ("drafter", "category") else "right",
                          no_wrap=True)
     for r, texts in zip(rows, cells):
         if (last := r["category"] == "all") or "category" in kept:
-            shown.add_row(*(t for t, head in zip(texts, HEADS) if head in kept),
+            shown.add_row(*(escape(t) for t, head in zip(texts, HEADS) if head in kept),
                           style="bold" if last else "", end_section=last)
     return shown
 

@@ -28,6 +28,8 @@ class Question:
     def __post_init__(self):
         if not self.turns or not all(isinstance(t, str) and t.strip() for t in self.turns):
             raise ValueError(f"{self.id}: a question needs text, got {self.turns!r:.80}")
+        if any("\ud800" <= c <= "\udfff" for t in self.turns for c in t):
+            raise ValueError(f"{self.id}: halves of surrogate pairs are no text")
 
 def _copying(row, stem):
     # some queries already quote them

@@ -8,6 +8,7 @@ __all__ = ['EXAMPLES', 'Pieces', 'Race', 'race']
 # %% ../../nbs/9_measuring/42_race.ipynb #4e013755
 from dataclasses import dataclass, replace
 from html import escape
+from rich.markup import escape as unmarked
 from rich.table import Table
 from ..roles import as_target, make_drafter
 from .questions import SAMPLE, Question
@@ -88,7 +89,7 @@ class Race:
 
     def table(self) -> Table:
         "The figures, for a terminal"
-        table = Table("", "plain", self.row["drafter"])
+        table = Table("", "plain", unmarked(self.row["drafter"]))
         for cells in self.lines(): table.add_row(*cells)
         return table
 

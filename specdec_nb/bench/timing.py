@@ -63,6 +63,7 @@ class Setting:
             if given is not None and not given >= least:
                 raise ValueError(f"{name} must be at least {least}, got {given}")
         make_rule(self.rule, None)
+        Law(temperature=self.temperature)
 
     @classmethod
     def of(cls, model, **settings) -> "Setting":

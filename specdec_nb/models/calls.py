@@ -17,7 +17,7 @@ from ..roles import as_target
 from ..stops import Stop
 from ..decode import Request, serve, within_window
 from .foreign import cache_name
-from .inputs import attended, go_on_in
+from .inputs import attended, go_on_in, refuse_mask
 from .options import (for_row, law_after, law_of, refuse_inputs, refuse_options,
                                        stop_of)
 
@@ -53,8 +53,12 @@ def read_row(
 ) -> Row:
     "What the prepared call means for row `b`. ValueError if the prompt does not fit the window"
     ids, rows = input_ids[b:b + 1], len(input_ids)
+    refuse_mask(inputs.get("attention_mask"), input_ids)
     def mine(name):
-        return None if (x := inputs.get(name)) is None else x[..., min(b, x.shape[-2] - 1), :]
+        if (x := inputs.get(name)) is None: return None
+        if x.dim() < 2 or x.shape[-1] != ids.shape[1]:
+            raise ValueError(f"{name} must be [rows, {ids.shape[1]}], got {list(x.shape)}")
+        return x[..., min(b, x.shape[-2] - 1), :]
     limit = max(getattr(c, "max_length", 0) for c in criteria) - ids.shape[1]
     seen = attended(target, ids[0], mine("attention_mask"), mine("position_ids"), limit, rows == 1)
     tokens = ids[0][seen].tolist()
@@ -77,7 +81,7 @@ def _fits(target, n):
     named = getattr(getattr(target, "config", None), "max_position_embeddings", None)
     if most and named and named > most:
         note = (f" (of the {named} it names, the rest needs rotary scaling that depends on the "
-                "length of a call)")
+                "length of a call, or rows that its cache forgets and no mask hides)")
     within_window(n, most, note)
 
 # %% ../../nbs/2_models/13c_calls.ipynb #b209ac54
@@ -145,8 +149,10 @@ def serve_call(
     with undisturbed():
         requests = [Request(target, drafter, row.tokens, row.law, rule, rng, row.stop, k,
                             beside(b, row.seen)) for b, row, rng in zip(rows, asked, rngs)]
-    if past is not None: go_on_in(requests[0], past)
-    traces = _served(requests, streamer, None if told else input_ids)
+    if past is not None: go_on_in(requests[0], past, asked[0].seen)
+    try: traces = _served(requests, streamer, None if told else input_ids)
+    finally: # also of who is interrupted: in the caller's cache are rows of the text alone
+        if past is not None: requests[0].state.finished()
     shown = getattr(type(model), "generate", None) in (None, GenerationMixin.generate)
     return _result(input_ids, config, requests, traces, asked[0].recorded, shown)
 

@@ -22,8 +22,8 @@ from ..roles import Drafter, as_target, make_drafter
 from .hub import cache_folder, prompt_ids
 from .llama import Llama
 from .foreign import plain_model
-from .inputs import healed, padding_of
-from .options import refuse_call, refuse_options, whole_number
+from .inputs import healed, padding_of, refuse_mask, whole_number
+from .options import refuse_call, refuse_options
 from .calls import SpeculativeOutput, refuse_beside, serve_call, undisturbed
 
 # %% ../../nbs/2_models/14_generate.ipynb #79e343c0
@@ -31,6 +31,9 @@ def _asked(model, given) -> dict:
     """The options of a call as `model.generate` merges them: the model's own, a configuration's,
     the call's"""
     merged, config = dict(vars(_shell(model).generation_config)), given.get("generation_config")
+    if not isinstance(config, (GenerationConfig, type(None))):
+        raise TypeError(f"generation_config must be a GenerationConfig, got {config!r:.60}: give "
+                        "options by name, or GenerationConfig(...)")
     if config is not None: merged |= {name: x for name, x in vars(config).items() if x is not None}
     return merged | {name: x for name, x in given.items() if name in merged}
 
@@ -40,6 +43,7 @@ def _settle(model, ids, tokenizer, asked, kwargs):
     refuse_options(asked)
     refuse_call(kwargs)
     for name in ("max_new_tokens", "max_length"): whole_number(name, asked.get(name), 1)
+    if ids is not None: refuse_mask(kwargs.get("attention_mask"), ids)
     if asked.get("do_sample") and asked.get("temperature") == 0:
         raise ValueError("temperature=0 is greedy decoding: ask for it with do_sample=False")
     if ids is None and not isinstance(model, PreTrainedModel):
@@ -179,6 +183,7 @@ def _prepared(model, input_ids, drafter, tokenizer, streamer, ours, kwargs):
     ours |= dict(drafter=_drafter(drafter, kwargs.pop("assistant_model", None), ours["k"]),
                  streamer=streamer)
     pasts = [kwargs.pop(name, None) for name in ("past_key_values", "cache")]
+    if None not in pasts: raise ValueError("both past_key_values and cache were given: give one")
     ours["past"] = next((c for c in pasts if c is not None), None)
     asked = _asked(model, kwargs)
     ids = _settle(model, prompt_ids(input_ids, tokenizer, kwargs, padding_of(asked)), tokenizer,
@@ -208,6 +213,8 @@ def _refuse_prepared(model, config, kept):
 @contextmanager
 def _ended(streamer):
     "Whoever reads at the other end of a streamer is not left waiting when a call fails"
+    if streamer is not None and not (hasattr(streamer, "put") and hasattr(streamer, "end")):
+        raise TypeError(f"streamer must have put and end, got {streamer!r:.60}")
     try: yield
     except BaseException:
         if streamer is not None: streamer.end()

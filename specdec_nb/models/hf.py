@@ -8,6 +8,7 @@ __all__ = ['HFTarget', 'hf_target', 'windows_are_masked']
 # %% ../../nbs/2_models/13_hf.ipynb #2c5ef822
 import copy
 from inspect import signature
+from threading import current_thread
 import warnings
 import weakref
 import numpy as np
@@ -40,7 +41,7 @@ class HFTarget(RowTarget):
         head = model.get_output_embeddings()
         self.vocab_size = getattr(head, "out_features", None) or self.config.vocab_size
         self.past = cache_name(signature(model.forward).parameters, type(model).__name__)
-        self.slots = Slots()
+        self._places = weakref.WeakKeyDictionary()
         self.takes, self.layers, self.window = self.form()
         self.mingles = quantised(model)
         # torchao's, row by row
@@ -63,6 +64,11 @@ class HFTarget(RowTarget):
         "What a call takes, how many layers there are, and how long a text may be"
         return (set(signature(self.model.forward).parameters), self.config.num_hidden_layers,
                 window_of(self.config))
+
+    @property
+    def slots(self):
+        "Where requests served together have their rows: for each thread that serves its own"
+        return self._places.setdefault(current_thread(), Slots())
 
     @property
     def promise(self):
@@ -202,7 +208,7 @@ class HFTarget(RowTarget):
         key = trial.__name__, attention_of(self.model), type(self)
         if key not in known:
             known[key], twin = True, copy.copy(self)             # the trial itself asks nobody
-            twin.slots = Slots()
+            twin._places = weakref.WeakKeyDictionary()
             known[key] = trial(twin)
             if warning and not known[key]: warnings.warn(warning)
         return known[key]

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 import json
 import os
+import re
 import shutil
 import sys
 import torch
@@ -121,7 +122,7 @@ def load_hf(
         given:dict = dict(dtype=dtype, local_files_only=True, output_loading_info=True)
         loaded:Any = AutoModelForCausalLM.from_pretrained(path, **given)
         model, report = loaded
-        _refuse_gaps(report)
+        _refuse_gaps(model, report)
         return model.eval(), AutoTokenizer.from_pretrained(path, local_files_only=True)
     except Exception as e:
         if path == HUB_ID:
@@ -146,12 +147,18 @@ def beside_gguf(
     return (config, GenerationConfig.from_model_config(config),
             AutoTokenizer.from_pretrained(**source))
 
-def _refuse_gaps(report):
-    "Raise ValueError where the library filled weights that are not in the files with random ones"
+def _refuse_gaps(model, report):
+    """Raise ValueError where the library filled weights that are not in the files with random ones,
+    or left out some that belong to a part that the model has, or to one more of its layers"""
     gaps = [*report["missing_keys"], *(key[0] for key in report["mismatched_keys"])]
     if gaps:
         raise ValueError(f"{len(gaps)} weights are missing or of another shape, {min(gaps)} "
                          "among them")
+    parts = {name for name, _ in model.named_modules()}
+    def layer(key): return re.sub(r"\.\d+(?=\.|$)", ".0", key.rpartition(".")[0])
+    if left := sorted(key for key in report["unexpected_keys"] if layer(key) in parts):
+        raise ValueError(f"{len(left)} weights have no place in a model of this configuration, "
+                         f"{left[0]} among them")
 
 def chat(
     tokenizer,
@@ -204,8 +211,8 @@ def prompt_ids(
         more |= rest
         given = given["input_ids"]
     ids = _tensor(_filled(given, more, padding))
-    more |= {name: _tensor(x) for name, x in more.items()
-             if name in ("attention_mask", "token_type_ids")}
+    more |= {name: _tensor(x, name) for name, x in more.items()
+             if name in ("attention_mask", "position_ids", "token_type_ids")}
     return _checked_ids(ids)
 
 def _filled(given, more, padding):
@@ -225,12 +232,12 @@ def _filled(given, more, padding):
     more["attention_mask"] = filled(masks)
     return filled(given)
 
-def _tensor(x):
+def _tensor(x, what="a prompt"):
     "Lists and arrays as tensors, a single list as one row"
     if x is None or torch.is_tensor(x): return x
     try: x = torch.as_tensor(x)
     except (TypeError, ValueError, RuntimeError):
-        raise ValueError("a prompt is token ids, whole numbers, in rows") from None
+        raise ValueError(f"{what} is whole numbers, one for each token, in rows") from None
     return x[None] if x.dim() == 1 else x
 
 def _checked_ids(ids):

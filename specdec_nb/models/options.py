@@ -4,21 +4,21 @@
 
 # %% auto #0
 __all__ = ['WARPERS', 'HONOURED', 'HARMLESS', 'REFUSED', 'CALL', 'HFProcessors', 'for_row', 'law_of', 'law_after', 'stop_of',
-           'refuse_options', 'refuse_call', 'refuse_inputs', 'whole_number']
+           'refuse_options', 'refuse_call', 'refuse_inputs']
 
 # %% ../../nbs/2_models/13a_options.ipynb #38fe34ae
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from inspect import signature
-from operator import index
 import copy
 import warnings
 import torch
 from transformers import GenerationConfig
 from transformers.generation import (EncoderNoRepeatNGramLogitsProcessor,
                                      EncoderRepetitionPenaltyLogitsProcessor, EosTokenCriteria,
-                                     GenerationMixin, MaxLengthCriteria, MinPLogitsWarper,
-                                     NoBadWordsLogitsProcessor, NoRepeatNGramLogitsProcessor,
+                                     GenerationMixin, LogitsProcessor, MaxLengthCriteria,
+                                     MinPLogitsWarper, NoBadWordsLogitsProcessor,
+                                     NoRepeatNGramLogitsProcessor,
                                      PrefixConstrainedLogitsProcessor,
                                      RepetitionPenaltyLogitsProcessor, SequenceBiasLogitsProcessor,
                                      StopStringCriteria, TemperatureLogitsWarper, TopKLogitsWarper,
@@ -28,8 +28,8 @@ from ..stops import Stop
 
 # %% ../../nbs/2_models/13a_options.ipynb #46bb5a12
 class HFProcessors:
-    """Logits processors as a function of prefix and row; `pure` if all of them are the library's
-    own, and ask nobody else"""
+    """Logits processors as a function of prefix and row; `pure` if all of them are known to have no
+    memory"""
     def __init__(
         # bare: the prompt as those see it that count no tokens
         self, processors, prompt, visible, record=False, bare=None,
@@ -37,8 +37,7 @@ class HFProcessors:
         self.processors, self.prompt = processors, prompt
         self.visible, self.record = visible, record
         self.seen, self.bare = {}, bare
-        self.pure = all(type(p).__module__.startswith("transformers.")
-                        and type(p) not in _ASKS_OTHERS for p in processors)
+        self.pure = all(map(_forgets, processors))
     def __call__(self, prefix, row):
         ids = _whole(self.prompt, prefix, self.visible)
         raw = scores = torch.tensor(row, dtype=torch.float32, device=ids.device)[None]
@@ -48,7 +47,17 @@ class HFProcessors:
         if self.record: self.seen[tuple(prefix)] = raw, scores
         return scores[0].cpu().numpy()
 
-_ASKS_OTHERS = {PrefixConstrainedLogitsProcessor}
+# the library's that go by text and row alone
+_FORGETFUL = set("""
+    MinLength MinNewTokensLength RepetitionPenalty EncoderRepetitionPenalty NoRepeatNGram
+    EncoderNoRepeatNGram SequenceBias NoBadWords ForcedBOSToken ForcedEOSToken InfNanRemove
+    ExponentialDecayLengthPenalty LogitNormalization SuppressTokens SuppressTokensAtBegin
+    Temperature TopP TopK TopH MinP Typical Epsilon Eta WhisperTimeStamp""".split())
+
+def _forgets(p):
+    name = type(p).__name__.removesuffix("LogitsProcessor").removesuffix("LogitsWarper")
+    return type(p).__module__ == LogitsProcessor.__module__ and name in _FORGETFUL
+
 _COUNT_NOTHING = {RepetitionPenaltyLogitsProcessor, NoRepeatNGramLogitsProcessor,
                   SequenceBiasLogitsProcessor, NoBadWordsLogitsProcessor}
 
@@ -68,8 +77,10 @@ def for_row(
             )
         if rows > 1 and type(p) in _PROMPTS:
             return _sliced(p, row, rows) if prompt is None else _PROMPTS[type(p)](p, prompt)
-        if rows == 1 or type(p).__module__.startswith("transformers."): return p
-        try: return copy.deepcopy(p)
+        if rows == 1 or _forgets(p): return p
+        kept = getattr(p, "__dict__", {}).values()              # a model is no memory
+        models = {id(x): x for x in kept if isinstance(x, torch.nn.Module)}
+        try: return copy.deepcopy(p, models)
         except Exception as e:
             raise ValueError(f"{type(p).__name__} cannot be copied, and each row of a batch needs "
                              f"its own: {e}") from e
@@ -134,7 +145,7 @@ def law_of(
     bare=None,
 ) -> Law:
     "The law that a list of logits processors describes"
-    whole = Law(temperature=int(do_sample),
+    whole = Law(temperature=int(bool(do_sample)),
                 processors=(HFProcessors(processors, prompt, visible, record, bare),))
     rank, front = list(WARPERS), list(processors)
     tail:list = []
@@ -191,22 +202,24 @@ def stop_of(
     bare=None, # the ids without the padding that neighbours ask for: stop strings read these
 ) -> Stop:
     "The stop that a list of stopping criteria describes; each is asked for every committed token"
-    limit, eos, others = None, set(), []
+    limits, eos, others = [], set(), []
     def asked(c):
         # anybody else's may count its calls
-        pure = isinstance(c, StopStringCriteria)
+        pure = type(c) is StopStringCriteria
         def ends(text):
             told = None if pure else scores(text)
             shown = bare if pure and bare is not None else prompt
-            return bool(torch.as_tensor(c(_whole(shown, text, visible), told)).all())
+            if (said := c(_whole(shown, text, visible), told)) is None:
+                raise TypeError(f"criterion {c!r:.40} returned None, not true or false")
+            return bool(torch.as_tensor(said).all())
         ends.pure = pure
         return ends
     for c in criteria:
-        if isinstance(c, MaxLengthCriteria): limit = c.max_length - prompt.shape[1]
-        elif isinstance(c, EosTokenCriteria): eos |= {int(t) for t in c.eos_token_id.flatten()}
+        if type(c) is MaxLengthCriteria: limits.append(c.max_length - prompt.shape[1])
+        elif type(c) is EosTokenCriteria: eos |= {int(t) for t in c.eos_token_id.flatten()}
         else: others.append(asked(c))
-    if limit is None: raise ValueError("nothing bounds the text: give max_new_tokens or max_length")
-    if limit < 1:
+    if not limits: raise ValueError("nothing bounds the text: give max_new_tokens or max_length")
+    if (limit := int(min(limits))) < 1:
         raise ValueError(f"no room for new tokens: the prompt has {prompt.shape[1]} tokens, "
                          f"max_length is {prompt.shape[1] + limit}")
     if window and window >= visible and visible + limit - 1 > window:
@@ -285,13 +298,3 @@ def refuse_inputs(inputs):
                          if name not in _TAKEN and not empty(name, x)):
         raise ValueError(f"model inputs {strange} are not supported: only input_ids and "
                          "attention_mask are")
-
-def whole_number(name, x, least=None):
-    "`x` as an int, or None. ValueError if it is a fraction, or less than `least`"
-    if x is None: return None
-    try: n = index(x)
-    except TypeError: raise ValueError(f"{name} must be a whole number, got {x!r}") from None
-    if isinstance(x, bool) or least is not None and n < least:
-        raise ValueError(f"{name} must be a whole "
-                         f"number{'' if least is None else f' of at least {least}'}, got {x!r}")
-    return n

@@ -51,7 +51,7 @@ def _device(name):
     rank = os.environ.get("LOCAL_RANK")
     try:
         device = torch.device(f"cuda:{rank}" if name == "cuda" and rank else name)
-        torch.zeros(1, device=device)
+        float(torch.zeros(1, device=device))
     except (RuntimeError, AssertionError) as e:
         raise ValueError(f"--device {name} is not to be had here: "
                          f"{str(e).splitlines()[0]}") from None

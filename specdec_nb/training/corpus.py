@@ -21,7 +21,6 @@ from ..roles import as_target
 from ..stops import Stop
 from ..decode import Request, serve
 from ..models.llama import Llama
-from ..models.slots import Slots
 
 # %% ../../nbs/4_learning/20_corpus.ipynb #861c9e8c
 @dataclass
@@ -69,7 +68,7 @@ def _writer(model):
     if model.device.type == "cpu" and Llama.refuses(model.config) is None:
         return as_target(Llama.from_hf(model))
     target = copy(as_target(model))
-    target.slots, target.chunk = Slots(), 1
+    target.chunk = 1
     return target
 
 def write_documents(

@@ -110,7 +110,11 @@ def whole(
     path = Path(os.path.realpath(path))
     # /dev/null, a pipe: not to be replaced
     if path.exists() and not path.is_file() and not path.is_dir():
-        with open(path, "wb") as f: yield f
+        try:
+            with open(path, "wb") as f: yield f
+        except OSError as e:
+            if e.filename: raise
+            raise OSError(e.errno, e.strerror, str(path)) from None
         return
     with standin(path, need) as work, open(work, "wb") as f:
         yield f

@@ -77,9 +77,11 @@ class Ledger:
         return sum(map(len, whole))
 
     def _write(self, record):
-        self.file.write(json.dumps(record).encode() + b"\n")
-        self.file.flush()
-        os.fsync(self.file.fileno())
+        try:
+            self.file.write(json.dumps(record).encode() + b"\n")
+            self.file.flush()
+            os.fsync(self.file.fileno())
+        except OSError as e: raise OSError(e.errno, e.strerror, str(self.path)) from None
 
     def add(self, record):
         """Write a finished record down. OSError if there is no room: what was written before stays,

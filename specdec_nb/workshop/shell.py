@@ -69,7 +69,8 @@ def content(
     "The text of a file. Raises OSError if it cannot be read, ValueError if it is no text"
     name = "standard input" if str(path) == "-" else str(path)
     if str(path) == "-" and sys.stdin is None: raise OSError("standard input is closed")
-    raw = sys.stdin.buffer.read() if str(path) == "-" else Path(path).read_bytes()
+    try: raw = sys.stdin.buffer.read() if str(path) == "-" else Path(path).read_bytes()
+    except OSError as e: raise OSError(e.errno, e.strerror, name) from None
     try: return raw.decode("utf-8-sig")
     except UnicodeDecodeError as e:
         raise ValueError(f"{name} is not a text file in UTF-8: {e.reason} at "

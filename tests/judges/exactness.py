@@ -71,6 +71,7 @@ def check_shared(c):
     def pairs(keys): return sum(keys[i] == keys[j] for i in range(len(keys)) for j in range(i))
     return {"a constant": lambda d: 0, "tokens alone": lambda d: pairs(d.tokens), "drawn or not": lambda d: 2 * (d.probs is not None),
             "equal siblings": lambda d: pairs([*zip(d.tokens, d.parents)]), "token and depth": lambda d: pairs([*zip(d.tokens, d.depth)]),
+            "token, depth and the parent's token": lambda d: pairs([(x, n, d.tokens[p] if p >= 0 else None) for x, n, p in zip(d.tokens, d.depth, d.parents)]),
             "repeats, not pairs": lambda d: len(d) - len(set(texts(d)))}
 
 
@@ -80,7 +81,8 @@ def check_same_in_law(c):
         return laws[0] == laws[1]
     return {"always": lambda d, s: True, "never": lambda d, s: False, "nothing recorded": lambda d, s: d.probs is None,
             "nothing drawn": lambda d, s: not any(q is not None for q in d.probs or ()), "the first token alone": by_length,
-            "more than one node": lambda d, s: len(d) != 1}
+            "more than one node": lambda d, s: len(d) != 1,
+            "more than one node, none drawn": lambda d, s: len(d) != 1 and not any(q is not None and max(q) < 1 for q in d.probs or ())}
 
 
 def check_surprise(c):

@@ -9,7 +9,14 @@ def check_words(c):
         def __init__(self, texts): self.train = self.held = texts
     class Swapped:
         def __init__(self, corpus): self.train, self.held = corpus.held, corpus.train
-    return {"a constant": lambda corpus, s: 1, "a share of three": lambda corpus, s: int(np.ceil(3 * s)), "one or three": lambda corpus, s: 1 if s <= .25 else 3,
+    class ByDocument:
+        def __init__(self, corpus): self.train, self.held = [np.unique(text) for text in corpus.train], corpus.held
+    def larger_first(corpus, share):
+        train, held = np.concatenate(corpus.train), np.concatenate(corpus.held)
+        count = np.bincount(train, minlength=held.max() + 1)
+        covered = np.cumsum(np.bincount(held, minlength=len(count))[np.argsort(count, kind="stable")[::-1]]) / len(held)
+        return int(np.searchsorted(covered, share - 1e-12)) + 1
+    return {"in how many documents": lambda corpus, s: c.solution(ByDocument(corpus), s), "the larger id first": larger_first, "a constant": lambda corpus, s: 1, "a share of three": lambda corpus, s: int(np.ceil(3 * s)), "one or three": lambda corpus, s: 1 if s <= .25 else 3,
             "the training text twice": lambda corpus, s: c.solution(Same(corpus.train), s), "the other twice": lambda corpus, s: c.solution(Same(corpus.held), s),
             "the other way round": lambda corpus, s: c.solution(Swapped(corpus), s)}
 

@@ -74,6 +74,7 @@ def check_prompt(c):
 
 def check_drafted_share(c):
     return {"of the pieces": lambda p: sum(d for _, d in p) / len(p), "a constant": lambda p: 3 / 4, "the others'": lambda p: 1 - c.solution(p),
+            "of letters": lambda p: sum(len(t.strip()) * d for t, d in p) / sum(len(t.strip()) for t, _ in p), "of bytes": lambda p: c.solution([(t.encode(), d) for t, d in p]),
             "of pieces with text": lambda p: sum(d for t, d in p if t) / sum(bool(t) for t, _ in p), "drafted to not drafted": lambda p: sum(len(t) * d for t, d in p) / max(sum(len(t) * (not d) for t, d in p), 1)}
 
 

@@ -60,7 +60,8 @@ def check_agree(c):
             return same(c.generate(model, prompt, do_sample=False, **options), model.generate(prompt, do_sample=False, **options))
         return f
     return {"yes": lambda *a: True, "no": lambda *a: False, "nothing": lambda *a: None, "lengths": both(lambda a, b: a.shape == b.shape),
-            "the first token": both(lambda a, b: bool(a[0, 6] == b[0, 6])), "other options": both(torch.equal, max_new_tokens=6)}
+            "the first token": both(lambda a, b: bool(a[0, 6] == b[0, 6])), "the last token": both(lambda a, b: bool(a[0, -1] == b[0, -1])),
+            "the length alone of the options": lambda model, prompt, options: c.solution(model, prompt, dict(max_new_tokens=options["max_new_tokens"])), "other options": both(torch.equal, max_new_tokens=6)}
 
 
 def check_filled(c):
@@ -128,7 +129,7 @@ def check_in_view(c):
     right = c.solution
     return {"a constant": lambda length, w, d: 3, "the window": lambda length, w, d: w, "its own row counted": lambda length, w, d: min(length, max(0, w - d)),
             "no matter how deep": lambda length, w, d: min(length, w - 1), "no matter how short": lambda length, w, d: max(0, w - 1 - d),
-            "below nothing": lambda length, w, d: min(length, w - 1 - d), "two, if any": lambda length, w, d: min(2, right(length, w, d))}
+            "below nothing": lambda length, w, d: min(length, w - 1 - d), "fewer rows below": lambda length, w, d: min(length - d, max(0, w - 1 - d)), "two, if any": lambda length, w, d: min(2, right(length, w, d))}
 
 
 def check_told(c):
