@@ -183,11 +183,9 @@ class Native(Llama):
             wanted += range(first + p.first, first + n)
             sees, longest = sees + nodes * nodes, max(longest, p.base + nodes)
         (cos, sin), key, w = self.angles.upto(longest), tuple(hidden), self.weights
-        # of threads that are here at once each has what it needs, whoever is last
-        if w.cos is not cos: w = self.weights = w._replace(cos=cos, sin=sin)
+        if w.cos is not cos: w = self.weights = w._replace(cos=cos, sin=sin) # each thread's own
         if (at := self.shown.get(key)) is None:
-            at = np.full(self.layers + 1, -1)
-            at[list(hidden)] = range(len(hidden))
+            at = np.array([key.index(i) if i in key else -1 for i in range(self.layers + 1)])
             self.shown[key] = at
         n, whole = len(tokens), np.array(requests + tokens + parents + wanted, int)
         a, b, c = accumulate(map(len, (requests, tokens, parents)))

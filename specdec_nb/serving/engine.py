@@ -32,6 +32,7 @@ class Served(Request):
     # why: "cancelled", "error", or None; mute: silent for good
     nodes, rank, why, fault, called, mute = None, (0, 0), None, None, False, False
     drafting:Any
+    opened:Any
     tries:Any = None # by rank: accepted, sent
     def __init__(self, *args, told=None, **options):
         super().__init__(*args, **options)
@@ -169,7 +170,8 @@ class Engine:
         self.ration = None if plain else Ration(curve or cost_of(self.target), nodes,
                                                 getattr(self.drafter, "pace", None))
         self.memory, self.lock = Memory(self.target, memory, nodes), Condition()
-        self.closed, self.reader, self.occupied, self.counts = False, None, 0, Counter()
+        self.closed, self.reader, self.occupied = False, None, 0
+        self.counts:Counter = Counter()
         self.waiting:list = []
         self.running:list = []
         self.steps:list = []
@@ -215,7 +217,7 @@ class Engine:
             if r.why: self.tell(r, None)
 
     def admit(self):
-        "Those who wait come in, by rank, if there is room; who has priority may take another's"
+        "Those who wait come in, by rank, if there is room; priority may take another's"
         for r in list(self.waiting):
             while self.running and (len(self.running) >= self.most
                                     or not self.memory.room(self.running,
@@ -226,7 +228,6 @@ class Engine:
             self.counts["shared"] += r.state.length
             self.waiting.remove(r)
             insort(self.running, r, key=_rank)
-
     def put_off(self, r):
         self.running.remove(r)
         r.put_off()
@@ -255,7 +256,6 @@ class Engine:
         while not self.closed:
             self.run()
             with self.lock: self.lock.wait_for(lambda: self.waiting or self.closed)
-
     def close(self):
         "Everybody is called off"
         with self.lock:
