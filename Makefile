@@ -64,7 +64,7 @@ peers: $(READY)   ## the same with more and longer answers, into results/peers.j
 	  --categories $(KINDS),humaneval --n 1 --max-new-tokens 64 --json results/peers_drawn.json --force
 	python tools/contexts.py
 	OMP_NUM_THREADS=1 specdec bench --drafters none,lookup,auto --peers hf-plain,hf-lookup,economize,llama.cpp,llama.cpp-ngram --no-hf \
-	  --questions results/contexts.jsonl --max-new-tokens 48 --json results/contexts.json --force
+	  --questions results/contexts.jsonl --n 1 --max-new-tokens 48 --json results/contexts.json --force
 
 results: $(READY) ## measure again what chapters 24, 29, 33 and 44 read (half an hour of a machine that does nothing else, from a committed checkout)
 	python tools/random_words.py

@@ -50,7 +50,7 @@ def test_long_texts_are_as_long_as_they_say(original):
     import contexts
     def told(q): return len(original[1](q["turns"][0].split("\n\n", 1)[1]).input_ids)
     for made in ([json.loads(line) for line in (ROOT/"results/contexts.jsonl").read_text().splitlines()], contexts.questions(original[1])):
-        assert [int(q["category"]) for q in made] == [4000, 4000, 1500, 1500, 500, 500] and len({q["turns"][0] for q in made}) == 6
+        assert [int(q["category"]) for q in made] == [500, 500, 4000, 4000, 1500, 1500] and len({q["turns"][0] for q in made}) == 6
         assert all(abs(told(q) - int(q["category"])) <= 2 and "```" not in q["turns"][0] for q in made)
 
 

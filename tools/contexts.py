@@ -1,6 +1,6 @@
 """Questions about long texts: the book's own chapters, cut to so many tokens of the default model.
 
-    python tools/contexts.py          writes results/contexts.jsonl: two texts of 4000, 1500 and 500 tokens each
+    python tools/contexts.py          writes results/contexts.jsonl: two texts of 500, 4000 and 1500 tokens each
 """
 import json, re
 from pathlib import Path
@@ -9,7 +9,7 @@ from specdec_nb.models.hub import load_hf
 from specdec_nb.workshop.files import whole
 
 HERE = Path(__file__).resolve().parents[1]
-OUT, LENGTHS = HERE/"results/contexts.jsonl", (4000, 1500, 500)
+OUT, LENGTHS = HERE/"results/contexts.jsonl", (500, 4000, 1500)
 TEXTS = ("1_exactness", "2_models"), ("6_phrases", "9_measuring")     # parts; one text of each pair
 
 
@@ -20,7 +20,7 @@ def prose(folder):
 
 
 def questions(tokenizer):
-    "One of each length and text, the long ones first; categories are lengths in tokens"
+    "One of each length and text; categories are lengths in tokens. The first warms a benchmark up, so it is short"
     texts = [tokenizer("\n\n".join(map(prose, parts))).input_ids for parts in TEXTS]
     return [{"category": str(n), "turns": ["Summarize the following text in a few sentences.\n\n" + tokenizer.decode(text[:n])]}
             for n in LENGTHS for text in texts]
