@@ -245,23 +245,26 @@ def quiet(app, seconds=10):
     assert door.engine.memory.held([]) <= door.engine.memory.limit and door.metrics.answers[500] == 0
 
 
-def weigh(app) -> tuple: # MiB of this process, objects, states of requests that nobody keeps
-    "What is there when nobody is served"
+def alive() -> int: # states of requests in this process
     gc.collect()
-    there = gc.get_objects()
-    states = sum(issubclass(type(o), RowState) for o in there) - len(app.state.door.engine.memory.kept)
-    return round(psutil.Process().memory_info().rss / 2**20), len(there), states
+    return sum(issubclass(type(o), RowState) for o in gc.get_objects())
+
+
+def weigh(app, before=0) -> tuple: # MiB of this process, objects, states of requests that nobody keeps
+    "What is there when nobody is served; `before` states were somebody else's"
+    states = alive() - before - len(app.state.door.engine.memory.kept)
+    return round(psutil.Process().memory_info().rss / 2**20), len(gc.get_objects()), states
 
 
 def blown(house, n, seed, parts=1, say=lambda *_: None, **options) -> tuple: # `(the Storm, [weigh(), ...])`
     "A storm of so many requests on a server of its own"
-    app, weights = house.app(**options), []
+    app, weights, before = house.app(**options), [], alive()
     with running(app) as address:
         storm = Storm(house, address, seed)
         for part in range(parts):
             asyncio.run(storm.blow(range(part * n // parts, (part + 1) * n // parts)))
             quiet(app)
-            weights.append(weigh(app))
+            weights.append(weigh(app, before))
             say(part, storm, weights[-1])
         assert httpx.get(f"{address}/health").json() == {"status": "ok"} and "specdec_running 0\n" in httpx.get(f"{address}/metrics").text
     return storm, weights
