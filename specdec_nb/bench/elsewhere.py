@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import IO, cast
 import specdec_nb
 from .timing import Clock
 
@@ -81,16 +82,17 @@ class Elsewhere:
         self.child = subprocess.Popen([str(python), "-c", _START, root], stdin=subprocess.PIPE,
                                       stdout=subprocess.PIPE, stderr=self.said, text=True,
                                       env={**os.environ, **(settings or {})})
+        self.there, self.back = cast(IO, self.child.stdin), cast(IO, self.child.stdout)
         self.version = self.ask(program=program, **options)["version"]
 
     def ask(self, **what) -> dict:
         """One line there, one line back. Raises RuntimeError, with its last words, if the program
         is gone"""
         try:
-            self.child.stdin.write(json.dumps(what) + "\n")
-            self.child.stdin.flush()
+            self.there.write(json.dumps(what) + "\n")
+            self.there.flush()
         except BrokenPipeError: pass
-        for line in self.child.stdout:
+        for line in self.back:
             if line.startswith(MARK): return json.loads(line[len(MARK):])
             self.said.write(line)
         self.said.seek(0)
@@ -98,8 +100,8 @@ class Elsewhere:
         raise RuntimeError(f"{self.program} ended with {self.child.wait()}; it said last:\n{last}")
 
     def close(self):
-        self.child.stdin.close()
-        self.child.stdout.close()
+        self.there.close()
+        self.back.close()
         self.child.wait()
         self.said.close()
     def __enter__(self): return self

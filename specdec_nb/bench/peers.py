@@ -215,9 +215,8 @@ def versions(
     stage:Stage|None=None, # whose environments are looked into
 ) -> dict: # `{name: {package: version}}`; of llama.cpp also what its build uses of the processor
     "What exactly is measured"
-    found = {n: {p: version(p)
-                 for p in (*PEERS[n].packages,
-                           *(("transformers",) if PEERS[n].wants == "hf" else ()))} for n in names}
+    def packages(n): return *PEERS[n].packages, *["transformers"][:PEERS[n].wants == "hf"]
+    found:dict = {n: {p: version(p) for p in packages(n)} for n in names}
     for n in found:
         if "xllamacpp" in found[n]:
             import xllamacpp

@@ -41,7 +41,7 @@ class HFTarget(RowTarget):
         head = model.get_output_embeddings()
         self.vocab_size = getattr(head, "out_features", None) or self.config.vocab_size
         self.past = cache_name(signature(model.forward).parameters, type(model).__name__)
-        self._places = weakref.WeakKeyDictionary()
+        self._places:weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
         self.takes, self.layers, self.window = self.form()
         self.mingles = quantised(model)
         # torchao's, row by row

@@ -157,8 +157,8 @@ class Native(Llama):
         try: self._run(threads, w, batch, self._scratch(n, threads, longest, batch))
         finally:
             if team: self.busy.release()
-        states = torch.from_numpy(batch.states.reshape(-1, n, w.d)) if hidden else ()
-        states = dict(zip(hidden, states))
+        layers = torch.from_numpy(batch.states.reshape(-1, n, w.d)) if hidden else ()
+        states = dict(zip(hidden, layers))
         if not len(batch.wanted): return None, states
         logits, best = (x.reshape(len(batch.wanted), -1) for x in (batch.logits, batch.best))
         return Ranked(logits[:, :w.vocab], best), states
