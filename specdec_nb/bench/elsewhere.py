@@ -60,9 +60,8 @@ PROGRAMS = {"plain": plain, "vllm": vllm} # name: (options) -> a program
 def _over_there(lines, say):
     "The loop: a program's name and options, then questions"
     options = json.loads(next(lines))
-    name = options.pop("program")
-    program = PROGRAMS[name](**options)
-    say({"version": getattr(sys.modules.get(name), "__version__", None)})
+    program = PROGRAMS[options.pop("program")](**options)
+    say({})
     for line in lines: say(replied(program, **json.loads(line)))
 
 # %% ../../nbs/9_measuring/40b_elsewhere.ipynb #fe066e83
@@ -83,7 +82,7 @@ class Elsewhere:
                                       stdout=subprocess.PIPE, stderr=self.said, text=True,
                                       env={**os.environ, **(settings or {})})
         self.there, self.back = cast(IO, self.child.stdin), cast(IO, self.child.stdout)
-        self.version = self.ask(program=program, **options)["version"]
+        self.ask(program=program, **options)
 
     def ask(self, **what) -> dict:
         """One line there, one line back. Raises RuntimeError, with its last words, if the program
