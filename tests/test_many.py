@@ -272,6 +272,15 @@ def test_a_sweep_killed_and_resumed(model, on_disk, data, tmp_path):
     assert best.record["held"] == whole[0]["held"] and best.kind == whole[0]["kind"]
 
 
+@needs_ray
+def test_a_sweep_on_ray(model, on_disk, data, tmp_path, found):
+    "The table of one process; what one cluster had begun, another ends, and no run's line is there twice"
+    tries = grid(["medusa", "draft"], dict(lr=[3e-3, 1e-4]))
+    whole = try_all(tries, data, tmp_path / "whole", model, SHARED)
+    assert bare(try_all(tries[:2], data, tmp_path / "ray", Loader(str(on_disk)), SHARED, run=OnRay(2).run)) == bare([r for r in whole if r["kind"] == "medusa"])
+    assert bare(try_all(tries, data, tmp_path / "ray", Loader(str(on_disk)), SHARED, run=OnRay(2).run)) == bare(whole)
+
+
 def test_a_sweep_that_grows(model, data, tmp_path):
     "What is done is not done again, also after the end; another corpus, or other settings for all, are refused"
     first = try_all([Try("medusa", {})], data, tmp_path / "out", model, SHARED)
