@@ -52,6 +52,13 @@ def test_not_better(shelf, figures):
     assert name == "old" and not line["shipped"]
 
 
+def test_the_first_of_its_kind(shelf):
+    (shelf.folder / "weights" / "medusa").rename(shelf.folder / "elsewhere")
+    with pytest.raises(FileNotFoundError): shelf((.1,), (1.1,), "--dry")                         # nothing was shipped
+    name, [line] = shelf((.1,), (1.1,))
+    assert name == "new" and line["shipped"] and line["dev"] == dict(tau=1.1) and "dev_before" not in line
+
+
 def test_only_measured(shelf): assert shelf((.4, .5), (1.5, 1.7), "--dry") == ("old", [])
 
 

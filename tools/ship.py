@@ -4,7 +4,8 @@
     python tools/ship.py eagle3 training/eagle3 --questions … --features … --dry      only measure
 
 Better: on documents kept apart the first guess is right more often, and on questions (greedy, float32, a tree of 8 or, for a draft model, a
-chain of 4) a call brings more tokens. Every text must be that of plain decoding. The run, its curve and both figures go to results/training.jsonl.
+chain of 4) a call brings more tokens; the first of its kind is better than none. Every text must be that of plain decoding. The run, its curve
+and both figures go to results/training.jsonl.
 """
 import argparse, json, shutil, sys, time
 from pathlib import Path
@@ -71,16 +72,18 @@ def entry(kind, folder, held, dev, shipped):
     "A line of the ledger"
     record, log = json.loads((folder / "config.json").read_text())["record"], json.loads((folder / "log.json").read_text())
     curve = [[r["step"], r.get("cpu_seconds", r["seconds"]), *r["held"]["top1"]] for r in log if "held" in r]
+    before = dict(held_before=held[WEIGHTS / kind], dev_before=dev[WEIGHTS / kind]) if WEIGHTS / kind in held else {}
     about = {k: record.get(k) for k in ("command", "commit", "cpu", "threads", "torch", "tokens", "documents", "steps", "batch", "lr", "objective", "begun_with")}
     return dict(what="run", kind=kind, date=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), hours=round(record.get("cpu_seconds", record["seconds"]) / 3600, 3), **about,
-                curve=curve, held=held[folder], held_before=held[WEIGHTS / kind], dev=dev[folder], dev_before=dev[WEIGHTS / kind], shipped=shipped)
+                curve=curve, held=held[folder], dev=dev[folder], **before, shipped=shipped)
 
 
 def main():
     from specdec_nb.bench.questions import read_questions
+    from specdec_nb.workshop.registry import names
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("kind", choices=["draft", "medusa", "eagle3"])
+    add("kind", choices=names("networks"))
     add("folder", type=Path)
     add("--questions", type=Path, required=True, help="the development half of Spec-Bench")
     add("--n", type=int, default=1, help="questions a category (default: 1)")
@@ -89,17 +92,18 @@ def main():
     add("--features", type=Path, required=True, help="where the target's hidden states lie")
     add("--dry", action="store_true", help="only measure")
     o = parser.parse_args()
-    ours, folders = WEIGHTS / o.kind, list(dict.fromkeys([WEIGHTS / o.kind, o.folder.resolve()]))
+    o.folder, ours = o.folder.resolve(), WEIGHTS / o.kind
+    folders = [ours] * ours.exists() + [o.folder] * (o.folder != ours)
     held = kept_apart(folders, o.data, o.features)
     dev = on_questions(o.kind, folders, read_questions(o.questions, n=o.n), o.max_new_tokens)
     for folder in folders: print(folder, held[folder]["top1"], dev[folder])
-    o.folder = o.folder.resolve()
-    better = held[o.folder]["top1"][0] > held[ours]["top1"][0] and dev[o.folder]["tau"] > dev[ours]["tau"]
+    better = ours not in held or held[o.folder]["top1"][0] > held[ours]["top1"][0] and dev[o.folder]["tau"] > dev[ours]["tau"]
     if o.dry: return
     size = sum(f.stat().st_size for f in WEIGHTS.rglob("*") if f.is_file() and f.parent != ours) + sum((o.folder / f).stat().st_size for f in FILES)
     if size > MOST: raise SystemExit(f"all drafters together would take {size} bytes, {MOST} is the most")
     line = entry(o.kind, o.folder, held, dev, better)
     if better:
+        ours.mkdir(exist_ok=True)
         for name in FILES: shutil.copy(o.folder / name, ours)
     with open(LEDGER, "a", encoding="utf-8") as f: f.write(json.dumps(line) + "\n")
     print("shipped" if better else "not better: written down, not shipped")
