@@ -1,5 +1,5 @@
 """The library's own tests of `generate` and of the Hugging Face target, with the oldest and the newest transformers that are allowed."""
-import os, subprocess, sys, sysconfig, tomllib, venv
+import os, subprocess, sys, sysconfig, tempfile, tomllib, venv
 
 import pytest
 from conftest import ROOT
@@ -24,8 +24,10 @@ def environment(name, requirement):
 
 
 def run(python, *command):
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run([python, *command], cwd=ROOT, env=env, text=True, capture_output=True)
+    "Tests in a test wait for nobody's turn: who waits for the machine alone waits for this test"
+    with tempfile.TemporaryDirectory() as folder:
+        env = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": folder}
+        return subprocess.run([python, *command], cwd=ROOT, env=env, text=True, capture_output=True)
 
 
 @pytest.mark.slow
