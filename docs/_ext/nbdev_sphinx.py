@@ -369,7 +369,8 @@ def api_face():
     def line(name):
         module, there = homes[name]
         obj = getattr(importlib.import_module(f"{LIB}.{module}"), there)
-        return f"| {{py:obj}}`{name} <{LIB}.{module}.{there}>` | {(obj.__doc__ or '').strip().splitlines()[0]} |"
+        said = " ".join((obj.__doc__ or "").strip().split("\n\n")[0].split()).replace("|", "\\|")
+        return f"| {{py:obj}}`{name} <{LIB}.{module}.{there}>` | {said} |"
     tables = [f"\n## {title}\n\n| | |\n|--|--|\n" + "\n".join(line(n) for n in names if n in homes) + "\n"
               for title, names in groups.items() if {*names} & homes.keys()]
     return "\n".join(tables)
