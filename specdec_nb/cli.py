@@ -89,6 +89,8 @@ def run_diagnose(o):
         raise ValueError(f"{o.drafter} is not well: {', '.join(f.name for f in found.faults)}")
 
 # %% ../nbs/9_measuring/47_cli.ipynb #507198ab
+#| code-fold: true
+#| code-summary: "run_export"
 def run_export(o):
     "specdec export"
     from transformers.utils import logging
@@ -106,7 +108,9 @@ def run_export(o):
     print(f"{o.out}: a drafter of kind {network.kind}, as vLLM loads it. Tell the "
           f"engine:\n--speculative-config '{json.dumps(told)}'")
 
-# %% ../nbs/9_measuring/47_cli.ipynb #2b5a0a2a
+# %% ../nbs/9_measuring/47_cli.ipynb #48f09254
+#| code-fold: true
+#| code-summary: "NEEDS: what each drafter needs, and run_drafters, which prints the list"
 NEEDS = { # drafter: what it needs, and for whom it is
     "none": "nothing: this is plain decoding",
     "lookup": "nothing; for answers that quote their prompt",

@@ -5,6 +5,7 @@ import pytest
 from drafters import Sampled
 from specdec_nb import Draft, Drafter, TableLM, Verdict
 from specdec_nb.bench.check import adapters, check
+from specdec_nb.roles import as_target, opened
 from specdec_nb.cli import main
 
 GOOD = """
@@ -36,6 +37,31 @@ def test_a_drafter_that_fails_is_told_how():
         def propose(self, ctx, rng): return [1, 2]
     verdict = check(Breaks, n=2)
     assert not verdict.exact and all(f.said for f in verdict.findings)
+
+
+class Scout(Drafter):
+    "Draws from a model of its own, with a state there for each request"
+    def __init__(self, k, careful=True): self.model, self.k, self.careful = as_target(TableLM.random(3, 1, 5)), k, careful
+    def begin(self, ctx, state):
+        mine = Scout(self.k, self.careful)
+        mine.state = opened(self.model, ctx.tokens)
+        return mine
+    def propose(self, ctx, rng):
+        self.state.follow(ctx.tokens)
+        tokens, probs, s = [], [], ctx.law_state
+        for i in range(min(self.k, ctx.budget.depth) if self.careful else self.k):
+            rows = yield self.state, Draft.chain(tokens)
+            probs.append(ctx.law.row(s, rows, i))
+            tokens.append(rng.at(i, "draft").categorical(probs[-1]))
+            s = ctx.law.step(s, tokens[-1], rows, i)
+        return Draft.chain(tokens, probs)
+
+
+def test_a_drafter_that_is_made_for_each_request_is_asked_everything():
+    found = check(lambda: Scout(2), n=2).findings
+    assert [f.right for f in found[:-1]] == [True] * 6, found
+    [deep] = [f for f in check(lambda: Scout(2, careful=False), n=2).findings if "budget" in f.question]
+    assert deep.right is None and "drafts 2 levels" in deep.said
 
 
 def test_dice_of_its_own_are_noticed_and_too_many_outcomes_counted():

@@ -194,7 +194,8 @@ def test_a_students_hour(reader, tmp_path_factory):
     "Open, answer, run all, save, in the dark: nothing overwritten, every picture visible, git clean; then the book changes"
     if not browser.CHROMIUM: pytest.skip("Chromium is not installed")
     root, notary = reader
-    server = Lab(root, f"--ServerApp.root_dir={root}/reading", f"--NotebookNotary.data_dir={root}/.venv/share/jupyter")
+    server = Lab(root, f"--ServerApp.root_dir={root}/reading", f"--NotebookNotary.data_dir={root}/.venv/share/jupyter",
+                 f"--LabApp.app_settings_dir={root}/tools/lab")
     tab = browser.Browser(tmp_path_factory.mktemp("profile"))
     answer = "def bias(p, q):\n    kept = np.minimum(p, q)\n    return total_variation(kept, kept.sum() * p)"
     try:
@@ -204,6 +205,9 @@ def test_a_students_hour(reader, tmp_path_factory):
         wait(tab, "document.querySelectorAll('.jp-OutputArea-output img').length")
         assert all(drawn for drawn, _ in tab.ask(PICTURES)), "stored drawings show in a fresh copy"
         stubs = {s for _, s, _ in tab.ask(CELLS) if s.startswith("def lenient_law")}
+        hidden = tab.ask(f"[...{HERE}.content.widgets].filter(w => w.inputHidden).map(w => w.model.sharedModel.source)")
+        assert [s for s in hidden if s.startswith("def check_bias")], "what a judge expects is folded"
+        assert not tab.ask("document.querySelectorAll('.Toastify__toast').length"), "nobody asks whether one wants news"
         tab.ask(f"jupyterapp.shell.activateById({HERE}.id)")
         tab.ask(f"(() => {{ for (const c of {HERE}.content.model.sharedModel.cells)"
                 f" if (c.source.startsWith('def bias(')) c.source = {json.dumps(answer)}; }})()")

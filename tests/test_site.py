@@ -1,6 +1,7 @@
 """The site builds without a warning, its links lead somewhere and its boxes are numbered; in a browser formulas
 are drawn, search finds, nothing fails or leaves, a phone shows it all and the dark theme can be read."""
 import ast, fcntl, importlib, json, os, re, sys
+from html import unescape
 from html.parser import HTMLParser
 from urllib.parse import unquote, urlsplit
 
@@ -124,6 +125,13 @@ def test_every_exported_name_is_in_the_api(pages, site):
     assert not [n for names in nbdev_sphinx.FACE.values() for n in names.split() if n not in specdec_nb._HOME], "a group names what is gone"
 
 
+def test_the_face_is_told_in_whole_sentences(site):
+    said = " ".join(unescape(re.sub(r"<[^>]+>", "", (site/"api.html").read_text())).split())
+    for name in ("race", "verify_rejection", "LayerSkip"):
+        about = getattr(specdec_nb, name).__doc__.split("\n\n")[0].replace("`", "")
+        assert " ".join(about.split()) in said, name
+
+
 def test_parameters_are_complete(site):
     "Each parameter of a function is listed, with or without words"
     def listed(page, function):
@@ -169,6 +177,9 @@ def test_exercises_are_boxes_with_folded_solutions(site, pages):
         folded = re.findall(r'<details class="admonition hide above-input">\s*<summary[^>]*>\s*<p class="collapsed '
                             r'admonition-title">Solution</p>', page)
         assert len(folded) == len(solutions), key
+        below = next((i for i, c in enumerate(cells) if c.cell_type == "markdown" and "## Exercises" in c.source), len(cells))
+        judges = [c for c in cells[below:] if c.cell_type == "code" and dress.judges(c.source)]
+        assert page.count('admonition-title">The judge</p>') == 2 * len(judges), f"{key}: what a judge expects is not read before it is tried"
 
 
 def test_exercise_boxes_open_and_close():

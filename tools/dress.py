@@ -107,9 +107,11 @@ class Book:
     def dress(self, key, nb):
         "Put on `nb`, the notebook of chapter `key`, what its text has not; returns it"
         undressed(nb)
+        exercises = False
         for c in nb.cells:
+            exercises |= c.cell_type == "markdown" and "## Exercises" in c.source
             if c.cell_type == "markdown": c.source = quiz.folded(self.linked(key, c.source))
-            if c.cell_type == "code": fold(c)
+            if c.cell_type == "code": fold(c, exercises)
         if key in self.order:
             first = nb.cells[0]
             first.source = TITLE.sub(lambda m: f"# {self.title(key)}", first.source)
@@ -122,11 +124,16 @@ def number(key):
     return f"{m[1]}{int(m[2])}{m[3]}" if (m := re.search(r"(w?)(\d+)([a-z]?)_\w+$", key)) else "0"
 
 
-def fold(cell):
-    "Let JupyterLab fold what the site folds or hides: solutions, drawing code, tests of the tests"
+def judges(source):
+    "Is a cell below *Exercises* the judge of one? What it expects is not to be read before it is tried"
+    return bool(re.search(r"^def check_\w+\(", source, re.M))
+
+
+def fold(cell, exercises=False):
+    "Let JupyterLab fold what the site folds or hides: solutions and their judges, drawing code, tests of the tests"
     d = directives(cell.source)
     folded = d.get("code-fold", "false") != "false" or "hide" in d or d.get("echo") == "false"
-    if folded: cell.metadata["jupyter"] = {"source_hidden": True}
+    if folded or exercises and judges(cell.source): cell.metadata["jupyter"] = {"source_hidden": True}
     else: cell.metadata.pop("jupyter", None)
 
 

@@ -15,7 +15,7 @@ from sphinx.transforms import SphinxTransform
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT/"tools"))
 import quiz
-from dress import BOX, WAY, directives
+from dress import BOX, WAY, directives, judges
 from dress import number as chapter_number
 from nbrun import TIMES
 from nbsync import settings
@@ -136,6 +136,7 @@ def code_cell(cell, exercise=False):
     ds, lines = directives(source), source.splitlines()
     while lines and (not lines[0].strip() or re.match(r"\s*#\s*\|", lines[0])): lines.pop(0)
     if {"hide", "default_exp"} & ds.keys() or ds.get("include") == "false" or not lines: return None
+    if exercise and judges(source): ds = {"code-fold": "true", "code-summary": "The judge", **ds}
     md = cell.setdefault("metadata", {})
     tags = md.setdefault("tags", [])
     tags += [tag for tag, on in {"remove-input": ds.get("echo") == "false" or "hide_input" in ds,
@@ -369,7 +370,8 @@ def api_face():
     def line(name):
         module, there = homes[name]
         obj = getattr(importlib.import_module(f"{LIB}.{module}"), there)
-        return f"| {{py:obj}}`{name} <{LIB}.{module}.{there}>` | {(obj.__doc__ or '').strip().splitlines()[0]} |"
+        said = " ".join((obj.__doc__ or "").strip().split("\n\n")[0].split()).replace("|", "\\|")
+        return f"| {{py:obj}}`{name} <{LIB}.{module}.{there}>` | {said} |"
     tables = [f"\n## {title}\n\n| | |\n|--|--|\n" + "\n".join(line(n) for n in names if n in homes) + "\n"
               for title, names in groups.items() if {*names} & homes.keys()]
     return "\n".join(tables)

@@ -17,7 +17,7 @@ from ..chance import Keyed, exact_law
 from ..sampling import FrequencyPenalty, Law, bars
 from ..draft import Draft
 from ..verify import Trace
-from ..roles import Drafter
+from ..roles import Drafter, make_drafter
 from ..decode import Request, decode, serve
 from ..stops import Stop
 
@@ -175,17 +175,28 @@ def _together(question, pairs):
                            "alone: what belongs to a request is made in begin(ctx, state)")
     return Finding(question, True, f"{len(pairs)} drafters and rules, three requests each")
 
+class _Watched(Drafter):
+    "A drafter, and what it drafted deeper than was of use"
+    def __init__(self, drafter, deep): self.drafter, self.deep = drafter, deep
+    @property
+    def asks(self): return self.drafter.asks
+    @property
+    def vocab_size(self): return self.drafter.vocab_size
+    def bind(self, target): self.drafter.bind(target)
+    def begin(self, ctx, state):
+        return _Watched(self.drafter.begin(ctx, state) or self.drafter, self.deep)
+    def observe(self, step): self.drafter.observe(step)
+    def propose(self, ctx, rng):
+        draft = self.drafter.propose(ctx, rng)
+        if inspect.isgenerator(draft): draft = yield from draft
+        if (depth := max(draft.depth, default=0)) > ctx.budget.depth:
+            self.deep.append((depth, ctx.budget.depth))
+        return draft
+
 def _bounded(question, makes):
-    class Watching(Drafter):
-        def __init__(self, inner): self.inner, self.said = inner, []
-        def propose(self, ctx, rng):
-            draft = self.inner.propose(ctx, rng)
-            if inspect.isgenerator(draft): draft = yield from draft
-            if max(draft.depth, default=0) > ctx.budget.depth:
-                self.said.append((max(draft.depth), ctx.budget.depth))
-            return draft
-    deep = [watching.said[0] for make in makes for watching in [Watching(make())]
-            if _text(TableLM.random(3, 1, 0), watching, limit=5) and watching.said]
+    deep:list = []
+    for make in makes:
+        _text(TableLM.random(3, 1, 0), _Watched(make_drafter(make()), deep), limit=5)
     if deep:
         return Finding(question, None, f"drafts {deep[0][0]} levels where {deep[0][1]} are of "
                        "use; what is too deep is cut, and was made for nothing")

@@ -13,7 +13,9 @@ import linecache
 import textwrap
 from ..sampling import Picture
 
-# %% ../../nbs/9_measuring/46_exercises.ipynb #536ee410
+# %% ../../nbs/9_measuring/46_exercises.ipynb #6a6a31e2
+#| code-fold: true
+#| code-summary: "The statement that failed, and its first part that is false"
 def _statement(frame): # the `assert` that a frame stands in, and its source
     lines = linecache.getlines(frame.f_code.co_filename)
     source = textwrap.dedent("".join(lines))

@@ -13,6 +13,8 @@ from ..workshop.shell import content
 from ..models.hub import chat
 
 # %% ../../nbs/9_measuring/40_questions.ipynb #f0307f2e
+#| code-fold: true
+#| code-summary: "Question, and read_questions: what a line of a file is, and which are taken"
 GROUPS = {"multi-turn": ("writing", "roleplay", "reasoning", "math", "coding", "extraction", "stem",
                          "humanities")}
 

@@ -80,8 +80,9 @@ def _call(n, step, say, law, before): # one call as HTML
     tree = _noted(draft.svg(say, verdict.path, verdict.token), [*words, *own])
     facts = [f"{words[i]}, {'kept' if i in verdict.path else 'not kept'}"
              for i in _judged(draft, verdict)]
-    count = (f"call {n + 1}: {len(draft)} guesses, {len(verdict.path)} kept, "
-             f"{len(verdict.tokens)} tokens written")
+    def many(n, one, more): return f"{n} {one if n == 1 else more}"
+    count = (f"call {n + 1}: {many(len(draft), 'guess', 'guesses')}, {len(verdict.path)} kept, "
+             f"{many(len(verdict.tokens), 'token', 'tokens')} written")
     return (
         '<div data-call style="margin-bottom:1em"><div '
         f'style="white-space:pre-wrap">{before}</div><b>{count}</b><div '
