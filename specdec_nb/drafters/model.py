@@ -215,7 +215,7 @@ _FOREIGN = {"speculator": "the speculators library", "medusa": "Medusa's own pro
 def lends(target, lent):
     """The target's embedding; `lent` itself, if that is the same matrix. ValueError for a target
     without one"""
-    if not hasattr(target, "embed"):
+    if target.embed is None:
         raise ValueError("a trained drafter borrows its target's embedding, and "
                          f"{type(target).__name__} has none")
     return lent if lent is not None and lent.data_ptr() == target.embed.data_ptr() else target.embed
