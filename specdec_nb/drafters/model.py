@@ -8,6 +8,7 @@ __all__ = ['ModelDrafting', 'SameTokens', 'Mapped', 'TreeDrafting', 'shipped', '
 
 # %% ../../nbs/3_drafting/16_model.ipynb #837ad202
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 import json
 import numpy as np
@@ -124,6 +125,11 @@ class Mapped(Scores):
     the others"""
     def __init__(self, scores, mine, theirs, size):
         self.scores, self.mine, self.theirs, self.size = scores, mine, theirs, size
+        self.seconds, self.elapsed, self.hidden = scores.seconds, scores.elapsed, scores.hidden
+    @cached_property
+    def rows(self): return np.stack([self.row(i) for i in range(len(self.scores.rows))])
+    def some(self, rows): return type(self)(self.scores.some(rows), self.mine, self.theirs,
+                                            self.size)
     def row(self, i):
         row = self.scores.row(i)
         mapped = np.full(self.size, 0 * row[0] if row.dtype == object else -np.inf, dtype=row.dtype)

@@ -86,7 +86,6 @@ class Rows:
 # %% ../../nbs/2_models/14j_native.ipynb #2824f890
 class Native(Llama):
     "A Llama-type decoder as one compiled call. Scores rows of many requests; keeps nothing"
-    gguf = None # the file it was read from
     def __init__(self, config, packed:Packed, threads:int=None, generation_config=None,
                  rotary=None):
         from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
