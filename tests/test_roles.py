@@ -14,7 +14,7 @@ from specdec_nb.models.maps import why_not_native
 from specdec_nb.models.native import Native
 from specdec_nb.phrases.price import cost_of
 from specdec_nb.roles import BaseTarget, Drafter, as_target, introduce, make_drafter
-from specdec_nb.sampling import Asks, RepetitionPenalty, Scores
+from specdec_nb.sampling import Asks, RepetitionPenalty
 from specdec_nb.trees.lossy import verify_typical
 from specdec_nb.verify import said_of
 
