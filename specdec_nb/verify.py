@@ -182,8 +182,8 @@ class Trace:
         self.steps.append((step.draft.bare(), step.verdict))
         self.overlaps += step.overlaps
         for what, s in step.seconds.items(): self.seconds[what] = self.seconds.get(what, 0.) + s
-        self.stopped, self.lossy, self.promise = (step.stopped, self.lossy or step.lossy,
-                                                  step.scores.promise if step.scores else "")
+        self.stopped, self.lossy = step.stopped, self.lossy or step.lossy
+        self.promise = step.scores.promise if isinstance(step.scores, Scores) else ""
         return self
 
     @property

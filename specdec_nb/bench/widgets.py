@@ -11,7 +11,6 @@ import html
 import json
 import numpy as np
 from ..sampling import Law, Picture, text_of
-from ..verify import Step, Trace
 from ..speedup import CostCurve, speedup
 from ..size import tree_speedups
 
@@ -43,7 +42,7 @@ def _slider(key, label, low, high, step, value): # HTML
 #| code-fold: true
 #| code-summary: "p and q of a node, said where the pointer is"
 def _numbers(step, law): # of each node `{p, q}`, where they are known
-    draft, scores = (step.draft, step.scores) if isinstance(step, Step) else (step[0], None)
+    draft, scores = (step.draft, step.scores) if hasattr(step, "scores") else (step[0], None)
     for i, (token, parent) in enumerate(zip(draft.tokens, draft.parents)):
         q = draft.q(i)
         known = {} if scores is None else {"p": float(law.row(None, scores, parent + 1)[token])}
@@ -72,7 +71,7 @@ def _judged(draft, verdict):
             if i == kept: break
 
 def _call(n, step, say, law, before): # one call as HTML
-    draft, verdict = (step.draft, step.verdict) if isinstance(step, Step) else step
+    draft, verdict = (step.draft, step.verdict) if hasattr(step, "scores") else step
     numbers = [", ".join(f"{k} = {v:.3g}" for k, v in known.items())
                for known in _numbers(step, law)]
     words = [f"{say(t)!r}: {said}" if said else f"{say(t)!r}"
@@ -113,7 +112,7 @@ def stepper(
 ) -> Picture: # with ◀ ▶ and the arrow keys
     """A generation to step through: draft tree, verdict, who wrote each token; p and q where the
     pointer is"""
-    trace = isinstance(steps, Trace)
+    trace = hasattr(steps, "tokens_per_call")
     steps, words = (steps.steps, words or steps.words) if trace else (list(steps), words)
     say, gap, calls, text = text_of(words), "" if callable(words) else " ", [], ""
     for n, step in enumerate(steps[:most]):
