@@ -181,7 +181,7 @@ def _target(model):
         if make := find("targets", _full_name(cls), None): return make(model)
     if isinstance(model, str):
         hint = f"load it first: model, tokenizer = specdec_nb.load({model!r})"
-    elif isinstance(model, tuple): hint = "load returns a model and its tokenizer: give the first"
+    elif isinstance(model, tuple): hint = "load returns a pair: give the first of the two"
     else: hint = "it needs open(prompt, asks) and score(pairs), or is a model of transformers"
     raise TypeError(f"{type(model).__name__} is no target: {hint}")
 
