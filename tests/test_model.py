@@ -12,9 +12,9 @@ from specdec_nb import Draft, Dice, Keyed, Law, Llama, TableLM, Trace, generate,
 from specdec_nb.roles import as_target, make_drafter, read
 from specdec_nb.decode import answered, decode
 from specdec_nb.drafters.layerskip import LayerSkip, agreement, some_layers
-from specdec_nb.drafters.model import ModelDrafter, ModelDrafting, shipped
+from specdec_nb.drafters.model import Mapped, ModelDrafter, ModelDrafting, shipped
 from specdec_nb.drafters.vocabulary import SharedTokens, StringBridge, TokenBridge, respell, spellings
-from specdec_nb.sampling import FrequencyPenalty, NoRepeatNgram
+from specdec_nb.sampling import Asks, FrequencyPenalty, NoRepeatNgram, Scores
 
 SIZES = dict(hidden_size=32, intermediate_size=64, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=128,
              initializer_range=.5, bos_token_id=None, eos_token_id=None, pad_token_id=None)
@@ -184,6 +184,21 @@ def test_a_draft_model_that_cannot_branch(own):
     bloom = hf.AutoModelForCausalLM.from_config(hf.BloomConfig(vocab_size=48, hidden_size=32, n_layer=1, n_head=4)).to(torch.float64).eval()
     trace = Trace(decode(own, ModelDrafter(bloom, k=3, tree=6), [1, 2], limit=9, law=Law(temperature=0)))
     assert trace.tokens == Trace(decode(own, "none", [1, 2], limit=9, law=Law(temperature=0))).tokens and trace.steps[0][0].is_chain
+
+
+def test_rows_of_other_words_answer_whatever_rows_do(own):
+    "Against a matrix written out: what the draft model says of the shared words, its hidden states and its seconds"
+    target = as_target(own)
+    [inner] = target.score([(target.open([3, 14, 15], Asks(hidden=(1,))), Draft([5, 9], [-1, -1]))])
+    mine, theirs = np.array([0, 5, 9, 40]), np.array([2, 3, 0, 50])
+    mapped, full = Mapped(inner, mine, theirs, 60), np.full((3, 60), -np.inf)
+    full[:, theirs] = inner.array[:, mine]
+    plain = Scores(full)
+    assert mapped.hidden is inner.hidden and mapped.hidden[1].shape[0] == 3 and mapped.seconds == inner.seconds > 0
+    for scores, expected in ((mapped, plain), (mapped.some([2, 0]), plain.some([2, 0]))):
+        assert np.array_equal(scores.rows, expected.rows) and np.array_equal(scores.top(3), expected.top(3)) and scores.best(0) == expected.best(0)
+        assert [x for x, _ in scores.likely(1, 3)] == [x for x, _ in expected.likely(1, 3)]
+    assert type(mapped.some([1])) is Mapped
 
 
 def test_vocabularies_padded_differently():

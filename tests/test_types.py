@@ -29,6 +29,10 @@ def test_the_stub_is_the_face():
 WRONG = {"no such name": ("import specdec_nb\nspecdec_nb.nonsense", "nonsense"),
          "a limit in words": ("from specdec_nb import Stop\nStop(limit='many')", "limit"),
          "no target": ("from specdec_nb import Target, Draft\nt: Target = Draft()", "Target"),
+         "a drafter that hears nothing": ("from specdec_nb.roles import DrafterLike\nclass A:\n    def begin(self, ctx, state): ...\n    def propose(self, ctx, rng): ...\n"
+                                          "a: DrafterLike = A()", "observe"),
+         "scores without a best": ("from specdec_nb.roles import ScoresLike\nclass A:\n    seconds, elapsed = 0., 0.\n    hidden: dict = {}\na: ScoresLike = A()", "ScoresLike"),
+         "a law without a state": ("from specdec_nb.roles import LawLike\nclass A:\n    def row(self, s, scores, i): ...\na: LawLike = A()", "LawLike"),
          "a rule of two arguments": ("from specdec_nb import Rule, Verdict\ndef f(draft, p) -> Verdict: ...\nr: Rule = f", "Rule")}
 
 

@@ -17,6 +17,7 @@ import tempfile
 import urllib.request
 import torch
 from ..models.hub import load_hf
+from ..models.llama import Llama
 from ..models.hf import HFTarget
 from .timing import Clock
 from .elsewhere import Elsewhere
@@ -240,8 +241,8 @@ def _method(stage, answer, setting):
 
 def same_numbers(model, name=None):
     "A model of ours as a Hugging Face model with exactly its numbers"
-    if hasattr(model, "generate"): return model
-    if (gguf := getattr(model, "gguf", None)) is None: return load_hf(name, model.dtype)[0]
+    if not isinstance(model, Llama): return model
+    if (gguf := model.gguf) is None: return load_hf(name, model.dtype)[0]
     from specdec_nb.models.packed import FromGGUF, exact_hf
     return exact_hf(FromGGUF(gguf), model.config)
 

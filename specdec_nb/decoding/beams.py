@@ -15,7 +15,7 @@ from ..draft import Budget, Draft, trim
 from ..verify import Step, Verdict
 from ..roles import Context, Tokens, as_target, introduce, make_drafter, opened
 from ..stops import Stop
-from ..decode import checked, release, serve
+from ..decode import checked, serve
 
 # %% ../../nbs/8_decoding/36b_beams.ipynb #04aa16f2
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Beams:
     ):
         self.target, self.drafter = as_target(target), make_drafter(drafter)
         self.search, self.k = search, k
-        if not self.target.branches or getattr(self.target, "decides", False):
+        if not self.target.branches or self.target.decides:
             raise ValueError("hypotheses are branches of a tree, which this model cannot score")
         if self.drafter.asks.hidden:
             raise ValueError(f"{self.drafter.name} goes by hidden states of one text; a beam "
@@ -169,7 +169,7 @@ class Beams:
             self.groups, self.steps = self.search.step(self.groups, rows, self.stop), self.steps + 1
             self.done = all(g.done for g in self.groups)
         self._tell(scores)
-        if self.done: release(self.state)
+        if self.done: self.state.close()
         text = self.texts[0][1] if self.done else ()
         self.tokens += text
         return Step(self.draft, Verdict((), None, text), scores,

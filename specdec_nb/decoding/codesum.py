@@ -244,8 +244,8 @@ class Pointing(Drafter):
                              f"least={least}")
         self.k, self.nodes, self.least, self.model = k, nodes, least, None
     def bind(self, target):
-        model = getattr(target, "model", None)
-        if not (hasattr(model, "points") and model.config.copies):
+        model = target.model
+        if not (isinstance(model, Summariser) and model.config.copies):
             raise ValueError("pointing asks the target where it points: a Summariser that copies "
                              f"knows, this {type(model or target).__name__} does not")
         self.model, self.asks = model, Asks((target.layers,))

@@ -8,8 +8,7 @@ __all__ = ['contrasted', 'Contrastive', 'Amateur']
 # %% ../../nbs/8_decoding/37_contrastive.ipynb #1217bf22
 import numpy as np
 from ..sampling import Asks, Scores
-from ..roles import as_target, opened, register
-from ..decode import release
+from ..roles import BaseTarget, as_target, opened, register
 from ..drafters.model import ModelDrafter, SameTokens, TreeDrafting
 
 # %% ../../nbs/8_decoding/37_contrastive.ipynb #66592ef9
@@ -31,7 +30,7 @@ def contrasted(
     return np.where(plausible, u * expert - v * known, -np.inf)
 
 # %% ../../nbs/8_decoding/37_contrastive.ipynb #471929b2
-class Contrastive:
+class Contrastive(BaseTarget):
     """Two models as one target, whose rows are the expert's less the amateur's.
 
     Give it to `generate` or `decode` in place of a model; with `drafter="amateur"` the amateur
@@ -49,26 +48,17 @@ class Contrastive:
         if not (0 <= alpha <= 1 and beta >= 0):
             raise ValueError(f"need 0 <= alpha <= 1 and beta >= 0, got {alpha} and {beta}")
         self.weights = (1, 1) if likelihood else (1 + beta, beta)
-        self.vocab_size, self.config = self.expert.vocab_size, getattr(self.expert, "config", None)
+        self.parts = both = self.expert, self.amateur
+        self.vocab_size, self.config = self.expert.vocab_size, self.expert.config
+        self.layers = self.expert.layers # hidden states are the expert's
+        self.window = min((t.window for t in both if t.window is not None), default=None)
+        self.max_nodes, self.chunk = (min(sizes) for sizes in zip(*((t.max_nodes, t.chunk)
+                                                                    for t in both)))
+        self.branches = all(t.branches for t in both)
         if self.amateur.vocab_size != self.vocab_size:
             raise ValueError(f"the expert has {self.vocab_size} words, the amateur "
                              f"{self.amateur.vocab_size}: their rows cannot be subtracted")
 
-    def _least(self, name):
-        return min((x for t in (self.expert, self.amateur) if (x := getattr(t, name)) is not None),
-                   default=None)
-    @property
-    def window(self) -> int | None: return self._least("window")
-    @property
-    def max_nodes(self) -> int: return self._least("max_nodes")
-    @property
-    def chunk(self) -> int: return self._least("chunk")
-    @property
-    def layers(self) -> int: return self.expert.layers # hidden states are the expert's
-    @property
-    def branches(self) -> bool: return self.expert.branches and self.amateur.branches
-    @property
-    def parts(self) -> tuple: return self.expert, self.amateur
     def new_cache(self):
         raise ValueError("contrastive decoding keeps two caches: past_key_values is not supported")
 
@@ -98,7 +88,7 @@ class _Both:
         return [_Both(self.target, *states) for states in both]
     def finished(self): self.close()
     def close(self):
-        for state in (self.expert, self.amateur): release(state)
+        for state in (self.expert, self.amateur): state.close()
 
 class _Contrasted(Scores):
     "Rows of a difference, each computed when it is asked for"

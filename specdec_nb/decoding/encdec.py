@@ -137,7 +137,7 @@ class EncoderDecoderTarget(HFTarget):
     Raises ValueError for models in training mode, and for those that keep their past otherwise
     or answer rows scored together otherwise than alone.
     """
-    blank = None # while a model is tried: a source about nothing
+    encodes, blank = True, None # blank: while a model is tried, a source about nothing
     # the sources of the last call of several requests, and the same together
     stack:tuple = ((), None)
 
@@ -149,6 +149,8 @@ class EncoderDecoderTarget(HFTarget):
         self.tells = ("decoder_position_ids" in self.accepts or "kwargs" in self.accepts
                       and "position_ids" in signature(self.decoder.forward).parameters)
         self.doors = [] if self.tells else doors(self.decoder)
+        # the library tells no decoder that counts rows of a mask, and padding would move them
+        self.told_by_mask = all(how == "bias" for _, how in self.doors)
         # they may count only some tokens, within a call
         self.moody = [(m, how) for m, how in self.doors if how == "count"]
         layers = next(n for n in (getattr(config, name, None) for name in _LAYERS) if n)
@@ -216,11 +218,6 @@ class EncoderDecoderTarget(HFTarget):
         return {"attention_mask": text}, source
 
     @property
-    def told_by_mask(self) -> bool:
-        "Whether padding moves nothing: the library tells no decoder that counts rows of a mask"
-        return all(how == "bias" for _, how in self.doors)
-
-    @property
     def one_vocabulary(self) -> bool:
         "Whether encoder and decoder mean the same by a token, as far as one can see"
         read, write = (getattr(m.get_input_embeddings(), "num_embeddings", None)
@@ -265,7 +262,7 @@ class EncoderDecoderTarget(HFTarget):
         width = cache.width if cache is self.slots else cache.get_seq_length() + positions.shape[1]
         columns = torch.arange(width, device=self.device).repeat(len(positions), 1)
         for f in feeds:
-            b, base = getattr(f.state.cache, "index", 0), f.state.length
+            b, base = f.state.cache.index, f.state.length
             stand = torch.tensor([0, *f.below.depth], device=self.device)
             columns[b, base:base + len(stand)] = base + stand
         return columns

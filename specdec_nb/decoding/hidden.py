@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from ..sampling import Asks, Law, Scores, softmax
 from ..draft import Draft
-from ..roles import as_target, opened
+from ..roles import BaseTarget, as_target, opened
 from .methods import Chosen
 
 # %% ../../nbs/8_decoding/36a_hidden.ipynb #45f7350e
@@ -97,7 +97,7 @@ class VectorFSD(Chosen):
         return np.array([same[followed == x].max(initial=0.) for x in tokens])
 
 # %% ../../nbs/8_decoding/36a_hidden.ipynb #26a0465b
-class ContrastiveSearch:
+class ContrastiveSearch(BaseTarget):
     """A model under contrastive search as a target: each row has all its mass on the word that
     the search takes (Su et al. 2022).
 
@@ -113,22 +113,15 @@ class ContrastiveSearch:
         self.inner, self.alpha, self.k = as_target(model), alpha, k
         self.layer, self.vocab_size, self.chunk = (self.inner.layers, self.inner.vocab_size,
                                                    self.inner.chunk)
-        self.config = getattr(self.inner, "config", None)
+        self.config, self.parts = self.inner.config, (self.inner,)
+        self.max_nodes = max(self.inner.max_nodes // (k + 1) - 1, 1)
+        # a candidate stands one further
+        self.window = self.inner.window and self.inner.window - 1
         if k < 1 or not 0 <= alpha <= 1:
             raise ValueError(f"need k >= 1 and 0 <= alpha <= 1, got k={k}, alpha={alpha}")
         if not self.inner.branches:
             raise ValueError("contrastive search compares candidates as branches of a tree, which "
                              "this model cannot score")
-
-    @property
-    # a candidate stands one further
-    def window(self): return self.inner.window and self.inner.window - 1
-    @property
-    def branches(self) -> bool: return True
-    @property
-    def parts(self) -> tuple: return (self.inner,)
-    @property
-    def max_nodes(self) -> int: return max(self.inner.max_nodes // (self.k + 1) - 1, 1)
 
     def open(self, prompt, asks=Asks()):
         return _Searching(self, opened(self.inner, prompt, asks | Asks(hidden=(self.layer,))))

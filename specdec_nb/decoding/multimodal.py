@@ -111,9 +111,8 @@ class SeeingTarget(HFTarget):
         if not many and state.given is not None and not state.looked:
             return self._look(state, inputs)
         if "position_ids" in inputs:
-            for f in feeds if many else (): f.state.cache.shift = getattr(f.state, "shift", None)
-            shifts = [getattr(ref(), "shift", None)
-                      for ref in self.slots.held] if many else [getattr(state, "shift", None)]
+            for f in feeds if many else (): f.state.cache.shift = f.state.shift
+            shifts = [ref().shift for ref in self.slots.held] if many else [state.shift]
             if (width := max(0 if s is None else len(s) for s in shifts)):
                 columns = [torch.zeros(width, dtype=torch.long) if s is None else s.expand(width)
                            for s in shifts]

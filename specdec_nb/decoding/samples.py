@@ -11,7 +11,7 @@ import numpy as np
 from ..chance import Keyed
 from ..sampling import Law, softmax
 from ..verify import Step, Trace
-from ..roles import Drafter, as_target, make_drafter, register
+from ..roles import Drafter, as_target, scored_by, make_drafter, register
 from ..stops import Stop
 from ..decode import Request, serve
 from ..shape import best_first
@@ -70,7 +70,7 @@ def samples(
     drafter, target = make_drafter(drafter), as_target(model)
     asked = [Request(target, drafter, prompt, law, rng=Keyed(seed, i), stop=stop) for i in range(n)]
     while asked[0].state.unread: target.score([(asked[0].state, None)])
-    for r in asked[1:]: r.state = asked[0].state.fork()
+    for r in asked[1:]: r.state = scored_by(asked[0].state.fork(), target)
     traces = {r: Trace() for r in asked}
     for r, step in serve(asked):
         traces[r].add(step)

@@ -124,7 +124,7 @@ class LayerSkip(ModelDrafter):
     def resolve(self, model): return None                   # known once the target is
 
     def bind(self, target):
-        model = getattr(target, "model", None)
+        model = target.model
         if not isinstance(model, Llama):
             raise ValueError("layerskip drafts with the target's own layers, and "
                              f"{type(target).__name__} does not hand them out: load the model in "
@@ -142,7 +142,7 @@ class LayerSkip(ModelDrafter):
         self.target, self.layers = as_target(some_layers(self.full, layers)), tuple(layers)
 
     def begin(self, ctx, state):
-        if not isinstance(getattr(state, "cache", None), (KVCache, NativeCache)):
+        if not (isinstance(state, RowState) and isinstance(state.cache, (KVCache, NativeCache))):
             raise ValueError("layerskip reads the target's own rows, and a "
                              f"{type(state).__name__} has no cache of them that it knows")
         return _SkipDrafting(self, ctx, state)

@@ -8,6 +8,7 @@ __all__ = ['ModelDrafting', 'SameTokens', 'Mapped', 'TreeDrafting', 'shipped', '
 
 # %% ../../nbs/3_drafting/16_model.ipynb #837ad202
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 import json
 import numpy as np
@@ -124,6 +125,11 @@ class Mapped(Scores):
     the others"""
     def __init__(self, scores, mine, theirs, size):
         self.scores, self.mine, self.theirs, self.size = scores, mine, theirs, size
+        self.seconds, self.elapsed, self.hidden = scores.seconds, scores.elapsed, scores.hidden
+    @cached_property
+    def rows(self): return np.stack([self.row(i) for i in range(len(self.scores.rows))])
+    def some(self, rows): return type(self)(self.scores.some(rows), self.mine, self.theirs,
+                                            self.size)
     def row(self, i):
         row = self.scores.row(i)
         mapped = np.full(self.size, 0 * row[0] if row.dtype == object else -np.inf, dtype=row.dtype)
@@ -215,7 +221,7 @@ _FOREIGN = {"speculator": "the speculators library", "medusa": "Medusa's own pro
 def lends(target, lent):
     """The target's embedding; `lent` itself, if that is the same matrix. ValueError for a target
     without one"""
-    if not hasattr(target, "embed"):
+    if target.embed is None:
         raise ValueError("a trained drafter borrows its target's embedding, and "
                          f"{type(target).__name__} has none")
     return lent if lent is not None and lent.data_ptr() == target.embed.data_ptr() else target.embed

@@ -131,7 +131,7 @@ class _Recycling:
     "One request"
     def __init__(self, drafter, ctx, state):
         self.drafter, self.ctx, past = drafter, ctx, ctx.tokens[:-1]
-        prefilled = getattr(state, "prefilled", None)
+        prefilled = None if state is None else state.prefilled
         if drafter.asks.topk and prefilled is not None and prefilled.tops is not None:
             past = past[:len(prefilled.tops)]
             drafter.table.learn([-1, *past[:-1]], past, prefilled.tops[:, :drafter.table.width])

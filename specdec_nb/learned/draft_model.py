@@ -96,8 +96,7 @@ class DraftModel(Trained):
         "In our own runtime, its head cut to the words; in the native one where that can be"
         model = self.to_hf(target)
         if self.head.device.type == "cpu" and not why_not_native():
-            threads = getattr(getattr(target, "model", None), "threads", None)
-            return ShortHead.of(model, self.head, self.draft_vocab, threads)
+            return ShortHead.of(model, self.head, self.draft_vocab, target.threads)
         llama, guess = Llama.from_hf(model), pack(self.head)
         llama.head = lambda x: self.spread(guess(x))
         return llama

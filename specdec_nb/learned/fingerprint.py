@@ -14,6 +14,7 @@ from torch import nn
 # %% ../../nbs/4_learning/20a_fingerprint.ipynb #0728a8c4
 class Lender:
     "A Hugging Face model in the role of a target that lends its matrices"
+    threads = None
     def __init__(self, model):
         self.model = model
         self.embed = model.get_input_embeddings().weight.detach()

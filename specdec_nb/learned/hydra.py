@@ -6,12 +6,13 @@
 __all__ = ['Hydra', 'PathState', 'PathReader', 'PathDrafting', 'PathDrafter', 'HydraDrafter']
 
 # %% ../../nbs/4_learning/22b_hydra.ipynb #81edb77d
+from typing import Any
 import time
 import torch
 from torch import nn
 import torch.nn.functional as F
 from ..draft import Draft
-from ..roles import register
+from ..roles import BaseTarget, register
 from ..models.rows import TensorScores
 from ..drafters.model import TreeDrafting
 from .network import LevelDrafter, Trained, known_as
@@ -67,6 +68,7 @@ class Hydra(Trained):
 class PathState:
     "One request: the target's last states, and the answers for the draft scored last"
     unread = ()
+    known:Any = None # those of them for which a reader has made what they offer
     def __init__(self, target, last:int): self.target, self.last, self.draft = target, last, None
     def learn(self, text, states): # the text; `[n, d]`: new states, of its last words but one
         "The text goes on"
@@ -74,10 +76,10 @@ class PathState:
         self.pending, self.states, self.draft, self.rows = (text[-1], seen[-self.last:], Draft(),
                                                             None)
 
-class PathReader:
+class PathReader(BaseTarget):
     """A network that sees a path of words and the states before it, in the role of a target: nodes
     of one depth are answered together"""
-    window, max_nodes, branches, chunk = None, 256, True, 1
+    chunk = 1
     def __init__(self, net): self.net = net
 
     @torch.no_grad()

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 import torch.nn.functional as F
 from ..draft import Draft
-from ..roles import register
+from ..roles import BaseTarget, register
 from ..shape import static_tree
 from ..models.rows import TensorScores
 from ..drafters.model import ModelDrafting
@@ -96,9 +96,9 @@ class MedusaDrafter(TrainedDrafter):
             self.shapes[depth, nodes] = static_tree(self.network.record["ranks"][:depth], nodes)[0]
         return self.shapes[depth, nodes]
 
-class Heads:
+class Heads(BaseTarget):
     "Medusa's heads in the role of a target: row k of their answer is head k's, whatever the draft"
-    window, max_nodes, branches, chunk = None, 1, True, 1
+    max_nodes = chunk = 1
     def __init__(self, net): self.net = net
 
     @torch.no_grad()

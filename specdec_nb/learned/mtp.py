@@ -131,7 +131,7 @@ class MtpDrafter(Drafter):
         self.model, self.layers = None, ()
 
     def bind(self, target):
-        model = getattr(target, "model", None)
+        model = target.model
         if model is self.model and model is not None: return
         if not isinstance(model, PreTrainedModel):
             raise ValueError("an MTP head is read for a Hugging Face model, as HFTarget(model), "

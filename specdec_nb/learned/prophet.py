@@ -165,7 +165,7 @@ class PastReader(PathReader):
     def recall(self, state):
         """What a request's states offer, of each layer; where none is ever forgotten, that of new
         ones is added"""
-        known = getattr(state, "known", None)
+        known = state.known
         if known is state.states: return
         old = 0 if known is None or state.last else len(known)
         new = self.net.past(state.states[None, old:], old)

@@ -66,8 +66,7 @@ def read_row(
     told = config.return_dict_in_generate and (config.output_scores or config.output_logits)
     at = seen.nonzero()[:, 0]
     bare = ids[:, at[0]:at[-1] + 1] if rows > 1 else None
-    inside = getattr(getattr(target, "model", None), "config", None)
-    alone = None if getattr(inside, "is_encoder_decoder", False) else bare
+    alone = None if target.encodes else bare
     own = for_row(processors, b, rows, alone)
     if law is None: law = law_of(own, config.do_sample, ids, len(tokens), bool(told), bare)
     else: law = law_after(law, own, ids, len(tokens), bare)
@@ -78,7 +77,7 @@ def read_row(
 
 def _fits(target, n):
     most, note = target.window, ""
-    named = getattr(getattr(target, "config", None), "max_position_embeddings", None)
+    named = getattr(target.config, "max_position_embeddings", None)
     if most and named and named > most:
         note = (f" (of the {named} it names, the rest needs rotary scaling that depends on the "
                 "length of a call, or rows that its cache forgets and no mask hides)")
@@ -109,7 +108,7 @@ def _result(input_ids, config, requests, traces, recorded, shown):
     if len(texts) == 1:
         kept |= dict(trace=traces[0])
         # a cache without the padding fits no padded text
-        whole = getattr(first.state, "given", None) is None and input_ids.shape[1] == first.prompt
+        whole = first.state.given is None and input_ids.shape[1] == first.prompt
         if whole and config.use_cache is not False:
             kept[cache_name(SpeculativeOutput.__dataclass_fields__)] = first.state.finished()
     return SpeculativeOutput(sequences=ids, traces=tuple(traces), **kept)
@@ -181,7 +180,7 @@ def _beside(
     target, inputs, input_ids, prompt,
 ) -> tuple: # `(mask and positions of the text, a function of a row and its tokens' mask)`
     "What a call brings beside text, for a target that takes it; of others it is refused"
-    if hasattr(target, "beside"): return target.beside(inputs, input_ids, prompt)
+    if target.beside is not None: return target.beside(inputs, input_ids, prompt)
     refuse_inputs(inputs)
     return inputs, lambda b, attended: None
 

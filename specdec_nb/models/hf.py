@@ -17,6 +17,7 @@ from transformers import DynamicCache, PreTrainedModel
 from ..workshop.registry import find
 from ..draft import Draft
 from ..roles import read, target_of
+from .llama import head_dim_of
 from .kvcache import tree_masks
 from .state import RowState, RowTarget
 from .slots import RowCache, Slot, Slots
@@ -83,6 +84,11 @@ class HFTarget(RowTarget):
     def unembed(self): return matrix_of(self.model.get_output_embeddings())
 
     def new_cache(self): return RowCache()
+
+    def row_bytes(self) -> int:
+        c = self.config
+        heads = getattr(c, "num_key_value_heads", None) or c.num_attention_heads
+        return 2 * c.num_hidden_layers * heads * head_dim_of(c) * self.dtype.itemsize
 
     def forward(self, feeds):
         if len(feeds) > 1 and self.batches: return self._together(feeds)

@@ -60,8 +60,7 @@ def attended(
                          "supported")
     inside = bool(seen.int().diff().ne(0).sum() > (not seen[0]) + (not seen[-1]))
     # in a batch, each row is as if alone
-    told = getattr(target, "told_by_mask", True)
-    if seen.all() or told and not alone and not inside and seen.any(): return seen
+    if seen.all() or target.told_by_mask and not alone and not inside and seen.any(): return seen
     if not seen[-1]:
         raise ValueError("the attention mask ends in 0: model.generate would go on from a "
                          "padding token. Pad on the left (tokenizer.padding_side='left') or "
@@ -114,19 +113,13 @@ def cached_rows(
     if rows is None:
         raise ValueError("past_key_values must be a cache that generate returned for such a "
                          f"model, or a dynamic one, got {type(cache).__name__}")
-    if _form(rows) != _form(fresh) or kind is RowCache and not _mine(rows, target):
+    if rows.form() != fresh.form() or kind is RowCache and not _mine(rows, target):
         raise ValueError("past_key_values is the cache of another model, or of several texts")
     if kind is RowCache: rows.length = rows.get_seq_length()
     if rows.length >= len(text):
         raise ValueError(f"the cache of past_key_values holds {rows.length} tokens, the prompt "
                          f"{len(text)}: give the whole text, with at least one token that is new")
     return rows
-
-def _form(cache):
-    "What all caches of a runtime's model have in common"
-    if hasattr(cache, "panel"): return cache.shape, cache.panel
-    rows = getattr(cache, "rows", None)
-    return None if rows is None else (rows.shape[:3], rows.shape[4], rows.dtype)
 
 def _mine(rows, target):
     "Whether a cache holds one text, in as many layers as a model has"

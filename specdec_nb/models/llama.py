@@ -7,6 +7,7 @@ __all__ = ['rms_norm', 'rotation', 'grouped_attention', 'attention_on', 'as_half
 
 # %% ../../nbs/2_models/11_llama.ipynb #34f50496
 from dataclasses import dataclass
+from typing import Any
 import math
 import torch
 import torch.nn.functional as F
@@ -168,6 +169,7 @@ class Llama:
 
     Made `from_hf`; `Llama.refuses(config)` says why an architecture is not one of these.
     """
+    gguf:Any = None # the file it was read from, if such a one
     def __init__(self, config, embed, blocks, norm, head, inv_freq, scale, generation_config=None,
                  unembed=None):
         self.config, self.embed = config, embed

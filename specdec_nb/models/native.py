@@ -21,13 +21,14 @@ from ..roles import target_of
 from .hub import beside_gguf, default_gguf, load_hf
 from .llama import Llama
 from .rows import Ranked, RankedScores
+from .kvcache import BaseCache
 from .state import RowTarget, load_llama, parted
 from .maps import why_not_native
 from .packed import (
     FromGGUF, FromHF, Packed, exact_hf, packed_file, sizes, weights_of)
 
 # %% ../../nbs/2_models/14j_native.ipynb #a4d7d31e
-class NativeCache:
+class NativeCache(BaseCache):
     """One request's keys and values, in panels: positions side by side in keys, coordinates in
     values"""
     def __init__(self, layers:int, kv:int, hq:int, hv:int, panel:int, capacity:int=256):
@@ -62,6 +63,9 @@ class NativeCache:
             self.values[..., to, :] = self.values[..., of, :]
         self.length = base + n
 
+    def held(self) -> int: return self.capacity
+    def row_bytes(self) -> int: return (self.keys.nbytes + self.values.nbytes) // self.capacity
+    def form(self): return self.shape, self.panel
     def __deepcopy__(self, memo):
         twin = copy.copy(self)
         twin.keys, twin.values = self.keys.copy(), self.values.copy()
@@ -82,7 +86,6 @@ class Rows:
 # %% ../../nbs/2_models/14j_native.ipynb #2824f890
 class Native(Llama):
     "A Llama-type decoder as one compiled call. Scores rows of many requests; keeps nothing"
-    gguf = None # the file it was read from
     def __init__(self, config, packed:Packed, threads:int=None, generation_config=None,
                  rotary=None):
         from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
@@ -227,10 +230,7 @@ class NativeTarget(RowTarget):
         self.counts = (*range(1, 2 * TALLEST + 2), 3 * TALLEST, 3 * TALLEST + 1, 4 * TALLEST, 33)
 
     @property
-    def embed(self): return self.model.embed
-
-    @property
-    def unembed(self): return self.model.unembed
+    def stored(self) -> str: return f"{self.dtype} {self.model.stored}"
 
     def new_cache(self): return self.model.new_cache()
 

@@ -6,10 +6,12 @@
 __all__ = ['RowLayer', 'layers_of', 'RowCache', 'Slot', 'SlotLayer', 'Slots']
 
 # %% ../../nbs/2_models/12b_slots.ipynb #708ef60d
+from typing import Any
 import weakref
 import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
+from .kvcache import BaseCache
 
 # %% ../../nbs/2_models/12b_slots.ipynb #96ff8b43
 class RowLayer(DynamicLayer):
@@ -38,7 +40,7 @@ def layers_of(cache) -> list:
     "A cache's layers, of whatever class they are"
     return cache.layers
 
-class RowCache(DynamicCache):
+class RowCache(DynamicCache, BaseCache):
     """A Hugging Face cache whose first `length` rows are the text, and which keeps chosen ones of
     those behind"""
     def __init__(self):
@@ -66,16 +68,18 @@ class RowCache(DynamicCache):
         self.length = base + n
 
 # %% ../../nbs/2_models/12b_slots.ipynb #ec74920f
-class Slot:
+class Slot(BaseCache):
     """One request's place among others. Its first `length` rows are the text, up to `used` there
     are rows on trial"""
     def __init__(self, slots, index, length, used):
         self.slots, self.index = slots, index
         self.length, self.used = length, used
         self.closed = False
+    shift:Any = None # as `RowState.shift`, of whose request it is
     def get_seq_length(self): return self.length
     def close(self): self.closed = True
     def cut(self, n): self.used = n
+    def detached(self): return self.alone()
 
     def keep(self, rows): # indices behind `length`, ascending
         "Rows that become text"

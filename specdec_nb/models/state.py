@@ -16,7 +16,7 @@ import torch
 from ..sampling import Asks
 from ..draft import Draft
 from ..verify import Verdict
-from ..roles import target_of
+from ..roles import BaseState, BaseTarget, target_of
 from .hub import load_hf
 from .llama import Llama
 from .rows import TensorScores
@@ -29,11 +29,10 @@ class Prefilled:
     hidden: dict # `{layer: [L-1, d]}`
     tops: np.ndarray | None = None # `[L-1, k]`: the most probable next tokens
 
-class RowState:
+class RowState(BaseState):
     """One request: its text, of which the first `length` tokens have rows in the cache. The last
     token is pending"""
-    given:Any = None # what the target was handed beside the text
-    source:Sequence[int] = () # another text that the target reads, which drafters may copy from
+    shift:Any = None # how far positions run ahead of rows, of a model that counts otherwise
     def __init__(self, target, tokens, cache, asks=Asks()):
         self.target, self.tokens, self.cache, self.asks = target, list(tokens), cache, asks
         self.scored, self.scores, self.pieces = None, None, []
@@ -59,9 +58,11 @@ class RowState:
         self.tokens += verdict.tokens
         self.drop()
 
+    def held(self) -> int: return self.cache.held()
+
     def close(self):
         "The request is over: its place among others may be taken"
-        getattr(self.cache, "close", lambda: None)()
+        self.cache.close()
 
     def drop(self):
         "Forget the rows scored last"
@@ -96,7 +97,7 @@ class RowState:
     def finished(self):
         "The cache, with the rows of the text and no others, for whoever wants to go on from it"
         self.drop()
-        getattr(self.cache, "cut", lambda n: None)(self.length)
+        self.cache.cut(self.length)
         return self.cache
 
     def fork(self) -> "RowState":
@@ -126,21 +127,38 @@ class Feed:
     unread: int # how many of them are text
     first: int # the first row fed whose logits are wanted
 
-class RowTarget:
+class RowTarget(BaseTarget):
     """What targets with a cache of rows have in common. A subclass has `device`, `vocab_size`,
-    `layers`, `window`, `new_cache()`, `forward(feeds)`, and for drafters that borrow them the
-    matrices `embed` and `unembed`, `[V, d]`."""
-    max_nodes, branches, chunk, scores_of = 256, True, 512, TensorScores
-    layers:int
+    `layers`, `window`, `new_cache()` and `forward(feeds)`; its model, for drafters that borrow
+    them, the matrices `embed` and `unembed`, `[V, d]`."""
+    scores_of = TensorScores
+    counts:Sequence[int] = (1, 2, 3, 4, 6, 8, 12, 16, 24) # rows at which a call may change its cost
     new_cache:Callable
     forward:Callable
 
     @property
     def promise(self) -> str:
         "What holds of the same row in other company"
-        dtype = getattr(getattr(self, "model", None), "dtype", None)
-        half = " of half precision" * (dtype in (torch.float16, torch.bfloat16))
+        half = " of half precision" * (self.dtype in (torch.float16, torch.bfloat16))
         return f"equal up to near-ties{half}"
+
+    @property
+    def embed(self): return None if self.model is None else self.model.embed
+    @property
+    def unembed(self): return None if self.model is None else self.model.unembed
+    @property
+    def dtype(self): return None if self.model is None else self.model.dtype
+    @property
+    def stored(self) -> str: return f"{self.dtype} " # in what form its weights are
+
+    def row_bytes(self) -> int: return self.new_cache().row_bytes()
+
+    def priced_by(self) -> dict | None:
+        if self.model is None: return None
+        named = (getattr(self.config, name, "")
+                 for name in ("_name_or_path", "hidden_size", "num_hidden_layers"))
+        return dict(model=" ".join([type(self).__name__, *map(str, named)]), dtype=self.stored,
+                    threads=self.threads or torch.get_num_threads(), device=str(self.device))
 
     def open(self, prompt, asks=Asks()) -> RowState:
         """A new request; nothing is read yet. What `asks` wants of the prompt's rows will be in the
@@ -232,7 +250,6 @@ class LlamaTarget(RowTarget):
         self.device, self.vocab_size = model.device, model.vocab_size
         self.window = getattr(model.config, "max_position_embeddings", None)
         self.layers = len(model.blocks)
-        self.embed, self.unembed = model.embed, model.unembed
 
     def new_cache(self):
         m = self.model

@@ -78,7 +78,7 @@ class _Drafting:
     def __init__(self, drafter, ctx):
         self.drafter, self.pool, self.read, self.tried = drafter, drafter.pool, 0, []
         if not drafter.learns: self.pool = PhrasePool(per_key=drafter.shelf)
-        on_cpu = getattr(getattr(drafter.model.target, "device", None), "type", None) == "cpu"
+        on_cpu = str(drafter.model.target.device) == "cpu"
         phrases = not on_cpu if drafter.phrases is None else drafter.phrases
         writer = (Lookahead(**drafter.ahead, pool=self.pool).begin(ctx, None) if phrases
                   else NoDrafter())

@@ -60,18 +60,8 @@ def cost_of(
 ) -> CostCurve: # relative costs are what matters
     """The cost curve of a target on this machine, measured once and cached; of targets without a
     model, a two-core CPU's"""
-    model = getattr(target, "model", None)
-    rows = rows or getattr(target, "counts", (1, 2, 3, 4, 6, 8, 12, 16, 24))
-    if model is None: return three_machines()["CPU (measured)"]
-    config = getattr(model, "config", None)
-    weight = next(iter(model.parameters()), None) if hasattr(model, "parameters") else None
-    name = (f"{type(target).__name__} {getattr(config, '_name_or_path', '')} "
-            f"{getattr(config, 'hidden_size', '')} {getattr(config, 'num_hidden_layers', '')}")
-    import torch
-    threads = getattr(model, "threads", None) or torch.get_num_threads()
-    stored = getattr(model, "stored", "")
-    key = cost_key(name, f"{getattr(model, 'dtype', getattr(weight, 'dtype', ''))} {stored}",
-                   threads, str(getattr(target, "device", "")))
+    if (identity := target.priced_by()) is None: return three_machines()["CPU (measured)"]
+    key, rows = cost_key(**identity), rows or target.counts
     if key not in _CURVES:
         try:
             room = (target.window or 1 << 20) - rows[-1] - 1

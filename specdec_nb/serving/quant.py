@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 from ..roles import as_target, register
 from ..models.llama import Llama
+from ..models.state import RowState
 from ..models.maps import why_not_native
 from ..models.native import Native, NativeCache
 from ..models.maps import NativeMap
@@ -108,7 +109,7 @@ class QuantSelf(ModelDrafter):
     def resolve(self, model): return None                   # known once the target is
 
     def bind(self, target):
-        model = getattr(target, "model", target)
+        model = target if target.model is None else target.model
         if model is not self.full:
             self.full, self.target = model, as_target(few_bits(model, self.bits))
             self.layers = range(self.target.layers)
@@ -117,7 +118,7 @@ class QuantSelf(ModelDrafter):
 
     def begin(self, ctx, state):
         behind = (self.shared and isinstance(self.full, Native)
-                  and isinstance(getattr(state, "cache", None), NativeCache))
+                  and isinstance(state, RowState) and isinstance(state.cache, NativeCache))
         return BehindDrafting(self, ctx, state) if behind else super().begin(ctx, state)
 
 def _warn_if_as_large(model, twin):
