@@ -50,7 +50,11 @@ def why_not_native() -> str | None: # None: it can
     "Why the native runtime cannot serve here, in words"
     if find_spec("numba") is None:
         return "the package numba is not installed (pip install 'specdec_nb[native]')"
-    from specdec_nb.models.machine import TRIPLE, features, refusal
+    try:
+        from specdec_nb.models.machine import TRIPLE, features, refusal
+        import specdec_nb.models.forward # noqa: F401
+    # a numba that does not fit its own needs raises what it likes
+    except Exception as fault: return f"numba cannot be used ({fault})"
     return refusal(TRIPLE, features())
 
 # %% ../../nbs/2_models/14i_maps.ipynb #28a740ab
