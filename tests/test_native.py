@@ -400,6 +400,13 @@ def aside(program, **env):
     return out.stdout.split(), out.stderr
 
 
+@pytest.mark.parametrize("bad", [48, 63, 2**40, -1])
+def test_a_token_that_is_none_is_refused_and_not_looked_up(bad):
+    target = target_of("llama")
+    for prompt, draft in (([1, bad], []), ([1, 2], [3, bad])):
+        with pytest.raises(ValueError, match=f"tokens 0 to 47, not {bad}"): target.score([(target.open(prompt), Draft.chain(draft))])
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing is forked here")
 @pytest.mark.parametrize("threads", [2, 3])
 def test_a_forked_process_has_threads_of_its_own(threads):

@@ -163,6 +163,13 @@ class Native(Llama):
         logits, best = (x.reshape(len(batch.wanted), -1) for x in (batch.logits, batch.best))
         return Ranked(logits[:, :w.vocab], best), states
 
+    def _known(self, tokens):
+        "Compiled code would read whatever lies where a word is none"
+        if not tokens or 0 <= min(tokens) <= max(tokens) < self.vocab_size: return
+        bad = next(t for t in tokens if not 0 <= t < self.vocab_size)
+        raise ValueError(f"there are tokens 0 to {self.vocab_size - 1}, not {bad}: the prompt or "
+                         "the drafter has another vocabulary")
+
     def _batch(self, parts, hidden):
         """The call as arrays, its whole numbers in one; also the longest text, and how many rows
         there are"""
@@ -175,6 +182,7 @@ class Native(Llama):
             parents += p.parents
             wanted += range(first + p.first, first + n)
             sees, longest = sees + nodes * nodes, max(longest, p.base + nodes)
+        self._known(tokens)
         (cos, sin), key, w = self.angles.upto(longest), tuple(hidden), self.weights
         if w.cos is not cos: w = self.weights = w._replace(cos=cos, sin=sin) # each thread's own
         if (at := self.shown.get(key)) is None:
