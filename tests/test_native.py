@@ -96,6 +96,24 @@ def six_bits(a):
     return raw.reshape(len(a), -1)
 
 
+@pytest.mark.parametrize("group", [32, 96])
+def test_a_matrix_that_came_from_bytes_goes_back_into_bytes(group):
+    "As a drafter's head does, and its own matrices as they are saved; anything else stays in what holds it"
+    gen = np.random.default_rng(0)
+    q, d = gen.integers(-127, 128, (70, 96)), gen.uniform(0, .02, (70, 96 // group)).astype(np.float16).astype(np.float32).repeat(group, 1)
+    q[:, ::group], d[4], q[5] = -127, 0, 0
+    w = torch.from_numpy(q.astype(np.float32) * d)
+    x, mapped, halves = torch.randn(3, 96), maps.NativeMap(w), maps.NativeMap(w + 2. ** -12 * torch.randn(70, 96).half().float())
+    assert (mapped(x) - (x.double() @ w.double().T)).abs().max() < 1e-5 and torch.equal(mapped(x)[1], mapped(x[1]))
+    for other in (w.half().float() + 1e-3, w[:, :80], torch.full((3, 32), float("inf")), torch.full((3, 32), float("nan")), torch.empty(0, 32)):
+        kind, rows = maps.smallest(other.numpy())
+        assert kind is None and rows.shape == other.shape
+    assert maps.smallest(w.numpy())[0] == "Q8_0" and len(mapped.blob) < len(halves.blob)
+
+
+def test_what_kernels_read_is_what_is_left_as_it_is(): assert {*FromGGUF.READ} == {*linear.BLOCKS}
+
+
 @pytest.mark.parametrize("kinds", [["Q4_1"], ["Q4_0", "Q8_0", "Q6_K", "F16", "Q5_0"], ["BF16", "F32", "Q4_1"]])
 def test_blocks_of_a_gguf_file_mean_what_gguf_says(tmp_path, kinds):
     import transformers as hf
