@@ -53,22 +53,25 @@ class NativeMap:
         self.code = ctypes.CFUNCTYPE(None,
                                      *[ctypes.c_int64] * len(SIGNATURE.args))(address_of(kind))
         self.panels, self.width = len(packed), len(packed) * PANEL
+        self.begins = self.blob.ctypes.data
 
     def __call__(self, x:torch.Tensor) -> torch.Tensor: # `[..., K]` -> `[..., N]`
-        rows = x.detach().reshape(-1, self.k).float().contiguous()
-        out, sums = torch.empty(len(rows), self.width), torch.empty(len(rows), self.k // 32)
-        if self.nibbles: rows = self._prepared(rows, sums)
-        self.code(rows.data_ptr(), self.k, sums.data_ptr(), len(rows), self.k,
-                  self.blob.ctypes.data, 0, self.panels, out.data_ptr(), self.width)
-        return out[:, :self.n].reshape(*x.shape[:-1], self.n)
+        rows, sums = x.detach().reshape(-1, self.k).float().contiguous(), None
+        n = rows.shape[0]
+        out = torch.empty(n, self.width)
+        if self.nibbles: rows, sums = self._prepared(rows)
+        self.code(rows.data_ptr(), self.k, 0 if sums is None else sums.data_ptr(), n, self.k,
+                  self.begins, 0, self.panels, out.data_ptr(), self.width)
+        if self.width > self.n: out = out[:, :self.n]
+        return out if x.dim() == 2 else out.reshape(*x.shape[:-1], self.n)
 
-    def _prepared(self, rows, sums):
-        "What a kernel for four bits takes instead of rows"
+    def _prepared(self, rows):
+        "What a kernel for four bits takes instead of rows, and their sums of 32"
         from specdec_nb.models.nibbles import prepare
-        out, k = torch.empty_like(rows), self.k
+        k, out, sums = self.k, torch.empty_like(rows), torch.empty(len(rows), self.k // 32)
         x, xp, xs = (a.reshape(-1).numpy() for a in (rows, out, sums))
         for i in range(len(rows)): prepare(x, k * i, k, xp, xs, k // 32 * i)
-        return out
+        return out, sums
 
 # %% ../../nbs/2_models/14i_maps.ipynb #e5b6e974
 def why_not_native() -> str | None: # None: it can
