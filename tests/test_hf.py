@@ -6,7 +6,8 @@ import torch
 import transformers as hf
 
 from drafters import Wild
-from specdec_nb import HFTarget, generate
+from specdec_nb import HFTarget, Law, Trace, generate
+from specdec_nb.decode import decode
 from specdec_nb.models.trials import row_bounds, tree_equals_paths
 from specdec_nb.models.foreign import cache_name, plain_model
 from specdec_nb.models.hub import load_hf
@@ -142,6 +143,17 @@ def test_offloaded_models():
     assert away.device.type == "meta" and HFTarget(away).device.type == "cpu" and HFTarget(away).embed.numel() == 0
     for drafter in ("auto", Wild(1, greedy(build("llama"))[0].tolist())):
         assert torch.equal(generate(away, PROMPT, drafter=drafter, max_new_tokens=24, do_sample=False), greedy(build("llama")))
+
+
+def test_half_precision_is_said_wherever_it_is():
+    "In one layer of many, and in what a caller switched on around the model"
+    def said(model): return Trace(decode(HFTarget(model), "lookup", [3, 14, 15], limit=2, law=Law(temperature=0))).promise
+    whole, part = build("llama", torch.float32), build("llama", torch.float32)
+    mlp = part.model.layers[1].mlp.to(torch.bfloat16)
+    mlp.register_forward_pre_hook(lambda _, given: tuple(x.bfloat16() for x in given))
+    mlp.register_forward_hook(lambda _, given, out: out.float())
+    assert said(whole) == "equal up to near-ties" and said(part) == "equal up to near-ties of half precision"
+    with torch.autocast("cpu", torch.bfloat16): assert said(whole) == "equal up to near-ties of half precision"
 
 
 def test_dynamically_quantised_models_run_and_say_what_they_cannot_promise():

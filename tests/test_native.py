@@ -96,6 +96,24 @@ def six_bits(a):
     return raw.reshape(len(a), -1)
 
 
+@pytest.mark.parametrize("group", [32, 96])
+def test_a_matrix_that_came_from_bytes_goes_back_into_bytes(group):
+    "As a drafter's head does, and its own matrices as they are saved; anything else stays in what holds it"
+    gen = np.random.default_rng(0)
+    q, d = gen.integers(-127, 128, (70, 96)), gen.uniform(0, .02, (70, 96 // group)).astype(np.float16).astype(np.float32).repeat(group, 1)
+    q[:, ::group], d[4], q[5] = -127, 0, 0
+    w = torch.from_numpy(q.astype(np.float32) * d)
+    x, mapped, halves = torch.randn(3, 96), maps.NativeMap(w), maps.NativeMap(w + 2. ** -12 * torch.randn(70, 96).half().float())
+    assert (mapped(x) - (x.double() @ w.double().T)).abs().max() < 1e-5 and torch.equal(mapped(x)[1], mapped(x[1]))
+    for other in (w.half().float() + 1e-3, w[:, :80], torch.full((3, 32), float("inf")), torch.full((3, 32), float("nan")), torch.empty(0, 32)):
+        kind, rows = maps.smallest(other.numpy())
+        assert kind is None and rows.shape == other.shape
+    assert maps.smallest(w.numpy())[0] == "Q8_0" and len(mapped.blob) < len(halves.blob)
+
+
+def test_what_kernels_read_is_what_is_left_as_it_is(): assert {*FromGGUF.READ} == {*linear.BLOCKS}
+
+
 @pytest.mark.parametrize("kinds", [["Q4_1"], ["Q4_0", "Q8_0", "Q6_K", "F16", "Q5_0"], ["BF16", "F32", "Q4_1"]])
 def test_blocks_of_a_gguf_file_mean_what_gguf_says(tmp_path, kinds):
     import transformers as hf
@@ -390,6 +408,74 @@ def test_what_a_row_costs_is_asked_again_of_other_kernels(monkeypatch):
     assert said == target_of("qwen2").model.stored != two.stored
     monkeypatch.setattr(machine, "version", lambda: "others")
     assert one.stored != said
+
+
+def aside(program, **env):
+    "What a program prints that has a process, and its end, to itself"
+    head = "import sys, os, signal; sys.path[:0] = ['tests', 'tools']; import test_native as t, torch\nfrom specdec_nb.models import machine, maps\n"
+    out = subprocess.run([sys.executable, "-c", head + program], cwd=ROOT, text=True, capture_output=True, timeout=240, env={**os.environ, "PYTHONPATH": str(ROOT), **env})
+    assert out.returncode == 0, out.stderr
+    return out.stdout.split(), out.stderr
+
+
+@pytest.mark.parametrize("bad", [48, 63, 2**40, -1])
+def test_a_token_that_is_none_is_refused_and_not_looked_up(bad):
+    target = target_of("llama")
+    for prompt, draft in (([1, bad], []), ([1, 2], [3, bad])):
+        with pytest.raises(ValueError, match=f"tokens 0 to 47, not {bad}"): target.score([(target.open(prompt), Draft.chain(draft))])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing is forked here")
+@pytest.mark.parametrize("threads", [2, 3])
+def test_a_forked_process_has_threads_of_its_own(threads):
+    program = f"""target = t.target_of('llama', {threads})
+rows = target.score([(target.open(t.TOKENS[:20]), t.TREE)])[0].rows
+if not (pid := os.fork()):
+    signal.alarm(60)
+    os._exit(not torch.equal(target.score([(target.open(t.TOKENS[:20]), t.TREE)])[0].rows, rows))
+print(os.waitpid(pid, 0)[1], torch.equal(target.score([(target.open(t.TOKENS[:20]), t.TREE)])[0].rows, rows))"""
+    assert aside(program)[0] == ["0", "True"]
+
+
+def test_whoever_is_interrupted_leaves_nobody_waiting():
+    "Before its own part begins, or in another thread's; the process must end, too"
+    program = """target = t.target_of('llama', 3)
+score = lambda: target.score([(target.open(t.TOKENS[:20]), t.TREE)])[0].rows
+rows, real = score(), target.model.kernels.forward
+def interrupted(me, *args, who=0):
+    if me == who: raise KeyboardInterrupt
+    return real(me, *args)
+from types import SimpleNamespace
+for who in (0, 2):
+    target.model.kernels = SimpleNamespace(**{**vars(target.model.kernels), 'forward': lambda me, *a: interrupted(me, *a, who=who)})
+    try: score()
+    except KeyboardInterrupt: print('interrupted')
+target.model.kernels.forward = real
+print(torch.equal(score(), rows), target.model.team.take())"""
+    assert aside(program)[0] == ["interrupted", "interrupted", "True", "3"]
+
+
+def test_kept_code_that_was_cut_short_is_made_again_and_where_none_can_be_kept_it_is_said_once(tmp_path):
+    program = "print(*(machine.once('something', lambda: len(t.rows_after(t.target_of('one kv head'), [1, 2]))) for _ in range(2)))"
+    said, told = aside(program, XDG_CACHE_HOME=str(tmp_path))
+    kept = [*tmp_path.rglob("*.nb[ci]")]
+    assert said == ["48", "48"] and told.count("Compiling something") == 1 and kept
+    for file in kept: file.write_bytes(file.read_bytes()[:10])
+    assert aside(program, XDG_CACHE_HOME=str(tmp_path))[0] == ["48", "48"] and min(f.stat().st_size for f in tmp_path.rglob("*.nb[ci]")) > 10
+    file = tmp_path / "a file"
+    file.touch()
+    assert aside("print(*(machine.once('nothing', int) for _ in range(2)))", XDG_CACHE_HOME=str(file))[1].count("Compiling nothing") == 1
+
+
+@pytest.mark.parametrize("fault", ["raise ImportError('Numba needs NumPy 2.0 or less')", "__version__ = '0.50.0'", None])
+def test_a_numba_that_cannot_be_used_is_as_none(tmp_path, fault):
+    if fault is not None:
+        (tmp_path / "numba").mkdir()
+        (tmp_path / "numba" / "__init__.py").write_text(fault)
+    env = {"NUMBA_DISABLE_JIT": "1"} if fault is None else {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    out = subprocess.run([sys.executable, "-c", "from specdec_nb.models.maps import why_not_native, swift; import torch; print(why_not_native()); swift(torch.eye(3))"],
+                         cwd=ROOT, text=True, capture_output=True, timeout=240, env={**os.environ, "PYTHONPATH": str(ROOT), **env})
+    assert out.returncode == 0 and out.stdout.startswith("numba cannot be used ("), out.stdout + out.stderr
 
 
 # -- where it cannot be ------------------------------------------------------------------------------------

@@ -1,5 +1,5 @@
 """Other people's programs under measurement, and those who cheat"""
-import importlib.util
+import importlib.util, time
 
 import pytest
 import torch
@@ -66,6 +66,34 @@ def test_cheats_are_caught(tiny, eos):
     rows = {r["drafter"]: r for r in rows_of(records) if r["category"] == "all"}
     assert rows["on"]["tokens"] == rows["none"]["tokens"], "nothing behind the end is counted"
     assert rows["other"]["n_identical"] == 0 and rows["honest"]["n_identical"] == 3
+
+
+def test_whoever_turns_the_clock_is_caught(tiny):
+    "Work that is said to be nobody's cost, a clock set back, processor time left out; a question that was rewritten harms nobody"
+    setting = Setting(max_new_tokens=12)
+    real = PEERS["hf-plain"].open(Stage(tiny), setting)
+    def honest(*args):
+        done = time.perf_counter() + .15
+        while time.perf_counter() < done: pass
+        return real(*args)
+    def aside(ids, limit, clock):
+        said = []
+        clock.outside(lambda: said.append(honest(ids, limit, clock)))
+        return said[0]
+    def turned(ids, limit, clock):
+        said = honest(ids, limit, clock)
+        clock.__init__()
+        return said
+    def idle(ids, limit, clock):
+        said = honest(ids, limit, clock)
+        return (*said, dict(clock.read(), cpu=.01, cpu_first=0.))
+    def rewrites(ids, limit, clock):
+        said = honest(ids, limit, clock)
+        ids.clear()
+        return said
+    records = run(tiny, dict(honest=honest, aside=aside, turned=turned, idle=idle, rewrites=rewrites), setting)
+    found = {who: " ".join(about) for (who, _), about in suspicions(records).items()}
+    assert set(found) == {"aside", "turned", "idle"} and all("less than passed" in about for about in found.values())
 
 
 def test_a_prompt_that_is_kept_is_seen():

@@ -45,6 +45,8 @@ class HFTarget(RowTarget):
         self._places:weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
         self.takes, self.layers, self.window = self.form()
         self.mingles = quantised(model)
+        # a layer or an adapter may be shorter than the rest
+        self.halved = any(p.dtype in (torch.float16, torch.bfloat16) for p in model.parameters())
         # torchao's, row by row
         self.steps = any(getattr(p, "act_quant_kwargs", None) is not None
                          for p in model.parameters())
@@ -75,8 +77,9 @@ class HFTarget(RowTarget):
     def promise(self):
         "What holds of the same row in other company"
         if self.mingles: return "none: rows of a call change each other"
-        if not self.steps: return super().promise
-        return "equal up to steps of rounded activations, which may be whole logits"
+        if self.steps: return "equal up to steps of rounded activations, which may be whole logits"
+        half = self.halved or torch.is_autocast_enabled(self.device.type)
+        return f"equal up to near-ties{' of half precision' * half}"
 
     @property
     def embed(self): return matrix_of(self.model.get_input_embeddings())

@@ -7,12 +7,10 @@ __all__ = ['NativeCache', 'Rows', 'Native', 'NativeTarget', 'load_native', 'load
 
 # %% ../../nbs/2_models/14j_native.ipynb #7768c510
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
-from threading import Lock
 import copy
 import warnings
 import numpy as np
@@ -92,6 +90,7 @@ class Native(Llama):
         import specdec_nb.models.forward as kernels
         from specdec_nb.models.machine import PANEL, Lent, once
         from specdec_nb.models.selfattention import Angles
+        from specdec_nb.models.team import Team
         s = sizes(config, PANEL)
         self.config, self.packed = config, packed
         self.generation_config, self.panel = generation_config, PANEL
@@ -102,11 +101,11 @@ class Native(Llama):
         self.vocab_size = config.vocab_size
         self.heads, self.kv_heads = s["heads"], s["kv"]
         self.head_dim, self.layers = s["hd"], s["layers"]
-        self.threads, self.busy, self.lent = threads or torch.get_num_threads(), Lock(), Lent()
+        self.threads, self.lent = threads or torch.get_num_threads(), Lent()
         self.shown:dict = {}
-        self.width = int(self.weights.maps[-1, 4])
-        self.team = ThreadPoolExecutor(self.threads - 1) if self.threads > 1 else None
+        self.width, self.team = int(self.weights.maps[-1, 4]), Team(1) # alone while it compiles
         once("the forward", lambda: self.forward([Rows(self.new_cache(), 0, [0], [-1])]))
+        self.team = Team(self.threads)
 
     @classmethod
     def from_hf(cls, model, threads:int=None) -> "Native":
@@ -155,23 +154,24 @@ class Native(Llama):
         for part in parts: part.cache.reserve(len(part.parents))
         w, batch, longest, n = self._batch(parts, hidden)
         # one forward at a time has the team; others are alone
-        team = self.team is not None and self.busy.acquire(blocking=False)
-        threads = self.threads if team else 1
-        try: self._run(threads, w, batch, self._scratch(n, threads, longest, batch))
-        finally:
-            if team: self.busy.release()
+        team = self.team
+        threads = team.take()
+        try:
+            scratch = self._scratch(n, threads, longest, batch)
+            team.work(threads, self.kernels.forward, scratch.meeting, w, batch, scratch)
+        finally: team.give(threads)
         layers = torch.from_numpy(batch.states.reshape(-1, n, w.d)) if hidden else ()
         states = dict(zip(hidden, layers))
         if not len(batch.wanted): return None, states
         logits, best = (x.reshape(len(batch.wanted), -1) for x in (batch.logits, batch.best))
         return Ranked(logits[:, :w.vocab], best), states
 
-    def _run(self, threads, w, batch, scratch):
-        forward = self.kernels.forward
-        others = [self.team.submit(forward, me, threads, w, batch, scratch)
-                  for me in range(1, threads)]
-        forward(0, threads, w, batch, scratch)
-        for other in others: other.result()
+    def _known(self, tokens):
+        "Compiled code would read whatever lies where a word is none"
+        if not tokens or 0 <= min(tokens) <= max(tokens) < self.vocab_size: return
+        bad = next(t for t in tokens if not 0 <= t < self.vocab_size)
+        raise ValueError(f"there are tokens 0 to {self.vocab_size - 1}, not {bad}: the prompt or "
+                         "the drafter has another vocabulary")
 
     def _batch(self, parts, hidden):
         """The call as arrays, its whole numbers in one; also the longest text, and how many rows
@@ -185,6 +185,7 @@ class Native(Llama):
             parents += p.parents
             wanted += range(first + p.first, first + n)
             sees, longest = sees + nodes * nodes, max(longest, p.base + nodes)
+        self._known(tokens)
         (cos, sin), key, w = self.angles.upto(longest), tuple(hidden), self.weights
         if w.cos is not cos: w = self.weights = w._replace(cos=cos, sin=sin) # each thread's own
         if (at := self.shown.get(key)) is None:

@@ -207,9 +207,10 @@ class Packed:
     def matrix(self, name, rows:int) -> np.ndarray:
         "A matrix's first rows, unpacked: `[rows, depth]`"
         from specdec_nb.models.linear import unpack
+        from specdec_nb.models.machine import once
         kind, at, _, deep = self.index[name]
         out = np.empty(rows * deep, np.float32)
-        unpack(kind, self.blob[at:], rows, deep, out)
+        once("what unpacks", lambda: unpack(kind, self.blob[at:], rows, deep, out))
         return out.reshape(rows, deep)
 
 def room(n:int) -> np.ndarray:
