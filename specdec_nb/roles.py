@@ -243,8 +243,8 @@ class Drafter:
     asks = Asks() # what it wants of the target beside the logits
     learns = False # whether it keeps anything across requests, so that it may be cold or warm
     pace:Any = None # a `Pace`, if it sizes drafts by what calls cost; an engine tells it that
-    def bind(self, target):
-        "Told the target before the first request; raise ValueError if it does not fit"
+    parts:Sequence = () # targets of its own, in which a request of it has a state
+    def bind(self, target): "Told the target, before anything else; ValueError if it does not fit"
     def begin(self, ctx:Context, state): return self
     def propose(self, ctx:Context, rng) -> Draft:
         """Guesses below the last token of `ctx.tokens`; the positions of `rng` count from the

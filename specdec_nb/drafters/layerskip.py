@@ -121,6 +121,7 @@ class LayerSkip(ModelDrafter):
         self.full = None
         super().__init__(None, k, **options)
 
+    parts = () # it reads on the target's own rows
     def resolve(self, model): return None                   # known once the target is
 
     def bind(self, target):

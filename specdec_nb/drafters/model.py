@@ -276,6 +276,8 @@ class ModelDrafter(Drafter):
         self.least = least
         self.model, self.lent = model, None
 
+    @property
+    def parts(self): return self.target,
     def resolve(self, model): return draft_target(model)
     def bind(self, target):
         if (self.target is None or self.lent is not None) and lends(

@@ -138,7 +138,7 @@ class MtpDrafter(Drafter):
                              f"and not for {type(target).__name__}")
         self.target = MtpTarget(load_mtp(model, self.folder), target.vocab_size, target.branches)
         self.model, self.layers, self.asks = model, (target.layers,), Asks(hidden=(target.layers,))
-        self.bridge = SameTokens(target.vocab_size, target.vocab_size)
+        self.bridge, self.parts = SameTokens(target.vocab_size, target.vocab_size), (self.target,)
 
     def law(self, law): return law
     def begin(self, ctx, state): return EagleDrafting(self, ctx, state, self.layers)

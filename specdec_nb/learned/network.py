@@ -245,6 +245,7 @@ class LevelDrafter(TrainedDrafter):
         super().bind(target)
         if self.target is None or self.target.net is not self.net:
             self.target = self.reader(self.net)
+        self.parts = self.target,
 
 class DraftVocabulary:
     """A drafter that knows some of the target's words, under the target's ids: its rows are over

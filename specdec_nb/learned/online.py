@@ -112,6 +112,8 @@ class Online(Drafter):
     def asks(self): return self.inner.asks
     @property
     def vocab_size(self): return self.inner.vocab_size
+    @property
+    def parts(self): return self.inner.parts
 
     @torch.inference_mode(False)
     def bind(self, target): self.inner.bind(target)

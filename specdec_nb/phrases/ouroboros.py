@@ -64,6 +64,8 @@ class Ouroboros(Drafter):
         self.ahead:dict = dict(window=window, n=n, guesses=guesses, text=False)
         Lookahead(**self.ahead)                                     # complains now, if it must
 
+    @property
+    def parts(self): return self.model.parts
     def bind(self, target):
         self.model.bind(target)
         if (mine := self.model.target.vocab_size) != target.vocab_size:

@@ -219,6 +219,8 @@ class Advised(Auto):
         self.asked = self.forwards = 0
         self.clock:dict = dict(call=deque(maxlen=31), forward=deque(maxlen=31))
 
+    @property
+    def parts(self): return () if self.learned is None else self.learned.parts
     def bind(self, target):
         super().bind(target)
         if self.learned is None: return

@@ -58,6 +58,8 @@ class Tuned(Drafter):
 
     @property
     def vocab_size(self): return self.inner.vocab_size
+    @property
+    def parts(self): return self.inner.parts
 
     def bind(self, target):
         self.inner.bind(target)

@@ -89,20 +89,24 @@ def _shareable(state): return isinstance(state, RowState) and state.asks == Asks
 
 class Memory:
     "What caches may hold: those of requests, and those kept because a text may begin alike"
-    # bytes; nodes of a draft; tokens below which sharing is not worth it
-    def __init__(self, target, limit:int, nodes:int, least:int=16):
+    # bytes; nodes of a draft; tokens below which sharing is not worth it; a drafter's own targets
+    def __init__(self, target, limit:int, nodes:int, least:int=16, parts=()):
         self.target, self.limit, self.nodes, self.least = target, limit, nodes, least
-        self.row = target.row_bytes()
+        self.row, self.beside = target.row_bytes(), sum(part.row_bytes() for part in parts)
         self.kept:list = []
+    def rows(self, tokens:int) -> int:
+        "Rows that a text's cache has room for at most"
+        return max(512, 2 * (tokens + self.nodes + 1))
     def size(self, tokens:int) -> int:
-        "Bytes that a text's cache takes at most"
-        return self.row * max(512, 2 * (tokens + self.nodes + 1))
+        "Bytes that a request may take, with what its drafter keeps of the same text"
+        return (self.row + self.beside) * self.rows(tokens)
     def of(self, state) -> int:
         "Bytes of a state's cache, at most: one that was taken over may be longer than its text"
         rows = state.held() if isinstance(state, RowState) else 0
-        return max(self.size(len(state.tokens)), self.row * rows)
+        return self.row * max(self.rows(len(state.tokens)), rows)
     def held(self, running) -> int:
-        return sum(self.of(r.state) for r in running) + sum(s.bytes for s in self.kept)
+        drafting = self.beside * sum(self.rows(len(r.tokens)) for r in running)
+        return sum(self.of(r.state) for r in running) + sum(s.bytes for s in self.kept) + drafting
     def room(self, running, more:int=0) -> bool:
         "Whether so many bytes are free; what is only kept is given up if need be, the oldest first"
         held = self.held(running) + more
@@ -113,7 +117,7 @@ class Memory:
         if not _shareable(state) or state.length < self.least: return
         text = state.tokens[:state.length + 1]
         self.kept = [s for s in self.kept if shared(s.tokens, text) < len(s.tokens)]
-        if not self.room(running, self.size(len(text))): return
+        if not self.room(running, self.row * self.rows(len(text))): return
         twin = copy(state)
         twin.cache = state.cache.detached()
         twin.drop()
@@ -157,7 +161,8 @@ class Engine:
         plain = isinstance(self.drafter, NoDrafter)
         self.ration = None if plain else Ration(curve or cost_of(self.target), nodes,
                                                 self.drafter.pace)
-        self.memory, self.lock = Memory(self.target, memory, nodes), Condition()
+        self.memory = Memory(self.target, memory, nodes, parts=self.drafter.parts)
+        self.lock = Condition()
         self.closed, self.reader, self.occupied = False, None, 0
         self.counts:Counter = Counter()
         self.waiting:list = []

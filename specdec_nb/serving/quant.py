@@ -106,6 +106,8 @@ class QuantSelf(ModelDrafter):
         self.bits, self.shared, self.full = bits, shared, None
         super().__init__(None, k, **options)
 
+    @property
+    def parts(self): return () if self.shared and isinstance(self.full, Native) else (self.target,)
     def resolve(self, model): return None                   # known once the target is
 
     def bind(self, target):
