@@ -6,6 +6,7 @@
 __all__ = ['Request', 'checked', 'within_window', 'release', 'answers', 'serve', 'answered', 'decode']
 
 # %% ../nbs/1_exactness/07_decode.ipynb #5f9efb10
+from dataclasses import replace
 from inspect import isgenerator
 from typing import Any
 import time
@@ -215,9 +216,10 @@ def _sane(draft, vocab_size, who):
     if draft.tokens and not (0 <= min(draft.tokens) and max(draft.tokens) < vocab_size):
         raise ValueError(f"{who} drafted a token outside the target's vocabulary of {vocab_size}: "
                          f"{draft.tokens}")
-    for q in {id(q): q for q in draft.probs or () if q is not None}.values():
-        distribution_over(vocab_size, q, f"{who} drafted from")
-    return draft
+    laws = {id(q): q for q in draft.probs or () if q is not None}
+    sane = {i: distribution_over(vocab_size, q, f"{who} drafted from") for i, q in laws.items()}
+    if all(sane[i] is q for i, q in laws.items()): return draft
+    return replace(draft, probs=[sane.get(id(q)) for q in draft.probs])
 
 # %% ../nbs/1_exactness/07_decode.ipynb #01d3a71f
 def release(state):

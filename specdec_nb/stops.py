@@ -9,7 +9,8 @@ __all__ = ['Stop', 'distribution_over', 'DraftRows']
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from numbers import Integral
-from .chance import Point
+import numpy as np
+from .chance import Point, rounding
 from .sampling import Law, Scores
 from .draft import Draft
 
@@ -72,16 +73,23 @@ def distribution_over(
     vocab_size:int,
     p, # `[V]`, or a `Point`
     who:str, # gave it, for the error
-): # `p`
+): # `p`, divided by its sum if rounding has moved that
     "A distribution over the vocabulary, or ValueError"
     if isinstance(p, Point) and p.size == vocab_size: return p
+    try: p = np.asarray(p)
+    except (TypeError, ValueError, RuntimeError) as e:
+        raise ValueError(f"{who} no array, but a {type(p).__name__} ({e}): give NumPy's") from None
+    if p.ndim != 1 or p.dtype.kind not in "biufO":
+        raise ValueError(f"{who} an array of {p.dtype} of shape {p.shape}, not numbers "
+                         f"({vocab_size},)")
     if len(p) != vocab_size:
         raise ValueError(f"{who} a distribution over {len(p)} tokens; the target has {vocab_size}")
-    total = p.sum()
-    if not (total == 1 if isinstance(total, Fraction) else abs(total - 1) < 1e-3) or p.min() < 0:
+    total = p.sum() if p.dtype == object else p.sum(dtype=np.float64)
+    off = abs(total - 1)
+    if not off <= (0 if isinstance(total, Fraction) else rounding(p)) or p.min() < 0:
         raise ValueError(f"{who} no distribution: it adds up to {total}, and its smallest entry is "
                          f"{p.min()}")
-    return p
+    return p if off < 1e-12 else p.astype(np.float64) / total
 
 class DraftRows:
     """The law's distributions below a text and the nodes of a draft, each computed when first

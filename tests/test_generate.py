@@ -644,6 +644,42 @@ def test_a_cache_is_asked_whose_it_is(model):
     with pytest.raises(ValueError, match="give one"): generate(model, turn, cache=past, past_key_values=past, **told)
 
 
+@pytest.mark.parametrize("form", ["llama", "mistral, window 5", "qwen3, mixed windows"])
+def test_a_stock_cache_of_another_precision(form):
+    "Joined as plain joins it; what plain cannot join is refused by what was given and what is made"
+    model, told = build(form, torch.float32), dict(max_new_tokens=12, do_sample=False)
+    def filled(dtype, m=model):
+        with torch.no_grad(): cache = m(PROMPT[:, :6], past_key_values=hf.DynamicCache(config=m.config)).past_key_values
+        for layer in cache.layers: layer.keys, layer.values, layer.dtype = layer.keys.to(dtype), layer.values.to(dtype), dtype
+        return cache
+    for dtype in (torch.float16, torch.bfloat16):
+        past = filled(dtype)
+        found, wanted = (f(PROMPT, past_key_values=c, **told) for f, c in ((lambda *a, **kw: generate(model, *a, **kw), past), (model.generate, filled(dtype))))
+        assert torch.equal(found, wanted) and past.get_seq_length() == 19
+        onward = torch.cat([found, PROMPT], 1)
+        copied = hf.DynamicCache(config=model.config)
+        for i, layer in enumerate(past.layers): copied.update(layer.keys.clone(), layer.values.clone(), i)
+        assert torch.equal(generate(model, onward, past_key_values=past, **told), model.generate(onward, past_key_values=copied, **told))
+    with pytest.raises(ValueError, match="float64.*float32.*another model"): generate(model, PROMPT, past_key_values=filled(torch.float64), **told)
+
+
+@pytest.mark.parametrize("changes", [dict(num_key_value_heads=4), dict(head_dim=16), dict(num_key_value_heads=1), dict(num_hidden_layers=5)])
+def test_a_stock_cache_of_another_form_is_named(model, changes):
+    other = hf.LlamaForCausalLM(hf.LlamaConfig(**{**SIZES, **changes})).double().eval()
+    told = dict(max_new_tokens=3, do_sample=False)
+    for made in ("stock", "ours"):
+        if made == "ours": past = generate(other, PROMPT, return_dict_in_generate=True, **told).past_key_values
+        else: past = other.generate(PROMPT, return_dict_in_generate=True, **told).past_key_values
+        with pytest.raises(ValueError, match="another model.*3 layers|heads of .* heads of 8 numbers.*another model"): generate(model, torch.cat([PROMPT] * 3, 1), past_key_values=past, **told)
+
+
+@pytest.mark.parametrize("cache", [lambda m: hf.StaticCache(config=m.config, max_cache_len=64), lambda m: hf.EncoderDecoderCache(hf.DynamicCache(), hf.DynamicCache()), lambda m: "dynamic",
+                                   lambda m: tuple((torch.zeros(1, 2, 3, 8),) * 2 for _ in range(3)), lambda m: 3])
+def test_what_is_no_cache_of_rows_is_named(model, cache):
+    given = cache(model)
+    with pytest.raises(ValueError, match=f"DynamicCache, got {type(given).__name__}: give"): generate(model, PROMPT, past_key_values=given, max_new_tokens=3, do_sample=False)
+
+
 def test_batches_in_threads(model):
     "Whoever serves has slots of their own, though they share a model"
     rows = [PROMPT[0].tolist(), [5, 9, 4], [*range(1, 11)]]
