@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import threading
+import time
 import warnings
 
 import numpy as np
@@ -19,6 +20,7 @@ from families import FAMILIES, GPT, PROMPT, SIZES, build, greedy
 from specdec_nb import Dice, Draft, HFTarget, Keyed, Law, Llama, Trace, generate, verify_rejection, verify_walk
 from specdec_nb.roles import Drafter, as_target, make_drafter, read
 from specdec_nb.decode import decode
+from specdec_nb.models.calls import _noise, undisturbed
 from specdec_nb.models.generate import custom_generate_folder
 from specdec_nb.models.options import CALL, HARMLESS, HONOURED, REFUSED, law_of, refuse_options
 from specdec_nb.sampling import Asks, Scores
@@ -149,6 +151,39 @@ def test_whoever_listens_is_told_that_a_call_failed(model):
             if more and "num_beams" in call: continue            # the library refuses these before it asks us
             with pytest.raises(error): run(PROMPT, max_new_tokens=5, streamer=streamer, **call, **more) if more else run(model, PROMPT, max_new_tokens=5, streamer=streamer, **call)
             assert streamer.ended == 1
+
+
+@pytest.mark.parametrize("run", ["ours", "theirs", "a folder"])
+def test_an_end_is_told_once_even_if_it_fails(model, run):
+    class Fails(Recorder):
+        def end(self):
+            super().end()
+            raise LookupError("the reader is gone")
+    class Both(Fails):
+        def put(self, ids):
+            super().put(ids)
+            if len(self.got) > 10: raise KeyError("first")
+    for kind, error in ((Fails, LookupError), (Both, KeyError)):
+        streamer = kind()
+        more = {"ours": {}, "theirs": dict(custom_generate=generate), "a folder": dict(custom_generate=custom_generate_folder(), trust_remote_code=True)}[run]
+        with pytest.raises(error): (model.generate if more else lambda *a, **kw: generate(model, *a, **kw))(PROMPT, max_new_tokens=5, do_sample=False, streamer=streamer, **more)
+        assert streamer.ended == 1
+
+
+def test_noise_that_is_put_back_is_nobody_elses():
+    "A thread that builds something leaves the generator as it was; what another draws meanwhile is not drawn again by a third"
+    inside, drawn = threading.Event(), []
+    def builds():
+        with undisturbed():
+            inside.set()
+            time.sleep(.1)
+    thread = threading.Thread(target=builds)
+    thread.start()
+    inside.wait()
+    drawn.append(_noise(None, 0, True).gen.random())
+    thread.join()
+    drawn.append(_noise(None, 0, True).gen.random())
+    assert drawn[0] != drawn[1]
 
 
 def test_a_refused_static_cache_leaves_no_mark(model):
