@@ -16,6 +16,7 @@ import torch
 from transformers import (AutoModelForCausalLM, GenerationConfig, GPT2Config, PreTrainedModel,
                           StoppingCriteriaList)
 from transformers.generation import StopStringCriteria
+from ..workshop.files import whole
 from ..sampling import Law
 from ..verify import make_rule
 from ..roles import Drafter, as_target, make_drafter
@@ -244,6 +245,6 @@ def custom_generate_folder(
     streamer too"""
     folder = Path(folder or cache_folder())
     file = folder / "custom_generate" / "generate.py"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    if not file.exists() or file.read_text() != _AS_FILE: file.write_text(_AS_FILE)
+    if not file.is_file() or file.read_bytes() != _AS_FILE.encode():
+        with whole(file) as f: f.write(_AS_FILE.encode())
     return str(folder)
