@@ -24,6 +24,7 @@ from specdec_nb.models.calls import _noise, undisturbed
 from specdec_nb.models.generate import custom_generate_folder
 from specdec_nb.models.options import CALL, HARMLESS, HONOURED, REFUSED, law_of, refuse_options
 from specdec_nb.sampling import Asks, Scores
+from specdec_nb.verify import Verdict
 
 @pytest.fixture(scope="module")
 def model(): return build("llama")
@@ -466,6 +467,34 @@ def test_a_list_is_what_its_tensor_is(model):
         out = generate(model, **call, **told)
         assert [out[i, 5:].tolist() for i in (1, 2)] == [alone(rows[i], attention_mask=ones[i - 1]) for i in (1, 2)]
     with pytest.raises(ValueError, match="as long as the prompts"): generate(model, rows, attention_mask=torch.ones(3, 5), **told)
+
+
+@pytest.mark.parametrize("form", [PROMPT.numpy().astype(np.uint16), PROMPT.to(torch.uint32), [PROMPT[0]], [PROMPT[0].numpy()], [[t for t in PROMPT[0]]], (PROMPT[0].tolist(),)], ids=str)
+def test_more_forms_of_a_prompt(model, form):
+    assert torch.equal(generate(model, form, drafter="lookup", max_new_tokens=9, do_sample=False), greedy(model, 9))
+
+
+@pytest.mark.parametrize("given,says", [([[1, 2], [3.5]], "whole numbers"), ([[1.0, 2], [3]], "whole numbers"), ([[True, False], [True]], "whole numbers"), ([torch.tensor([1., 2]), torch.tensor([3.])], "whole numbers"),
+                                        ([["a"], [1, 2]], "tokenizer|whole numbers"), (PROMPT.to("meta"), "meta tensor"), (PROMPT.to_sparse(), "sparse tensor"),
+                                        (torch.nested.nested_tensor([torch.tensor([1, 2]), torch.tensor([3])]), "nested tensor"), (torch.zeros(2, 0, dtype=torch.long), "empty")], ids=str)
+def test_rows_of_what_are_no_ids(model, given, says):
+    with pytest.raises(ValueError, match=says): generate(model, given, max_new_tokens=3, do_sample=False)
+
+
+def test_a_model_without_weights_says_so(model):
+    empty, half = build("llama").to("meta"), build("llama")
+    half.model.layers[1].to("meta")
+    for m in (empty, half):
+        with pytest.raises(ValueError, match="no weights.*meta"): generate(m, PROMPT, max_new_tokens=3)
+        with pytest.raises(ValueError, match="no weights.*meta"): generate(model, PROMPT, drafter=m, max_new_tokens=3)
+
+
+@pytest.mark.parametrize("made,says", [(lambda d: None, "returned None"), (lambda d: (0, 1), "must return a Verdict"), (lambda d: Verdict.of(d, (), 48), "0 to 47"), (lambda d: Verdict.of(d, (), -1), "0 to 47"),
+                                       (lambda d: Verdict.of(d, (), None), "word of its own"), (lambda d: Verdict.of(d, (1,), 3), "no way down"), (lambda d: Verdict((7,), 3, (3, 3)), "no way down"),
+                                       (lambda d: Verdict((0,), 3, (9, 3)), "committed"), (lambda d: Verdict((), 3, (3, 4)), "committed")])
+def test_what_a_rule_may_not_return(model, made, says):
+    def mine(draft, p, rng): return made(draft)
+    with pytest.raises((TypeError, ValueError), match=f"the rule mine .*{says}|{says}"): generate(model, PROMPT, drafter=Oracle([*range(40)]), rule=mine, max_new_tokens=5, do_sample=False)
 
 
 @pytest.mark.parametrize("given,says", [([dict(role="user", content="hi")], "chat\\(tokenizer"), ({}, "needs input_ids"), ({3, 4}, "whole numbers"), ("", "empty")])

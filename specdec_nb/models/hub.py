@@ -228,9 +228,12 @@ def _filled(given, more, padding):
                                                        for row in given) or not len(given):
         return given
     longest = max(map(len, given))
-    if all(len(row) == longest for row in given): return given
+    if all(len(row) == longest for row in given):
+        tensors = all(torch.is_tensor(row) for row in given)
+        return torch.stack(list(given)) if tensors else given
     if not all(map(len, given)):
         raise ValueError("a prompt is empty: give at least one token (the BOS token, for instance)")
+    given = [_row(row) for row in given]
     masks = more.get("attention_mask")
     if masks is None: masks = [[int(t != padding) for t in row] for row in given]
     if [*map(len, masks)] != [*map(len, given)]:
@@ -238,6 +241,10 @@ def _filled(given, more, padding):
     def filled(rows): return [[0] * (longest - len(row)) + [int(x) for x in row] for row in rows]
     more["attention_mask"] = filled(masks)
     return filled(given)
+
+def _row(row):
+    ids = _tensor(row if torch.is_tensor(row) else list(row))
+    return _checked_ids(ids if ids.dim() == 2 else ids[None])[0].tolist()
 
 def _tensor(x, what="a prompt"):
     "Lists and arrays as tensors, a single list as one row"
@@ -249,10 +256,15 @@ def _tensor(x, what="a prompt"):
 
 def _checked_ids(ids):
     if ids is None: return None
+    if ids.is_nested or ids.is_meta or ids.layout != torch.strided:
+        raise ValueError("input_ids must be numbers in rows of one length, got a "
+                         f"{'nested' if ids.is_nested else 'meta' if ids.is_meta else 'sparse'} "
+                         "tensor: give a list of lists")
     if ids.numel() == 0:
         raise ValueError("the prompt is empty: give at least one token (the BOS token, for "
                          "instance)")
     if ids.dtype == torch.bool or ids.is_floating_point() or ids.is_complex():
         raise ValueError(f"token ids are whole numbers, got {ids.dtype}")
     if ids.dim() != 2: raise ValueError(f"input_ids must be [1, L], got {list(ids.shape)}")
-    return ids
+    # what NumPy keeps corpora in; PyTorch does not compute with these
+    return ids.long() if ids.dtype in (torch.uint16, torch.uint32, torch.uint64) else ids
