@@ -193,6 +193,8 @@ def test_what_stands_there_is_kept_as_it_is(tmp_path):
     reader.start()
     with whole(tmp_path/"pipe") as f: f.write(b"said")
     reader.join()
+    told = python("from specdec_nb.workshop.files import write_json; write_json('/dev/stdout', [1])")
+    assert told.stdout == "[\n 1\n]\n" and not told.stderr, "what has no name of its own, too"
     assert heard == [b"said"] and (tmp_path/"pipe").is_fifo(), "a device or a pipe is written to, not replaced"
 
 

@@ -24,7 +24,7 @@ import sys
 import torch
 from filelock import FileLock
 from safetensors import SafetensorError
-from ..workshop.files import standin
+from ..workshop.files import read_json, standin
 
 # %% ../../nbs/2_models/10_hub.ipynb #894548d7
 #| code-fold: true
@@ -124,12 +124,16 @@ def load_hf(
     from transformers import AutoModelForCausalLM, AutoTokenizer
     path = name or default_folder() or HUB_ID
     is_path = Path(path).is_dir() or Path(path).is_absolute() or str(path).startswith(".")
+    if Path(path).is_file(): raise ValueError(f"{path} is a file: give a model's folder")
     if is_path and not Path(path).is_dir(): raise ValueError(f"no model folder at {path}")
     try:
         given:dict = dict(dtype=dtype, local_files_only=True, output_loading_info=True)
         loaded:Any = AutoModelForCausalLM.from_pretrained(path, **given)
         model, report = loaded
         _refuse_gaps(model, report)
+        # where words end a text; the library goes on without a page that it cannot read
+        if (page := Path(path) / "generation_config.json").is_file():
+            read_json(page, "page of options")
         return model.eval(), AutoTokenizer.from_pretrained(path, local_files_only=True)
     except Exception as e:
         if path == HUB_ID:
@@ -161,9 +165,9 @@ def _refuse_gaps(model, report):
     if gaps:
         raise ValueError(f"{len(gaps)} weights are missing or of another shape, {min(gaps)} "
                          "among them")
-    parts = {name for name, _ in model.named_modules()}
-    def layer(key): return re.sub(r"\.\d+(?=\.|$)", ".0", key.rpartition(".")[0])
-    if left := sorted(key for key in report["unexpected_keys"] if layer(key) in parts):
+    parts = {name for name, _ in model.named_modules()} - {"", model.base_model_prefix}
+    def above(key): return {key[:dot.start()] for dot in re.finditer(r"\.", key)}
+    if left := sorted(key for key in report["unexpected_keys"] if above(key) & parts):
         raise ValueError(f"{len(left)} weights have no place in a model of this configuration, "
                          f"{left[0]} among them")
 

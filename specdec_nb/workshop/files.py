@@ -116,11 +116,12 @@ def whole(
 ): # yields an open binary file
     """A file to write to that is complete under its name, or not there. Raises OSError, naming
     `path`"""
-    path = Path(os.path.realpath(path))
-    # /dev/null, a pipe: not to be replaced
-    if path.exists() and not path.is_file() and not path.is_dir():
-        with named(path), open(path, "wb") as f: yield f
+    given = Path(path)
+    # /dev/null, a pipe (which has no real path): not to be replaced
+    if given.exists() and not given.is_file() and not given.is_dir():
+        with named(path), open(given, "wb") as f: yield f
         return
+    path = Path(os.path.realpath(path))
     with standin(path, need) as work, open(work, "wb") as f:
         yield f
         f.flush()
