@@ -213,7 +213,7 @@ def within_window(
                          f"{hint}")
 
 def _decided(verdict, draft, vocab_size, rule):
-    "TypeError or ValueError unless a rule decided on a way down the draft, and a word to go on with"
+    "TypeError or ValueError unless a rule decided on a way down the draft, and a word after it"
     who = getattr(rule, "__name__", type(rule).__name__)
     if not isinstance(verdict, Verdict):
         raise TypeError(f"the rule {who} returned {verdict!r:.80}; it must return a Verdict: "
