@@ -14,9 +14,9 @@ from .chance import Dice
 from .sampling import Law, Scores
 from .rejection import overlap
 from .draft import Budget, Draft, trim
-from .verify import Step, Verdict, make_rule
+from .verify import Step, make_rule
 from .roles import Context, Tokens, as_target, introduce, make_drafter, opened
-from .stops import DraftRows, Stop, distribution_over
+from .stops import DraftRows, Stop, distribution_over, refuse_verdict
 
 # %% ../nbs/1_exactness/07_decode.ipynb #c535a8d0
 class Request:
@@ -150,7 +150,7 @@ class Request:
         rows = DraftRows(draft, scores, self.tokens, made, stop, self.law, self.law_state,
                          self.target.vocab_size)
         verdict = self.rule(draft, rows, self.rng.since(rows.before))
-        _decided(verdict, draft, self.target.vocab_size, self.rule)
+        refuse_verdict(verdict, draft, self.target.vocab_size, self.rule)
         taken, stopped = self._commit(verdict, rows)
         verdict, self.done = verdict.cut(draft, taken), stopped is not None
         self.state.keep(verdict)
@@ -211,22 +211,6 @@ def within_window(
     if window and n > window:
         raise ValueError(f"the prompt has {n} tokens, the model's context window {window}{note}: "
                          f"{hint}")
-
-def _decided(verdict, draft, vocab_size, rule):
-    "TypeError or ValueError unless a rule decided on a way down the draft, and a word after it"
-    who = getattr(rule, "__name__", type(rule).__name__)
-    if not isinstance(verdict, Verdict):
-        raise TypeError(f"the rule {who} returned {verdict!r:.80}; it must return a Verdict: "
-                        "Verdict.of(draft, path, token)")
-    way = (-1, *verdict.path)
-    if any(not 0 <= i < len(draft) or draft.parents[i] != above
-           for above, i in zip(way, verdict.path)):
-        raise ValueError(f"the rule {who} accepted {verdict.path}, which is no way down a draft of "
-                         f"{len(draft)} nodes")
-    words = tuple(draft.tokens[i] for i in verdict.path) + (verdict.token,)
-    if verdict.tokens != words or verdict.token is None or not 0 <= verdict.token < vocab_size:
-        raise ValueError(f"the rule {who} committed {verdict.tokens}: after its path it needs a "
-                         f"word of its own, from 0 to {vocab_size - 1}")
 
 def _sane(draft, vocab_size, who):
     "The draft, if its tokens and distributions are over the target's vocabulary"

@@ -255,17 +255,6 @@ def _server(app):
     return uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, http=patient,
                                          server_header=False, timeout_graceful_shutdown=30))
 
-def _socket(family, address):
-    door = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        if os.name == "posix": door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6: door.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        door.bind(address)
-    except BaseException:
-        door.close()
-        raise
-    return door
-
 def doors_at(
     host:str, # of this machine: a name or an address
     port:int, # 0: one that is free
@@ -277,7 +266,11 @@ def doors_at(
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         for family, (name, number, *more) in dict.fromkeys((f, a) for f, *_, a in found):
             at = number or (doors[0].getsockname()[1] if doors else 0)
-            doors.append(_socket(family, (name, at, *more)))
+            doors.append(door := socket.socket(family, socket.SOCK_STREAM))
+            if os.name == "posix": door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                door.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            door.bind((name, at, *more))
     except (OSError, UnicodeError, OverflowError) as e:
         for door in doors: door.close()
         why = getattr(e, "strerror", None) or e

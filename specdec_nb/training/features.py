@@ -15,7 +15,7 @@ import os
 import shutil
 import numpy as np
 import torch
-from ..workshop.files import named
+from ..workshop.files import naming
 from ..sampling import Asks
 from ..roles import read
 
@@ -40,7 +40,7 @@ class Features:
         size, marks = model.config.hidden_size, self._marks(model)
         done = self._agree(marks, width := 2 * size * len(self.layers))
         if done < len(documents):
-            with named(path): self._go_on(model, marks, done, width, most, tick)
+            with naming(path): self._go_on(model, marks, done, width, most, tick)
         n = int(self.at[-1])
         self.hidden = torch.from_file(f"{path}.hidden", False, n * width // 2,
                                       dtype=torch.bfloat16).view(n, -1, size)

@@ -17,7 +17,7 @@ import platform
 import subprocess
 import sys
 import tempfile
-from .files import fault, hold, named, parse_json, write_json
+from .files import fault, hold, naming, parse_json, write_json
 
 # %% ../../nbs/0_workshop/w2_ledger.ipynb #6206319a
 class Ledger:
@@ -83,7 +83,7 @@ class Ledger:
 
     def _write(self, record):
         line = json.dumps(record).encode() + b"\n"
-        with named(self.path):
+        with naming(self.path):
             while line: line = line[self.file.write(line):]
             os.fsync(self.file.fileno())
 
