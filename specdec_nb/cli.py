@@ -174,19 +174,22 @@ def run_serve(o):
     key = content(o.key).strip() if o.key else None
     if key == "": raise ValueError(f"{o.key} is empty: a key, please")
     if o.port > 65535: raise ValueError(f"--port {o.port}: ports end at 65535")
-    try: from specdec_nb.serving.server import application, open_door
+    try: from specdec_nb.serving.server import application, doors_at, open_door
     except ModuleNotFoundError as e:
         raise ValueError(f"specdec serve needs {e.name}: pip install 'specdec_nb[serve]'") from None
-    from specdec_nb.bench.measured import model_of
+    from specdec_nb.bench.measured import check_drafters, model_of
     from specdec_nb.serving.wire import Bounds
+    check_drafters([o.drafter])
+    doors = doors_at(o.host, o.port)
     model, tokenizer = model_of(o)
     name = o.name or (Path(o.model).name if o.model else "SmolLM2-135M-Instruct")
     app = application(model, tokenizer, name, key, Bounds(tokens=o.max_tokens, queue=o.queue),
                       drafter=o.drafter, memory=o.memory << 20, most=o.most, chunk=o.chunk)
     warning = ("" if key or o.host in ("127.0.0.1", "localhost", "::1")
                else "; whoever reaches it may use it (--key FILE asks for a key)")
-    print(f"{name} at http://{o.host}:{o.port}/v1{warning}", file=sys.stderr, flush=True)
-    open_door(app, o.host, o.port)
+    host, port = f"[{o.host}]" if ":" in o.host else o.host, doors[0].getsockname()[1]
+    print(f"{name} at http://{host}:{port}/v1{warning}", file=sys.stderr, flush=True)
+    open_door(app, doors)
 
 # %% ../nbs/9_measuring/47_cli.ipynb #69fa67d1
 def _bench(o):

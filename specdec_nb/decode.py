@@ -6,6 +6,7 @@
 __all__ = ['Request', 'checked', 'within_window', 'answers', 'serve', 'answered', 'decode']
 
 # %% ../nbs/1_exactness/07_decode.ipynb #5f9efb10
+from dataclasses import replace
 from inspect import isgenerator
 from typing import Any
 import time
@@ -15,7 +16,7 @@ from .rejection import overlap
 from .draft import Budget, Draft, trim
 from .verify import Step, make_rule, said_of
 from .roles import Context, Tokens, as_target, introduce, make_drafter, opened
-from .stops import DraftRows, Stop, distribution_over
+from .stops import DraftRows, Stop, distribution_over, refuse_verdict
 
 # %% ../nbs/1_exactness/07_decode.ipynb #c535a8d0
 class Request:
@@ -150,6 +151,7 @@ class Request:
         rows = DraftRows(draft, scores, self.tokens, made, stop, self.law, self.law_state,
                          self.target.vocab_size)
         verdict = self.rule(draft, rows, self.rng.since(rows.before))
+        refuse_verdict(verdict, draft, self.target.vocab_size, self.rule)
         taken, stopped = self._commit(verdict, rows)
         verdict, self.done = verdict.cut(draft, taken), stopped is not None
         self.state.keep(verdict)
@@ -216,9 +218,10 @@ def _sane(draft, vocab_size, who):
     if draft.tokens and not (0 <= min(draft.tokens) and max(draft.tokens) < vocab_size):
         raise ValueError(f"{who} drafted a token outside the target's vocabulary of {vocab_size}: "
                          f"{draft.tokens}")
-    for q in {id(q): q for q in draft.probs or () if q is not None}.values():
-        distribution_over(vocab_size, q, f"{who} drafted from")
-    return draft
+    laws = {id(q): q for q in draft.probs or () if q is not None}
+    sane = {i: distribution_over(vocab_size, q, f"{who} drafted from") for i, q in laws.items()}
+    if all(sane[i] is q for i, q in laws.items()): return draft
+    return replace(draft, probs=[sane.get(id(q)) for q in draft.probs])
 
 # %% ../nbs/1_exactness/07_decode.ipynb #01d3a71f
 def answers(wishes):

@@ -144,7 +144,8 @@ def test_bare_version_and_drafters(capsys):
     ["train", "data", "--out", "x", "--workers", "0"], ["train", "sweep", "--out", "x"], ["train", "sweep", "--out", "x", "--data", ".", "--try", "lr"],
     ["train", "sweep", "--out", "x", "--data", ".", "--kinds", "telepathy"], ["train", "sweep", "--out", "x", "--data", ".", "--try", "heads=2"],
     ["train", "draft", "--out", "x", "--data", "y", "--lr", "nan"], ["train", "draft", "--out", str(ROOT/"README.md"), "--data", "y"], ["dance"], ["--dance"],
-    ["serve", "--port", "65536"], ["train", "data", "--out", "x", "--device", "meta"], ["race", "--temperature", "1e-320"]])
+    ["serve", "--port", "65536"], ["serve", "--host", "nope.invalid"], ["serve", "--host", ""], ["serve", "--host", "a b"], ["serve", "--host", "192.0.2.1"], ["serve", "--host", "." * 9],
+    ["serve", "--host", "x" * 300], ["serve", "--host", "1.2.3.4.5"], ["serve", "--drafter", "telepathy"], ["serve", "--drafter", "lookup:k=abc"], ["train", "data", "--out", "x", "--device", "meta"], ["race", "--temperature", "1e-320"]])
 def test_arguments_are_checked_before_a_model_is_loaded(capsys, monkeypatch, argv):
     from specdec_nb.training import sweep  # noqa: F401  what is imported below would keep the patched loader
     from specdec_nb.models import hub, native

@@ -1,4 +1,7 @@
 """Encoder-decoders as targets: `generate` equals `model.generate`, greedily and keyed, in batches, whoever drafts; what cannot be served is refused."""
+import sys
+import threading
+
 import pytest
 import torch
 import transformers as hf
@@ -182,3 +185,50 @@ def test_sources_together():
     assert Source.together([one, two]).mask.tolist() == [[1, 1, 1], [1, 0, 0]]
     assert Source.together([one, one]).mask is None
     assert issubclass(EncoderDecoderTarget, HFTarget) and Draft() is not None
+
+
+def at_once(*calls):
+    "What the calls return, each made in a thread of its own while the others run"
+    found, switch = {}, sys.getswitchinterval()
+    def work(i, call):
+        try: found[i] = call()
+        except Exception as e: found[i] = e
+    threads = [threading.Thread(target=work, args=each) for each in enumerate(calls)]
+    sys.setswitchinterval(1e-4)
+    try:
+        for t in threads: t.start()
+        for t in threads: t.join()
+    finally: sys.setswitchinterval(switch)
+    return [found[i] for i in range(len(calls))]
+
+
+@pytest.mark.parametrize("name", ["T5", "Bart"])
+def test_threads_share_a_model(name):
+    "What a thread tells the decoder of places holds for its own calls: neither for another speculative call, nor for a plain one"
+    model, told_of = family(name), dict(max_new_tokens=7, do_sample=False, repetition_penalty=2.5)
+    texts = [torch.randint(3, 60, (1, n), generator=torch.Generator().manual_seed(n)) for n in (5, 9, 7)]
+    plain = [model.generate(ids, **told_of) for ids in texts]
+    as_target(model).branches
+    def ours(i, seed): return lambda: [generate(model, texts[i], drafter=Wild(seed + j, plain[i][0].tolist()), **told_of) for j in range(2)]
+    found = at_once(ours(0, 1), ours(1, 9), lambda: [model.generate(texts[2], **told_of) for _ in range(4)])
+    for wanted, texts_of in zip(plain, found):
+        assert not isinstance(texts_of, Exception), texts_of
+        assert all(torch.equal(wanted, text) for text in texts_of)
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+def test_threads_wait_for_a_trial():
+    "A trial in one thread is not taken for passed in another; one that broke off is made again"
+    model = family("PegasusX")
+    texts = torch.randint(3, 60, (1, 7), generator=torch.Generator().manual_seed(1))
+    told_of = dict(max_new_tokens=10, do_sample=False, repetition_penalty=2.5)
+    plain = model.generate(texts, **told_of)
+    for text in at_once(*[lambda i=i: generate(model, texts, drafter=Wild(i, plain[0].tolist()), **told_of) for i in range(2)]):
+        assert torch.is_tensor(text) and torch.equal(text, plain), text
+    target, calls = as_target(model), []
+    def breaks(target):
+        calls.append(1)
+        if len(calls) == 1: raise KeyboardInterrupt
+        return False
+    with pytest.raises(KeyboardInterrupt): HFTarget.tried(target, breaks)
+    assert not HFTarget.tried(target, breaks) and not HFTarget.tried(target, breaks) and len(calls) == 2

@@ -69,7 +69,8 @@ def one_draw_per_path(draft, p, rng):
     for leaf in leaves:
         nodes = draft.path(leaf)
         chain = Draft.chain([draft.tokens[i] for i in nodes])
-        verdicts.append(verify_walk(chain, [p[0], *(p[i + 1] for i in nodes)], rng))
+        v = verify_walk(chain, [p[0], *(p[i + 1] for i in nodes)], rng)
+        verdicts.append(Verdict.of(draft, [nodes[i] for i in v.path], v.token))
     return max(verdicts, key=lambda v: len(v.tokens))
 
 

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import threading
+import time
 import warnings
 
 import numpy as np
@@ -19,9 +20,11 @@ from families import FAMILIES, GPT, PROMPT, SIZES, build, greedy
 from specdec_nb import Dice, Draft, HFTarget, Keyed, Law, Llama, Trace, generate, verify_rejection, verify_walk
 from specdec_nb.roles import Drafter, as_target, make_drafter, read
 from specdec_nb.decode import decode
+from specdec_nb.models.calls import _noise, undisturbed
 from specdec_nb.models.generate import custom_generate_folder
 from specdec_nb.models.options import CALL, HARMLESS, HONOURED, REFUSED, law_of, refuse_options
 from specdec_nb.sampling import Asks, Scores
+from specdec_nb.verify import Verdict
 
 @pytest.fixture(scope="module")
 def model(): return build("llama")
@@ -149,6 +152,39 @@ def test_whoever_listens_is_told_that_a_call_failed(model):
             if more and "num_beams" in call: continue            # the library refuses these before it asks us
             with pytest.raises(error): run(PROMPT, max_new_tokens=5, streamer=streamer, **call, **more) if more else run(model, PROMPT, max_new_tokens=5, streamer=streamer, **call)
             assert streamer.ended == 1
+
+
+@pytest.mark.parametrize("run", ["ours", "theirs", "a folder"])
+def test_an_end_is_told_once_even_if_it_fails(model, run):
+    class Fails(Recorder):
+        def end(self):
+            super().end()
+            raise LookupError("the reader is gone")
+    class Both(Fails):
+        def put(self, ids):
+            super().put(ids)
+            if len(self.got) > 10: raise KeyError("first")
+    for kind, error in ((Fails, LookupError), (Both, KeyError)):
+        streamer = kind()
+        more = {"ours": {}, "theirs": dict(custom_generate=generate), "a folder": dict(custom_generate=custom_generate_folder(), trust_remote_code=True)}[run]
+        with pytest.raises(error): (model.generate if more else lambda *a, **kw: generate(model, *a, **kw))(PROMPT, max_new_tokens=5, do_sample=False, streamer=streamer, **more)
+        assert streamer.ended == 1
+
+
+def test_noise_that_is_put_back_is_nobody_elses():
+    "A thread that builds something leaves the generator as it was; what another draws meanwhile is not drawn again by a third"
+    inside, drawn = threading.Event(), []
+    def builds():
+        with undisturbed():
+            inside.set()
+            time.sleep(.1)
+    thread = threading.Thread(target=builds)
+    thread.start()
+    inside.wait()
+    drawn.append(_noise(None, 0, True).gen.random())
+    thread.join()
+    drawn.append(_noise(None, 0, True).gen.random())
+    assert drawn[0] != drawn[1]
 
 
 def test_a_refused_static_cache_leaves_no_mark(model):
@@ -433,6 +469,34 @@ def test_a_list_is_what_its_tensor_is(model):
     with pytest.raises(ValueError, match="as long as the prompts"): generate(model, rows, attention_mask=torch.ones(3, 5), **told)
 
 
+@pytest.mark.parametrize("form", [PROMPT.numpy().astype(np.uint16), PROMPT.to(torch.uint32), [PROMPT[0]], [PROMPT[0].numpy()], [[t for t in PROMPT[0]]], (PROMPT[0].tolist(),)], ids=str)
+def test_more_forms_of_a_prompt(model, form):
+    assert torch.equal(generate(model, form, drafter="lookup", max_new_tokens=9, do_sample=False), greedy(model, 9))
+
+
+@pytest.mark.parametrize("given,says", [([[1, 2], [3.5]], "whole numbers"), ([[1.0, 2], [3]], "whole numbers"), ([[True, False], [True]], "whole numbers"), ([torch.tensor([1., 2]), torch.tensor([3.])], "whole numbers"),
+                                        ([["a"], [1, 2]], "tokenizer|whole numbers"), (PROMPT.to("meta"), "meta tensor"), (PROMPT.to_sparse(), "sparse tensor"),
+                                        (torch.nested.nested_tensor([torch.tensor([1, 2]), torch.tensor([3])]), "nested tensor"), (torch.zeros(2, 0, dtype=torch.long), "empty")], ids=str)
+def test_rows_of_what_are_no_ids(model, given, says):
+    with pytest.raises(ValueError, match=says): generate(model, given, max_new_tokens=3, do_sample=False)
+
+
+def test_a_model_without_weights_says_so(model):
+    empty, half = build("llama").to("meta"), build("llama")
+    half.model.layers[1].to("meta")
+    for m in (empty, half):
+        with pytest.raises(ValueError, match="no weights.*meta"): generate(m, PROMPT, max_new_tokens=3)
+        with pytest.raises(ValueError, match="no weights.*meta"): generate(model, PROMPT, drafter=m, max_new_tokens=3)
+
+
+@pytest.mark.parametrize("made,says", [(lambda d: None, "returned None"), (lambda d: (0, 1), "must return a Verdict"), (lambda d: Verdict.of(d, (), 48), "0 to 47"), (lambda d: Verdict.of(d, (), -1), "0 to 47"),
+                                       (lambda d: Verdict.of(d, (), None), "word of its own"), (lambda d: Verdict.of(d, (1,), 3), "no way down"), (lambda d: Verdict((7,), 3, (3, 3)), "no way down"),
+                                       (lambda d: Verdict((0,), 3, (9, 3)), "committed"), (lambda d: Verdict((), 3, (3, 4)), "committed")])
+def test_what_a_rule_may_not_return(model, made, says):
+    def mine(draft, p, rng): return made(draft)
+    with pytest.raises((TypeError, ValueError), match=f"the rule mine .*{says}|{says}"): generate(model, PROMPT, drafter=Oracle([*range(40)]), rule=mine, max_new_tokens=5, do_sample=False)
+
+
 @pytest.mark.parametrize("given,says", [([dict(role="user", content="hi")], "chat\\(tokenizer"), ({}, "needs input_ids"), ({3, 4}, "whole numbers"), ("", "empty")])
 def test_what_is_no_prompt_says_what_to_do(model, given, says):
     with pytest.raises(ValueError, match=says): generate(model, given, tokenizer=lambda texts: dict(input_ids=[[] for _ in texts]), max_new_tokens=3)
@@ -642,6 +706,42 @@ def test_a_cache_is_asked_whose_it_is(model):
     past, turn = model.generate(PROMPT, **told).past_key_values, torch.cat([PROMPT] * 2, 1)
     with pytest.raises(ValueError, match="masked tokens"): generate(model, turn, attention_mask=torch.tensor([[0] + [1] * 15]), past_key_values=past, **told)
     with pytest.raises(ValueError, match="give one"): generate(model, turn, cache=past, past_key_values=past, **told)
+
+
+@pytest.mark.parametrize("form", ["llama", "mistral, window 5", "qwen3, mixed windows"])
+def test_a_stock_cache_of_another_precision(form):
+    "Joined as plain joins it; what plain cannot join is refused by what was given and what is made"
+    model, told = build(form, torch.float32), dict(max_new_tokens=12, do_sample=False)
+    def filled(dtype, m=model):
+        with torch.no_grad(): cache = m(PROMPT[:, :6], past_key_values=hf.DynamicCache(config=m.config)).past_key_values
+        for layer in cache.layers: layer.keys, layer.values, layer.dtype = layer.keys.to(dtype), layer.values.to(dtype), dtype
+        return cache
+    for dtype in (torch.float16, torch.bfloat16):
+        past = filled(dtype)
+        found, wanted = (f(PROMPT, past_key_values=c, **told) for f, c in ((lambda *a, **kw: generate(model, *a, **kw), past), (model.generate, filled(dtype))))
+        assert torch.equal(found, wanted) and past.get_seq_length() == 19
+        onward = torch.cat([found, PROMPT], 1)
+        copied = hf.DynamicCache(config=model.config)
+        for i, layer in enumerate(past.layers): copied.update(layer.keys.clone(), layer.values.clone(), i)
+        assert torch.equal(generate(model, onward, past_key_values=past, **told), model.generate(onward, past_key_values=copied, **told))
+    with pytest.raises(ValueError, match="float64.*float32.*another model"): generate(model, PROMPT, past_key_values=filled(torch.float64), **told)
+
+
+@pytest.mark.parametrize("changes", [dict(num_key_value_heads=4), dict(head_dim=16), dict(num_key_value_heads=1), dict(num_hidden_layers=5)])
+def test_a_stock_cache_of_another_form_is_named(model, changes):
+    other = hf.LlamaForCausalLM(hf.LlamaConfig(**{**SIZES, **changes})).double().eval()
+    told = dict(max_new_tokens=3, do_sample=False)
+    for made in ("stock", "ours"):
+        if made == "ours": past = generate(other, PROMPT, return_dict_in_generate=True, **told).past_key_values
+        else: past = other.generate(PROMPT, return_dict_in_generate=True, **told).past_key_values
+        with pytest.raises(ValueError, match="another model.*3 layers|heads of .* heads of 8 numbers.*another model"): generate(model, torch.cat([PROMPT] * 3, 1), past_key_values=past, **told)
+
+
+@pytest.mark.parametrize("cache", [lambda m: hf.StaticCache(config=m.config, max_cache_len=64), lambda m: hf.EncoderDecoderCache(hf.DynamicCache(), hf.DynamicCache()), lambda m: "dynamic",
+                                   lambda m: tuple((torch.zeros(1, 2, 3, 8),) * 2 for _ in range(3)), lambda m: 3])
+def test_what_is_no_cache_of_rows_is_named(model, cache):
+    given = cache(model)
+    with pytest.raises(ValueError, match=f"DynamicCache, got {type(given).__name__}: give"): generate(model, PROMPT, past_key_values=given, max_new_tokens=3, do_sample=False)
 
 
 def test_batches_in_threads(model):

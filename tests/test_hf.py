@@ -163,7 +163,7 @@ def test_dynamically_quantised_models_run_and_say_what_they_cannot_promise():
     for drafter in ("auto", "recycling", Wild()): assert generate(small, PROMPT, drafter=drafter, max_new_tokens=9, do_sample=False).shape == (1, 17)
 
 
-@pytest.mark.parametrize("gap", ["a layer too many", "a layer too few", "a tensor deleted", "another shape", "biases", None, "a head for something else"])
+@pytest.mark.parametrize("gap", ["a layer too many", "a layer too few", "a tensor deleted", "another shape", "biases", None, "a head for something else", "a norm of queries", "an adapter", "no layers", "a torn page of options"])
 def test_incomplete_checkpoints_are_refused(tmp_path, gap):
     from safetensors.torch import load_file, save_file
     config = hf.LlamaConfig(**{**SIZES, "num_hidden_layers": 2, "tie_word_embeddings": True})
@@ -172,6 +172,10 @@ def test_incomplete_checkpoints_are_refused(tmp_path, gap):
     if gap == "a layer too many": hf.LlamaConfig(**{**config.to_dict(), "num_hidden_layers": 3}).save_pretrained(tmp_path)
     if gap == "a layer too few": hf.LlamaConfig(**{**config.to_dict(), "num_hidden_layers": 1}).save_pretrained(tmp_path)
     if gap == "biases": weights["model.layers.1.self_attn.q_proj.bias"] = torch.ones(SIZES["hidden_size"])
+    if gap == "a norm of queries": weights["model.layers.0.self_attn.q_norm.weight"] = torch.ones(8)
+    if gap == "an adapter": weights["model.layers.1.mlp.up_proj.lora_A.default.weight"] = torch.ones(2, SIZES["hidden_size"])
+    if gap == "no layers": hf.LlamaConfig(**{**config.to_dict(), "num_hidden_layers": 0}).save_pretrained(tmp_path)
+    if gap == "a torn page of options": (tmp_path / "generation_config.json").write_text('{"eos_token_id": [1')
     if gap == "a head for something else": weights["value_head.weight"] = torch.ones(3)
     if gap == "a tensor deleted": del weights["model.layers.1.mlp.up_proj.weight"]
     if gap == "another shape": weights["model.norm.weight"] = torch.ones(31)

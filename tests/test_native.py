@@ -357,6 +357,20 @@ def test_a_broken_model_says_so_and_leaves_nothing_behind():
     assert as_target(good).score([(as_target(good).open(TOKENS[:3]), Draft())])[0].best(0) >= 0
 
 
+@pytest.mark.parametrize("tie", [False, True])
+def test_a_head_of_its_own_is_read_whatever_the_configuration_says(tie):
+    "Fine-tuned and saved, a head may differ from the embedding it began as; transformers reads it, and so do we"
+    model = build("llama tied")
+    model.lm_head.weight = torch.nn.Parameter(torch.randn(48, 32, generator=torch.Generator().manual_seed(3)) * .5)
+    model.config.tie_word_embeddings = tie
+    ids = torch.tensor([TOKENS[:9]])
+    plain = model.generate(ids, max_new_tokens=16, do_sample=False)
+    for own in (Llama.from_hf(model), Native.from_hf(model)):
+        assert torch.equal(generate(own, ids, drafter="lookup", max_new_tokens=16, do_sample=False), plain)
+    tied = Native.from_hf(build("llama tied"))
+    assert "head" not in tied.packed.index, "and a tied one is kept once"
+
+
 def test_two_threads_may_generate_at_once():
     model, ids = Native.from_hf(build("llama"), 2), torch.tensor([TOKENS[:9]])
     plain, found = generate(model, ids, drafter="none", max_new_tokens=40, do_sample=False), []

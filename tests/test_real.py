@@ -95,6 +95,8 @@ def test_what_a_killed_conversion_left_is_swept(tmp_path):
 
 def test_damaged_folders_are_named(tmp_path):
     with pytest.raises(ValueError, match="no model folder"): hub.load_hf(tmp_path / "none")
+    (tmp_path / "page.json").write_text("{}")
+    with pytest.raises(ValueError, match="page.json is a file: give a model's folder"): hub.load_hf(tmp_path / "page.json")
     (tmp_path / "config.json").write_text(json.dumps(dict(model_type="llama", hidden_size=8, num_attention_heads=2, num_hidden_layers=1, vocab_size=9, intermediate_size=8)))
     (tmp_path / "model.safetensors").write_bytes(b"\x10")
     with pytest.raises(ValueError, match="incomplete or damaged"): hub.load_hf(tmp_path)

@@ -20,7 +20,7 @@ from conftest import ROOT
 from storm import EOS
 from specdec_nb import Keyed, Stop
 from specdec_nb.models.maps import why_not_native
-from specdec_nb.serving.server import running
+from specdec_nb.serving.server import doors_at, running
 from specdec_nb.serving.wire import Bounds, Refused, read_body, stops_at
 from specdec_nb.serving.answers import Prose, likelihoods
 
@@ -352,11 +352,11 @@ def test_health_is_the_engines():
 SERVER = """
 import sys; sys.path.insert(0, "tools")
 import storm, time
-from specdec_nb.serving.server import open_door
+from specdec_nb.serving.server import doors_at, open_door
 a = storm.small().app(drafter="none")
 score = a.state.door.engine.target.score
 a.state.door.engine.target.score = lambda pairs: (time.sleep(.03), score(pairs))[1]
-open_door(a, port=int(sys.argv[1]))
+open_door(a, doors_at("127.0.0.1", int(sys.argv[1])))
 """
 
 
@@ -387,6 +387,17 @@ def test_it_ends_when_it_is_told_to_and_begins_again():
     assert rest[-1] == "data: [DONE]" and len(rest) > 20                   # who is inside is served
     assert process.wait(20) in (0, -signal.SIGTERM)
     with pytest.raises(httpx.HTTPError): httpx.get(f"{address}/health")
+
+
+def test_a_taken_port_is_told_before_anything_is_served():
+    with running(app()) as address:
+        port = int(address.rsplit(":")[-1])
+        with pytest.raises(ValueError, match=f"cannot listen at host '127.0.0.1', port {port}: Address already in use"): doors_at("127.0.0.1", port)
+        with pytest.raises(ValueError, match="cannot listen"), running(app(), port=port): pass
+        assert httpx.get(f"{address}/health").status_code == 200, "and who listens there is not disturbed"
+    doors = doors_at("localhost", 0)
+    assert len({door.getsockname()[1] for door in doors}) == 1, "one port at all addresses of a name"
+    for door in doors: door.close()
 
 
 def test_prose_of_random_bytes():

@@ -3,9 +3,11 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+import torch
 
-from specdec_nb import Dice, Draft, Law, Stop, TableLM, verify_rejection, verify_walk
-from specdec_nb.chance import Point
+from specdec_nb import Dice, Draft, Drafter, Keyed, Law, Stop, TableLM, verify_rejection, verify_walk
+from specdec_nb.chance import Point, pick, rounding
+from specdec_nb.decode import decode
 from specdec_nb.roles import as_target
 from specdec_nb.stops import DraftRows, distribution_over
 
@@ -86,3 +88,47 @@ def test_tokens_that_come_later_do_not_count():
 def test_what_is_no_distribution_is_named(p, says):
     with pytest.raises(ValueError, match=says): distribution_over(4, p, "somebody gives")
     assert distribution_over(4, right := Point(1, 4), "") is right
+
+
+@pytest.mark.parametrize("p, says", [({1: .5}, "shape \\(\\)"), (np.ones((1, 4)) / 4, "shape \\(1, 4\\)"), (torch.full((4,), .25, dtype=torch.bfloat16), "no array, but a Tensor"),
+                                     (torch.full((4,), .25, requires_grad=True), "no array, but a Tensor"), (["a"] * 4, "not numbers"), (np.ones(4, complex), "not numbers")])
+def test_what_is_no_array_is_named(p, says):
+    with pytest.raises(ValueError, match=says): distribution_over(4, p, "somebody gives")
+
+
+def softmaxes(n):
+    "Laws over `n` words as runtimes compute them: spread evenly, over half of them, at random, on one"
+    gen = torch.Generator().manual_seed(n)
+    for z in (torch.zeros(n), torch.arange(n) % 2 * .3, torch.randn(n, generator=gen), torch.randn(n, generator=gen) * 5, (torch.arange(n) == 0) * 12., (torch.arange(n) == 0) * 15.):
+        yield torch.softmax(z, -1).numpy()
+        yield torch.softmax(z.half(), -1).numpy()
+        yield torch.softmax(z.bfloat16(), -1, dtype=torch.float32).numpy()
+        e = np.exp(z.numpy())
+        yield e / e.sum()
+
+
+@pytest.mark.parametrize("n", [2, 3, 48, 1000, 32_000, 151_936, 256_000])
+def test_a_law_may_miss_one_by_rounding_and_by_no_more(n):
+    for p in softmaxes(n):
+        kept = distribution_over(n, p, "a runtime gives")
+        assert abs(kept.sum(dtype=float) - 1) < 1e-12 and 0 <= pick(p, .5) < n and 0 <= Keyed(1).at(0, "target").categorical(p) < n
+        for factor in (1 + 2 * rounding(p), 1 - 2 * rounding(p)):
+            wrong = p.astype(np.float64) * factor / p.astype(np.float64).sum()
+            for refuses in (lambda: distribution_over(n, wrong, "somebody gives"), lambda: pick(wrong, .5), lambda: Keyed(1).at(0, "target").categorical(wrong)):
+                with pytest.raises(ValueError, match="adds? up to"): refuses()
+
+
+def test_a_guess_is_judged_by_the_law_it_was_drawn_from():
+    "A q in half precision misses one; divided by its sum it is what `categorical` draws from, and the text has the target's law"
+    q, lm = np.full(3, 1 / 3, np.float16), TableLM.random(3, 1, 1)
+    class Halves(Drafter):
+        def propose(self, ctx, rng): return Draft.chain([0], [q])
+    class Misses(Drafter):
+        def propose(self, ctx, rng): return Draft.chain([0], [q.astype(float)])
+    seen = []
+    def watching(draft, rows, rng):
+        seen.append(draft.q(0) if len(draft) else None)
+        return verify_rejection(draft, rows, rng)
+    [*decode(lm, Halves(), [0], 2, rule=watching, rng=Dice(0))]
+    assert abs(q.astype(float).sum() - 1) > 1e-4 > 1e-12 > abs(seen[0].sum() - 1)
+    with pytest.raises(ValueError, match="Misses drafted from no distribution"): [*decode(lm, Misses(), [0], 2, rng=Dice(0))]

@@ -1,15 +1,24 @@
 """Files whole or not at all, ledgers, manners: whoever dies, whatever is full, whatever lies there instead."""
 import json, os, resource, signal, subprocess, sys, threading, zipfile
+from contextlib import contextmanager
+from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import ROOT
+from learners import build
 from specdec_nb.drafters.indices import Datastore
 from specdec_nb.drafters.pool import SOURCES, PhrasePool
 from specdec_nb.drafters.recycling import Successors
+from specdec_nb.learned.medusa import Medusa
+from specdec_nb.models import hub
+from specdec_nb.models.generate import custom_generate_folder
+from specdec_nb.serving.vllm import export_drafter
 from specdec_nb.speedup import CostCurve
+from specdec_nb.training.features import Features
 from specdec_nb.cost import cached_cost
 from specdec_nb.workshop import files
-from specdec_nb.workshop.files import fault, load_arrays, read_json, save_arrays, standin, sweep, whole, write_json
+from specdec_nb.workshop.files import fault, load_arrays, read_json, save_arrays, standin, sweep, whole, write_json, write_together
 from specdec_nb.workshop.ledger import Ledger, commit
 from specdec_nb.workshop.shell import content, exit_code, narrowed, one_line
 
@@ -78,20 +87,78 @@ def test_a_name_of_the_process_is_not_enough(tmp_path):
     assert failed
 
 
+@contextmanager
+def full(size):
+    "No file becomes longer than `size`: a full disk for whoever writes"
+    was, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, was[1]))
+    try: yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, was)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
 def test_a_full_disk_raises(kept, tmp_path):
     "A limit on the size of files is a full disk for whoever writes; SIGXFSZ and SIGBUS would kill"
     thing, cls = kept
     thing.save(tmp_path/"x")
     before = (tmp_path/"x").read_bytes()
-    was = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (16, was[1]))
-    try:
-        with pytest.raises(OSError) as e: thing.save(tmp_path/"x")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, was)
-        signal.signal(signal.SIGXFSZ, handler)
+    with full(16), pytest.raises(OSError) as e: thing.save(tmp_path/"x")
     assert str(tmp_path/"x") in str(e.value) and names(tmp_path) == ["x"] and (tmp_path/"x").read_bytes() == before
+
+
+def unpacked(path):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hub, "_unpack", lambda gguf, work: hub.save_hf(build(), work))
+        return hub.convert(path.parent/"x.gguf", path, need=1)
+
+
+def reported(path):
+    ledger = Ledger(path, HEADER)
+    try:
+        ledger.add({"question": 0})
+        ledger.close({"rows": "long " * 9999})
+    finally: ledger.leave()
+
+
+def medusa(model): return Medusa.of(model, list(range(9)), heads=2)
+WRITERS = {"unpacked": (unpacked, 9000), "trained": (lambda path: medusa(build()).save_pretrained(path), 100), "weights of a trained": (lambda path: medusa(build()).save_pretrained(path), 700),
+           "exported": (lambda path: export_drafter(medusa(m := build()), m, path), 100), "weights of an exported": (lambda path: export_drafter(medusa(m := build()), m, path), 2000),
+           "hidden states": (lambda path: Features(build(), [np.arange(9)] * 3, [0, 4], path), 100), "a folder for generate": (custom_generate_folder, 40), "reported": (reported, 900), "begun": (reported, 9)}
+
+
+@pytest.mark.parametrize("what", WRITERS)
+def test_whoever_writes_names_what_has_no_room(what, tmp_path):
+    "And leaves nothing half: what stood there before still stands, or what can be resumed"
+    write, size = WRITERS[what]
+    with full(size), pytest.raises(OSError) as e: write(tmp_path/"x")
+    assert str(tmp_path/"x") in str(e.value) and ".part'" not in str(e.value)
+    left = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file() and p.suffix != ".lock")
+    assert left == {"hidden states": ["x.hidden", "x.logz", "x.marks"], "reported": ["x.partial.jsonl"]}.get(what, [])
+    if what != "reported": write(tmp_path/"x")
+
+
+def test_files_that_belong_together(tmp_path):
+    "The second does not fit: the first stays what it was"
+    write_together(tmp_path, {"a": b"1", "b": b"1"})
+    for both in ({"a": b"2", "b": b"2" * 99}, {"b": b"2" * 99, "a": b"2"}):
+        with full(64), pytest.raises(OSError, match="/b'"): write_together(tmp_path, both)
+        assert names(tmp_path) == ["a", "b"] and (tmp_path/"a").read_bytes() == (tmp_path/"b").read_bytes() == b"1"
+    write_together(tmp_path, {"a": b"2", "b": b"2"})
+    assert (tmp_path/"a").read_bytes() == b"2"
+
+
+@pytest.mark.parametrize("device, fails", [("/dev/full", "No space left on device: '/dev/full'"), ("/dev/null", None)])
+def test_nothing_lies_beside_a_device(device, fails):
+    before = names(Path("/dev"))
+    ledger = Ledger(device, HEADER)
+    ledger.add({"question": 0})
+    assert names(Path("/dev")) == before and ledger.path.exists()
+    if fails:
+        with pytest.raises(OSError, match=fails): ledger.close({})
+        ledger.leave()
+    else: ledger.close({})
+    assert names(Path("/dev")) == before and not ledger.path.exists()
 
 
 def test_a_full_disk_is_seen_before(tmp_path, monkeypatch):
@@ -126,6 +193,8 @@ def test_what_stands_there_is_kept_as_it_is(tmp_path):
     reader.start()
     with whole(tmp_path/"pipe") as f: f.write(b"said")
     reader.join()
+    told = python("from specdec_nb.workshop.files import write_json; write_json('/dev/stdout', [1])")
+    assert told.stdout == "[\n 1\n]\n" and not told.stderr, "what has no name of its own, too"
     assert heard == [b"said"] and (tmp_path/"pipe").is_fifo(), "a device or a pipe is written to, not replaced"
 
 

@@ -16,7 +16,7 @@ import json
 import tempfile
 import urllib.request
 import torch
-from ..models.hub import load_hf
+from ..models.hub import load_hf, save_hf
 from ..models.llama import Llama
 from ..models.hf import HFTarget
 from .timing import Clock
@@ -155,7 +155,7 @@ def _llama_cpp(stage, setting, speculation=None):
 
 def _vllm(stage, setting, **speculation):
     with tempfile.TemporaryDirectory() as folder:
-        stage.hf.save_pretrained(folder)
+        save_hf(stage.hf, folder)
         n = str(stage.threads)
         settings = dict(OMP_NUM_THREADS=n, HF_HUB_OFFLINE="1", VLLM_NO_USAGE_STATS="1",
                         VLLM_CPU_KVCACHE_SPACE="1", VLLM_CPU_OMP_THREADS_BIND="nobind",

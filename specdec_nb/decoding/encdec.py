@@ -9,6 +9,7 @@ __all__ = ['Source', 'doors', 'told', 'chain_equals_steps', 'EncoderDecoderTarge
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from inspect import signature
+from threading import get_ident
 from types import SimpleNamespace
 import torch
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
@@ -91,17 +92,20 @@ def told(
     positions, # `[B, n]`: where the rows of the next call stand
     columns, # `[B, L]`: where the keys do that they may see
 ):
-    "Within this context the modules are told positions"
+    "Within this context the modules are told positions, as far as this thread calls them"
     def bound(m, args, kwargs): return signature(m.forward).bind(*args, **kwargs).arguments
-    def before(m, args, kwargs):
+    def before(m, args, kwargs=None):
+        if get_ident() != ours: return None
         if how[m] == "bias": return args, {**kwargs, "position_bias": _bias(m, positions, columns)}
         new = (dict(position_ids=positions.flatten()) if how[m] == "place"
                else dict(past_key_values_length=0))
         return (), {**bound(m, args, kwargs), **new}
-    def after(m, args, kwargs, out):
+    def after(m, args, *rest):
+        if get_ident() != ours: return None
+        kwargs, out = rest
         if how[m] == "place": return out.reshape(*positions.shape, -1)
         return out if how[m] == "bias" else _one_by_one(m, bound(m, args, kwargs), positions)
-    how = dict(doors)
+    how, ours = dict(doors), get_ident()
     with ExitStack() as hooks:
         for m in how:
             hooks.callback(m.register_forward_pre_hook(before, with_kwargs=True).remove)
@@ -160,6 +164,9 @@ class EncoderDecoderTarget(HFTarget):
                                               window_of(config))
 
     def tried(self, trial, warning=None):
+        with self.trying: return self._tried(trial, warning)
+
+    def _tried(self, trial, warning):
         if self.blank is not None: return super().tried(trial, warning)
         width = getattr(self.model.get_encoder(), "config", self.model.config).hidden_size
         self.blank = torch.randn(1, 7, width, generator=torch.Generator().manual_seed(0)).to(

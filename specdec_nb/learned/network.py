@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from ..workshop.files import whole
+from ..workshop.files import write_together
 from ..workshop.registry import enter, find
 from ..sampling import Asks
 from ..roles import Drafter
@@ -147,10 +147,8 @@ class Trained(nn.Module):
         data = save({k: t.contiguous().cpu() for k, t in tensors.items()})
         about = dict(kind=self.kind, target=self.target, weights=_digest(data),
                      settings=self.settings, record=self.record)
-        there = whole(folder / "config.json"), whole(folder / "model.safetensors")
-        with there[0] as described, there[1] as weights:
-            described.write((json.dumps(about, indent=1) + "\n").encode())
-            weights.write(data)
+        write_together(folder, {"config.json": (json.dumps(about, indent=1) + "\n").encode(),
+                                "model.safetensors": data})
 
     @staticmethod
     def from_pretrained(folder) -> "Trained":

@@ -6,7 +6,9 @@
 __all__ = ['Row', 'Recorded', 'read_row', 'SpeculativeOutput', 'serve_call', 'undisturbed', 'refuse_beside']
 
 # %% ../../nbs/2_models/13c_calls.ipynb #ad03766d
+from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import RLock
 import torch
 from transformers.generation import (GenerateDecoderOnlyOutput, GenerateEncoderDecoderOutput,
                                      GenerationMixin)
@@ -169,12 +171,16 @@ def _served(requests, streamer, prompt) -> list:
 def _noise(seed, b, sampled):
     "Row `b`'s: keyed, or dice seeded by torch's own generator, which a greedy call does not use"
     if seed is not None: return Keyed(seed, b)
-    return Dice(int(torch.randint(2**62, ())) if sampled else 0)
+    if not sampled: return Dice()
+    with _NOISE: return Dice(int(torch.randint(2**62, ())))
 
+_NOISE = RLock() # torch's generator is everybody's: whoever puts it back is alone with it
+
+@contextmanager
 def undisturbed():
     "Whatever is built here leaves the caller's random state alone"
     devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
-    return torch.random.fork_rng(devices=devices)
+    with _NOISE, torch.random.fork_rng(devices=devices): yield
 
 def _beside(
     target, inputs, input_ids, prompt,

@@ -49,6 +49,11 @@ def refuse_model(
         odd = f" ({', '.join(sorted(kinds - _ROLLS_BACK))})" if kinds - _ROLLS_BACK else ""
         raise ValueError(f"{name} keeps more of the past than rows of keys and values{odd}: "
                          "it cannot be rolled back after a rejection")
+    # an offloaded one has hooks that bring them
+    if any(p.is_meta for p in model.parameters()) and not any("_hf_hook" in vars(m)
+                                                              for m in model.modules()):
+        raise ValueError(f"{name} has no weights (they are on the device meta): load them with "
+                         "from_pretrained")
     if model.training:
         raise ValueError(f"{name} is in training mode, where dropout changes every answer: call "
                          "model.eval() first")

@@ -7,7 +7,7 @@ __all__ = ['generate', 'custom_generate_folder']
 
 # %% ../../nbs/2_models/14_generate.ipynb #94f729c7
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType, SimpleNamespace
 import sys
@@ -16,6 +16,7 @@ import torch
 from transformers import (AutoModelForCausalLM, GenerationConfig, GPT2Config, PreTrainedModel,
                           StoppingCriteriaList)
 from transformers.generation import StopStringCriteria
+from ..workshop.files import whole
 from ..sampling import Law
 from ..verify import make_rule
 from ..roles import Drafter, as_target, make_drafter
@@ -157,7 +158,7 @@ def generate(
     if prepared: # called back by the library
         kept = _kept_back()
         streamer = kept.get("streamer")
-    with _ended(streamer):
+    with _ended(streamer) as streamer:
         ours = dict(k=whole_number("k", k, 0), rule=rule, seed=whole_number("seed", seed), law=law)
         make_rule(rule, None)
         if not prepared:
@@ -211,14 +212,23 @@ def _refuse_prepared(model, config, kept):
         raise
 
 @contextmanager
-def _ended(streamer):
+def _ended(streamer): # yields a streamer that is told the end once, or None
     "Whoever reads at the other end of a streamer is not left waiting when a call fails"
     if streamer is not None and not (hasattr(streamer, "put") and hasattr(streamer, "end")):
         raise TypeError(f"streamer must have put and end, got {streamer!r:.60}")
-    try: yield
+    once = None if streamer is None else _Once(streamer)
+    try: yield once
     except BaseException:
-        if streamer is not None: streamer.end()
+        if once is not None:
+            with suppress(Exception): once.end()                 # what failed first is what is told
         raise
+
+class _Once:
+    "A streamer whose end is told once, also if it fails"
+    def __init__(self, streamer): self.put, self.told, self.tell = streamer.put, False, streamer.end
+    def end(self):
+        told, self.told = self.told, True
+        if not told: self.tell()
 
 # %% ../../nbs/2_models/14_generate.ipynb #27a5bb3f
 _AS_FILE = '''"""Speculative decoding for `model.generate`: see specdec_nb"""
@@ -235,6 +245,6 @@ def custom_generate_folder(
     streamer too"""
     folder = Path(folder or cache_folder())
     file = folder / "custom_generate" / "generate.py"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    if not file.exists() or file.read_text() != _AS_FILE: file.write_text(_AS_FILE)
+    if not file.is_file() or file.read_bytes() != _AS_FILE.encode():
+        with whole(file) as f: f.write(_AS_FILE.encode())
     return str(folder)

@@ -8,7 +8,7 @@ __all__ = ['HFTarget', 'hf_target', 'windows_are_masked']
 # %% ../../nbs/2_models/13_hf.ipynb #2c5ef822
 import copy
 from inspect import signature
-from threading import current_thread
+from threading import RLock, current_thread
 import warnings
 import weakref
 import numpy as np
@@ -35,6 +35,7 @@ class HFTarget(RowTarget):
     """
     chunk = 1 << 30          # the model reads a prompt as it always does: at once
     masks_chains = False     # its own mask is right for a chain
+    trying = RLock()         # who else asks meanwhile waits for the answer
     def __init__(self, model:PreTrainedModel):
         self.model, self.config = model, model.config.get_text_config(decoder=True)
         self.device = device_of(model)
@@ -213,14 +214,20 @@ class HFTarget(RowTarget):
         warning:str=None, # said when it fails
     ) -> bool:
         "What a trial says of this model with this attention: made once"
-        known = _TRIED.setdefault(self.model, {})
-        key = trial.__name__, attention_of(self.model), type(self)
-        if key not in known:
-            known[key], twin = True, copy.copy(self)             # the trial itself asks nobody
-            twin._places = weakref.WeakKeyDictionary()
-            known[key] = trial(twin)
-            if warning and not known[key]: warnings.warn(warning)
-        return known[key]
+        with self.trying:
+            known = _TRIED.setdefault(self.model, {})
+            key = trial.__name__, attention_of(self.model), type(self)
+            if key not in known: self._try(trial, known, key, warning)
+            return known[key]
+
+    def _try(self, trial, known, key, warning):
+        known[key], twin = True, copy.copy(self)                 # the trial itself asks nobody
+        twin._places = weakref.WeakKeyDictionary()
+        try: known[key] = trial(twin)
+        except BaseException:
+            del known[key]
+            raise
+        if warning and not known[key]: warnings.warn(warning)
 
 # model -> {trial, attention, class of the target: what it said}
 _TRIED:weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()

@@ -112,20 +112,28 @@ def cached_rows(
     rows = cache if isinstance(cache, kind) else _as_rows(cache) if kind is RowCache else None
     if rows is None:
         raise ValueError("past_key_values must be a cache that generate returned for such a "
-                         f"model, or a dynamic one, got {type(cache).__name__}")
-    if rows.form() != fresh.form() or kind is RowCache and not _mine(rows, target):
-        raise ValueError("past_key_values is the cache of another model, or of several texts")
+                         f"model, or a DynamicCache, got {type(cache).__name__}: give one of "
+                         "these, or none")
+    held, wanted = ((_layers(rows), _wanted(target, rows)) if kind is RowCache
+                    else (rows.form(), fresh.form()))
+    if held != wanted:
+        raise ValueError("past_key_values is the cache of another model, or of several texts: it "
+                         f"holds {held}, expected {wanted}")
     if kind is RowCache: rows.length = rows.get_seq_length()
     if rows.length >= len(text):
         raise ValueError(f"the cache of past_key_values holds {rows.length} tokens, the prompt "
                          f"{len(text)}: give the whole text, with at least one token that is new")
     return rows
 
-def _mine(rows, target):
-    "Whether a cache holds one text, in as many layers as a model has"
+def _layers(rows) -> str:
+    "What a cache of rows holds: how many layers, of how many texts"
     held = [layer for layer in rows.layers if layer.is_initialized]
-    layers = len(DynamicCache(config=target.config).layers)
-    return all(len(layer.keys) == 1 for layer in held) and len(held) in (0, layers)
+    return f"{len(held)} layers of {max((len(layer.keys) for layer in held), default=1)} texts"
+
+def _wanted(target, rows) -> str:
+    "What a cache of rows must hold: one text in each of the model's layers, or nothing"
+    some = any(layer.is_initialized for layer in rows.layers)
+    return f"{len(DynamicCache(config=target.config).layers) * some} layers of 1 texts"
 
 def _as_rows(cache):
     "A dynamic cache as a `RowCache` that shares its layers; None for other kinds"
@@ -138,8 +146,9 @@ def _as_rows(cache):
         layers[i], held = RowLayer(), old.get_seq_length()
         if not held: continue
         gone = held - old.keys.shape[-2]                         # rows that left the window
-        layers[i].update(*(torch.nn.functional.pad(x, (0, 0, gone, 0))
-                           for x in (old.keys, old.values)))
+        layers[i].lazy_initialization(old.keys, old.values)
+        layers[i].keys, layers[i].values = (torch.nn.functional.pad(x, (0, 0, gone, 0))
+                                            for x in (old.keys, old.values))
     rows = RowCache()
     rows.layers = layers
     return rows

@@ -53,7 +53,11 @@ class FromHF:
     def __init__(self, model): self.state = model.state_dict()
     def __call__(self, part, layer=None, what="weight"):
         name = f"{'' if layer is None else f'model.layers.{layer}.'}{_NAMES[part][0]}.{what}"
-        return (None, shortest(self.state[name].float().numpy())) if name in self.state else None
+        if name not in self.state or part == "head" and self._tied(self.state[name]): return None
+        return None, shortest(self.state[name].float().numpy())
+    def _tied(self, head):
+        "By its numbers: what a configuration says of a fine-tuned model's head may be out of date"
+        return torch.equal(head, self.state[f"{_NAMES['embed'][0]}.weight"])
 
 class FromGGUF:
     """A GGUF file's weights, part by part: `(format, blocks)`, or `(None, numbers)` where no kernel
@@ -154,7 +158,7 @@ def _parts(source, config, s):
         a = move(floats(*found).reshape(-1))
         return name, "vector", np.pad(a, (0, max(width - len(a), 0))).astype(np.float32)
     yield "embed", *source("embed")
-    if not config.tie_word_embeddings and source("head"): yield "head", *source("head")
+    if head := source("head"): yield "head", *head
     yield vector("norm", source("norm"), width=s["dp"])
     if source("freqs"): yield vector("freqs", source("freqs"))
     for i in range(s["layers"]):

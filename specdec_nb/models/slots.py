@@ -25,16 +25,27 @@ class RowLayer(DynamicLayer):
         return self.keys, self.values
 
     def _put(self, name, view, new, used, n):
-        buffer = getattr(self, name, None)
+        buffer, dtype = getattr(self, name, None), _common(view, new) if used else new.dtype
         mine = buffer is not None and (not used or buffer.data_ptr() == view.data_ptr())
         # such a buffer is read-only
         mine = mine and (torch.is_inference_mode_enabled() or not buffer.is_inference())
-        if not mine or used + n > buffer.shape[-2]:
-            buffer = new.new_empty(*new.shape[:-2], max(256, 2 * (used + n)), new.shape[-1])
+        if not mine or used + n > buffer.shape[-2] or buffer.dtype != dtype:
+            shape = *new.shape[:-2], max(256, 2 * (used + n)), new.shape[-1]
+            buffer = new.new_empty(shape, dtype=dtype)
             if used: buffer[..., :used, :] = view
             setattr(self, name, buffer)
         buffer[..., used:used + n, :] = new
         return buffer[..., :used + n, :]
+
+def _common(old, new) -> torch.dtype:
+    "The precision of both, as a stock cache joins them. ValueError if they are not of one model"
+    dtype = torch.promote_types(old.dtype, new.dtype)
+    same = (*old.shape[:-2], old.shape[-1]) == (*new.shape[:-2], new.shape[-1])
+    if not same or dtype != new.dtype and not torch.is_autocast_enabled(new.device.type):
+        def form(x): return f"{x.shape[1]} heads of {x.shape[-1]} numbers in {x.dtype}"
+        raise ValueError(f"the cache holds {form(old)}, this model makes {form(new)}: it was "
+                         "filled by another model")
+    return dtype
 
 def layers_of(cache) -> list:
     "A cache's layers, of whatever class they are"

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import json
 import torch
 from safetensors.torch import save
-from ..workshop.files import whole
+from ..workshop.files import write_together
 from ..chance import Dice
 from ..draft import Budget, Draft, trim
 from ..verify import Step, Verdict
@@ -125,10 +125,9 @@ def export_drafter(
     network.join(Lender(model))
     page, tensors = WRITERS[network.kind](network, model,
                                           model.config.get_text_config(decoder=True))
-    with whole(folder / "config.json") as described, whole(folder / "model.safetensors") as weights:
-        described.write((json.dumps(page, indent=1) + "\n").encode())
-        weights.write(save({k: w.detach().contiguous().clone() for k, w in tensors.items()},
-                           {"format": "pt"}))
+    data = save({k: w.detach().contiguous().clone() for k, w in tensors.items()}, {"format": "pt"})
+    write_together(folder, {"config.json": (json.dumps(page, indent=1) + "\n").encode(),
+                            "model.safetensors": data})
     method = {"draft": "draft_model"}.get(network.kind, network.kind)
     return dict(method=method, model=str(folder),
                 num_speculative_tokens=page.get("num_heads", TOKENS))

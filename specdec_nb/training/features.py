@@ -15,6 +15,7 @@ import os
 import shutil
 import numpy as np
 import torch
+from ..workshop.files import naming
 from ..sampling import Asks
 from ..roles import read
 
@@ -38,7 +39,8 @@ class Features:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         size, marks = model.config.hidden_size, self._marks(model)
         done = self._agree(marks, width := 2 * size * len(self.layers))
-        if done < len(documents): self._go_on(model, marks, done, width, most, tick)
+        if done < len(documents):
+            with naming(path): self._go_on(model, marks, done, width, most, tick)
         n = int(self.at[-1])
         self.hidden = torch.from_file(f"{path}.hidden", False, n * width // 2,
                                       dtype=torch.bfloat16).view(n, -1, size)

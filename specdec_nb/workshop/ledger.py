@@ -16,7 +16,8 @@ import os
 import platform
 import subprocess
 import sys
-from .files import fault, hold, parse_json, write_json
+import tempfile
+from .files import fault, hold, naming, parse_json, write_json
 
 # %% ../../nbs/0_workshop/w2_ledger.ipynb #6206319a
 class Ledger:
@@ -34,7 +35,11 @@ class Ledger:
             if self.out.is_dir(): raise IsADirectoryError(21, "it is a folder")
             if not self.out.parent.is_dir():
                 raise FileNotFoundError(2, f"there is no folder {self.out.parent}")
-            self.file = open(self.path, "a+b")
+            # what goes into a device or a pipe cannot be resumed, and nothing lies beside that
+            self.lasting = not self.out.exists() or self.out.is_file()
+            if not self.lasting:
+                self.path = Path(tempfile.mkstemp(".partial.jsonl")[1])
+            self.file = open(self.path, "a+b", 0)
         except OSError as e: raise OSError(f"cannot write {out}: {e.strerror}") from None
         try:
             self.file.seek(0)
@@ -77,11 +82,10 @@ class Ledger:
         return sum(map(len, whole))
 
     def _write(self, record):
-        try:
-            self.file.write(json.dumps(record).encode() + b"\n")
-            self.file.flush()
+        line = json.dumps(record).encode() + b"\n"
+        with naming(self.path):
+            while line: line = line[self.file.write(line):]
             os.fsync(self.file.fileno())
-        except OSError as e: raise OSError(e.errno, e.strerror, str(self.path)) from None
 
     def add(self, record):
         """Write a finished record down. OSError if there is no room: what was written before stays,
@@ -91,8 +95,10 @@ class Ledger:
 
     def leave(self):
         "Stop writing; what is there can be resumed, unless it is nothing"
-        if not self.file.closed and not os.fstat(self.file.fileno()).st_size:
-            self.path.unlink(missing_ok=True)
+        if self.file.closed: return
+        self.file.seek(0)
+        begun = self.file.readline().endswith(b"\n")
+        if not (begun and self.lasting): self.path.unlink(missing_ok=True)
         self.file.close()
 
     def close(self, report:dict):

@@ -16,6 +16,7 @@ import signal
 import sys
 import threading
 import time
+from .files import naming
 
 # %% ../../nbs/0_workshop/w3_shell.ipynb #35569e64
 class Parser(argparse.ArgumentParser):
@@ -100,7 +101,7 @@ def exit_code(
     traceback"""
     try:
         run()
-        sys.stdout.flush()
+        with naming("standard output"): sys.stdout.flush()
         return 0
     except KeyboardInterrupt: said, code = f"interrupted{hint}", 130
     except BrokenPipeError:

@@ -128,6 +128,8 @@ def check_copied(c):
     def ungated(p, a, source, gate, word): return c.solution(p, a, source, c.F(1, 2), word)
     def present(p, a, source, gate, word): return gate if word in source else 0
     return {"the largest place": places, "not divided": mass, "without the gate": ungated, "the gate": present, "a constant": lambda *args: c.F(5, 9),
+            "one list of words": lambda p, a, source, gate, word: c.solution([c.F(5, 10), c.F(3, 10), c.F(2, 10)], a, source, gate, word), "one source": lambda p, a, source, gate, word: c.solution(p, a, [1, 3, 1], gate, word),
+            "one attention": lambda p, a, source, gate, word: c.solution(p, [c.F(1, 4), c.F(1, 4), c.F(1, 2)], source, gate, word),
             "said, not copied": lambda *args: 1 - c.solution(*args)}
 
 

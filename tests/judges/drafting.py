@@ -101,7 +101,7 @@ def check_ranks(c):
 
 
 def check_survivors(c):
-    return {"a constant": lambda n, m: m, "all that fit": lambda n, m: min(n, m), "alone in a place": lambda n, m: n * (1 - 1 / m) ** (n - 1),
+    return {"a thousand places": lambda n, m: c.solution(n, 1000), "a constant": lambda n, m: m, "all that fit": lambda n, m: min(n, m), "alone in a place": lambda n, m: n * (1 - 1 / m) ** (n - 1),
             "linear": lambda n, m: n * (1 - n / m), "none lost": lambda n, m: n}
 
 
@@ -148,7 +148,7 @@ def check_all_of(c):
         return answers[:n + 1]
     def no_bonus(phrase, answers): return c.solution(phrase, answers)[:len(phrase)]
     def anywhere(phrase, answers): return answers[:1 + sum(a == b for a, b in zip(phrase, answers))]
-    return {"as given": most_of, "no bonus": no_bonus, "counts hits": anywhere, "everything": lambda phrase, answers: answers, "a constant": lambda phrase, answers: answers[:1], "the phrase": lambda phrase, answers: phrase}
+    return {"one phrase for all": lambda phrase, answers: c.solution([5, 6, 7], answers), "as given": most_of, "no bonus": no_bonus, "counts hits": anywhere, "everything": lambda phrase, answers: answers, "a constant": lambda phrase, answers: answers[:1], "the phrase": lambda phrase, answers: phrase}
 
 
 def check_discarded(c):

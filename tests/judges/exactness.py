@@ -214,7 +214,8 @@ def check_several(c):
             drawn.append(noise.categorical(rest / rest.sum()))
         return tuple(drawn)
     def targets(rng, q, k): return c.solution(type("R", (), dict(at=lambda self, i, what: rng.at(i, "target")))(), q, k)
-    return {"one draw copied": one, "as given": again, "other places": places, "without replacement": without, "the target's noise": targets, "a constant": lambda rng, q, k: (0,) * k}
+    return {"one draw copied": one, "as given": again, "other places": places, "without replacement": without, "the target's noise": targets, "a constant": lambda rng, q, k: (0,) * k,
+            "always two": lambda rng, q, k: c.solution(rng, q, 2), "one law for all": lambda rng, q, k: c.solution(rng, c.drafter.p([c.SUN]), k)}
 
 
 def check_orders(c):

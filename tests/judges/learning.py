@@ -109,7 +109,7 @@ def check_share(c):
 
 
 def check_share_read(c):
-    return {"a constant": lambda *a: 1, "layers alone": lambda n, of, per, rows, d: n / of, "the head alone": lambda n, of, per, rows, d: rows / 49152,
+    return {"thirty layers": lambda n, of, per, rows, d: c.solution(n, 30, per, rows, d), "a constant": lambda *a: 1, "layers alone": lambda n, of, per, rows, d: n / of, "the head alone": lambda n, of, per, rows, d: rows / 49152,
             "all of the head": lambda n, of, per, rows, d: (n * per + 49152 * d) / (of * per + 49152 * d), "a mean of both": lambda n, of, per, rows, d: (n / of + rows / 49152) / 2}
 
 
@@ -152,7 +152,8 @@ def check_felt(c):
 def check_belongs(c):
     return {"a constant": lambda name, layers: True, "Qwen's alone": lambda name, layers: name.startswith("mtp."),
             "the one behind the last": lambda name, layers: name.startswith("mtp.") or name.startswith(f"model.layers.{layers}."),
-            "by the first digits": lambda name, layers: name.startswith(("mtp.", f"model.layers.{layers}"[:-1])), "DeepSeek's alone": lambda name, layers: "model.layers.61." in name}
+            "by the first digits": lambda name, layers: name.startswith(("mtp.", f"model.layers.{layers}"[:-1])), "DeepSeek's alone": lambda name, layers: "model.layers.61." in name,
+            "DeepSeek's count": lambda name, layers: c.solution(name, 61)}
 
 
 def check_untold(c):
@@ -184,7 +185,7 @@ def check_run(c):
     def uncut(T, t, m, reach): return list(range(max(0, t + 1 - m) if m else 0, t + 1)), list(range(t + 1, t + 1 + reach)), list(range(t + 2, t + 2 + reach))
     def wide(T, t, m, reach): return list(range(max(0, t - m) if m else 0, t + 1)), *c.solution(T, t, m, reach)[1:]
     def none(T, t, m, reach): return list(range(max(0, t + 1 - m), t + 1)), *c.solution(T, t, m, reach)[1:]
-    return {"a constant": lambda T, t, m, reach: ([4], [5, 6, 7], [6, 7, 8]), "words a place early": late, "beyond the end": uncut, "a state too many": wide,
+    return {"ten words": lambda T, t, m, reach: c.solution(10, t, m, reach), "a constant": lambda T, t, m, reach: ([4], [5, 6, 7], [6, 7, 8]), "words a place early": late, "beyond the end": uncut, "a state too many": wide,
             "0 is none": none, "below the first": lambda T, t, m, reach: (list(range(t + 1 - m if m else 0, t + 1)), *c.solution(T, t, m, reach)[1:])}
 
 

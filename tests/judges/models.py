@@ -117,12 +117,17 @@ def check_q5_0(c):
     def low(raw): d, q = c.solution(raw); return [d, (q + 16) % 16 - 16]
     def unsigned(raw): d, q = c.solution(raw); return [d, (q + 16).astype(q.dtype)]
     def swapped(raw): d, q = c.solution(raw); return [d, q[..., ::-1].copy()]
-    return {"without the fifth bit": low, "without the 16": unsigned, "backwards": swapped}
+    kept = []
+    def first(raw):
+        kept.append(c.solution(raw))
+        return kept[0]
+    return {"a constant": first, "without the fifth bit": low, "without the 16": unsigned, "backwards": swapped}
 
 
 def check_pays(c):
     return {"the pending token left out": lambda ms, counts, k, a: a > c.np.interp(1 + k, counts, ms) / ms[0], "always": lambda ms, counts, k, a: True,
-            "a price a row": lambda ms, counts, k, a: 1 + a > 1 + .4 * k, "k rows": lambda ms, counts, k, a: 1 + a > c.np.interp(k, counts, ms) / ms[0]}
+            "a price a row": lambda ms, counts, k, a: 1 + a > 1 + .4 * k,
+            "the first list of prices": lambda ms, counts, k, a: c.solution([10., 14., 40.][:len(counts)], counts, k, a), "the first numbers of rows": lambda ms, counts, k, a: c.solution(ms, [1, 2, 6], k, a), "k rows": lambda ms, counts, k, a: 1 + a > c.np.interp(k, counts, ms) / ms[0]}
 
 
 def check_in_view(c):
@@ -155,7 +160,7 @@ def check_honest(c):
     def some(one, other, rounding):
         top = one.topk(2).values
         return bool((top[:, 0] - top[:, 1]).min() <= 2 * rounding)
-    return {"measured on itself": generous, "no flip at all": same, "by the size of errors": close, "some near-tie": some,
+    return {"one rounding": lambda one, other, rounding: c.solution(one, other, .001), "the first row alone": lambda one, other, rounding: c.solution(one[:1], other[:1], rounding), "measured on itself": generous, "no flip at all": same, "by the size of errors": close, "some near-tie": some,
             "yes": lambda *a: True, "no": lambda *a: False}
 
 
