@@ -16,7 +16,6 @@ import signal
 import sys
 import threading
 import time
-from .files import naming
 
 # %% ../../nbs/0_workshop/w3_shell.ipynb #35569e64
 class Parser(argparse.ArgumentParser):
@@ -101,6 +100,7 @@ def exit_code(
     traceback"""
     try:
         run()
+        from specdec_nb.workshop.files import naming             # help needs no numpy
         with naming("standard output"): sys.stdout.flush()
         return 0
     except KeyboardInterrupt: said, code = f"interrupted{hint}", 130
