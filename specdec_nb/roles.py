@@ -160,7 +160,10 @@ def _full_name(cls) -> str: return f"{cls.__module__}.{cls.__qualname__}"
 
 def target_of(cls:type):
     "Decorator of what makes the target of a model: for models of class `cls`"
-    return lambda make: enter("targets", _full_name(cls), make)
+    def entered(make):
+        enter("targets", _full_name(cls), make)
+        return make
+    return entered
 
 target_of(TableLM)(TableTarget)
 _TARGETS:WeakValueDictionary[int, Any] = WeakValueDictionary() # id of a model -> its target
@@ -226,14 +229,12 @@ class DrafterLike(Protocol):
     def observe(self, step:Any) -> None: "Likewise"
 
 class Rule(Protocol):
-    "Walks down a draft and says what is committed; of its flags see `said_of`"
-    def __call__(self, draft:Draft, p:Any, rng:Any) -> Verdict:
-        "`p[0]` follows the pending token, `p[1 + i]` node i"
+    "Walks down a draft, `p[1 + i]` behind node i, says what is committed; flags: `said_of`"
+    def __call__(self, draft:Draft, p:Any, rng:Any) -> Verdict: ...
 
 class Drafter:
     """Guesses what the target will say. Subclass it, or write any object with `begin`, `propose`
     and `observe`, of which `begin` may return None for itself.
-
     `propose` need not mind the budget: what it returns is trimmed to it. `observe` is called when
     `ctx.tokens` already holds the step's tokens. `vocab_size`, if set, must be the target's. A
     drafter that keeps what it learns across requests keeps it in itself.
@@ -269,8 +270,7 @@ def introduce(drafter:Drafter, target):
     "Introduce drafter and target. Raises ValueError if their vocabularies differ"
     if (theirs := drafter.vocab_size) not in (None, target.vocab_size):
         raise ValueError(f"{drafter.name or type(drafter).__name__} has a vocabulary of "
-                         f"{theirs} tokens, the target of {target.vocab_size}: their token "
-                         "ids do not mean the same")
+                         f"{theirs} tokens, the target of {target.vocab_size}: their ids differ")
     drafter.bind(target)
 
 # %% ../nbs/1_exactness/06a_roles.ipynb #766f0fdd
@@ -278,7 +278,8 @@ def register(name:str):
     "Class decorator: makes a drafter available as `drafter=name`"
     def entered(cls):
         cls.name = name
-        return enter("drafters", name, cls)
+        enter("drafters", name, cls)
+        return cls
     return entered
 
 def make_drafter(
@@ -289,8 +290,7 @@ def make_drafter(
     "The drafter itself. ValueError for an unknown name or option, TypeError for who cannot draft"
     if isinstance(drafter, str): drafter = made("drafters", drafter, **options)
     if isinstance(drafter, type):
-        raise TypeError(f"{drafter.__name__} is a class: give an object of it, "
-                        f"{drafter.__name__}(...)")
+        raise TypeError(f"{drafter.__name__} is a class: give an object, {drafter.__name__}(...)")
     return _filled(drafter)
 
 @register("none")

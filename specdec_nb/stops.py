@@ -86,11 +86,11 @@ def distribution_over(
     if len(p) != vocab_size:
         raise ValueError(f"{who} a distribution over {len(p)} tokens; the target has {vocab_size}")
     total = p.sum() if p.dtype == object else p.sum(dtype=np.float64)
-    off = abs(total - 1)
-    if not off <= (0 if isinstance(total, Fraction) else rounding(p)) or p.min() < 0:
+    off, exact = abs(total - 1), isinstance(total, Fraction)
+    if not off <= (0 if exact else rounding(p)) or p.min() < 0:
         raise ValueError(f"{who} no distribution: it adds up to {total}, and its smallest entry is "
                          f"{p.min()}")
-    return p if off < 1e-12 else p.astype(np.float64) / total
+    return p if exact or off < 1e-12 else p.astype(np.float64) / total
 
 class DraftRows:
     """The law's distributions below a text and the nodes of a draft, each computed when first

@@ -40,7 +40,10 @@ class Wild(Drafter):
 
 
 def accept_all(draft, p, rng):
-    return Verdict.of(draft, range(len(draft)), rng.at(len(draft), "target").categorical(p[len(draft)]))
+    "Every first guess"
+    path = []
+    while below := draft.children(path[-1] if path else -1): path.append(below[0])
+    return Verdict.of(draft, path, rng.at(len(path), "target").categorical(p[path[-1] + 1 if path else 0]))
 
 
 @pytest.fixture(scope="module")

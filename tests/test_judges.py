@@ -11,6 +11,7 @@ import matplotlib
 import nbformat
 import pytest
 
+from specdec_nb.workshop import registry
 from exercises import Chapter, Exercise, bound, everything, exercises
 
 EXERCISES = everything()
@@ -23,6 +24,7 @@ for file in sorted((Path(__file__).parent/"judges").glob("*.py")):
 def quiet(monkeypatch):
     "Pictures are not shown, and nothing that a cell sets outlives it"
     monkeypatch.setattr("os.environ", dict(__import__("os").environ))
+    monkeypatch.setattr(registry, "_ENTERED", {group: dict(things) for group, things in registry._ENTERED.items()})
     matplotlib.use("Agg")
 
 

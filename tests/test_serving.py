@@ -14,12 +14,14 @@ from specdec_nb.decode import decode
 from specdec_nb.decoding.contrastive import Contrastive
 from specdec_nb.decoding.hidden import ContrastiveSearch, VectorFSD
 from specdec_nb.sampling import Asks
+from specdec_nb.drafters.model import ModelDrafter
 from specdec_nb.models.maps import why_not_native
 from specdec_nb.models.state import RowState
 from specdec_nb.serving.batch import lockstep_tokens
 from specdec_nb.serving.engine import Engine, Served, shared
 from specdec_nb.serving.ration import Ration, _Book
 from specdec_nb.serving.overlap import two_machines
+from specdec_nb.roles import as_target, introduce, make_drafter
 from specdec_nb.speedup import CostCurve, three_machines
 
 SIZES = dict(vocab_size=48, hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
@@ -50,7 +52,8 @@ def actual(engine):
     def size(cache):
         if hasattr(cache, "capacity"): return cache.keys.nbytes + cache.values.nbytes
         return cache.rows.nbytes if hasattr(cache, "rows") else 0
-    return sum(size(s.cache) for s in (*engine.memory.kept, *(r.state for r in engine.running)))
+    drafting = (r.drafting.state for r in engine.running if isinstance(getattr(r.drafting, "state", None), RowState))
+    return sum(size(s.cache) for s in (*engine.memory.kept, *(r.state for r in engine.running), *drafting))
 
 
 class Watched(Engine):
@@ -122,6 +125,27 @@ def test_texts_that_outgrow_the_memory_are_put_off(served):
     engine.run()
     assert engine.counts["put off"] >= 1 and engine.most_real <= engine.most_held <= engine.memory.limit
     assert texts == [Trace(decode(model, "none", p, limit=120, law=Law(.9), rng=Keyed(5, i))).tokens for i, p in enumerate(prompts)]
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["told", "control"])
+def test_what_a_draft_model_keeps_is_in_the_limit(served, told):
+    model, alone = served
+    drafter = ModelDrafter(build("own"), k=3)
+    engine = Watched(model, drafter, curve=CURVE)
+    assert engine.memory.beside == drafter.target.row_bytes() > 0
+    engine.memory.limit = 3 * engine.memory.size(300)
+    if not told: engine.memory.beside = 0
+    texts = crowd(engine)
+    assert list(texts.values()) == alone and engine.counts["drafted"] > 20
+    assert (engine.most_real <= engine.most_held <= engine.memory.limit) == told
+
+
+@pytest.mark.parametrize("drafter,parts", [("lookup", 0), ("model", 1), ("ouroboros", 1), ("online:drafter=model", 1), ("eagle3", 1), ("auto:learned=eagle3", 1), ("medusa", 0),
+                                           ("layerskip", 0), ("tuned:drafter=model", 1)])
+def test_whose_drafter_keeps_rows_of_its_own(smollm2, drafter, parts):
+    drafter = make_drafter(drafter)
+    introduce(drafter, as_target(smollm2[0]))
+    assert len(drafter.parts) == parts and all(part.row_bytes() > 100 for part in drafter.parts)
 
 
 def test_who_waits_holds_no_cache(served):

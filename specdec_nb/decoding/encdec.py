@@ -164,7 +164,7 @@ class EncoderDecoderTarget(HFTarget):
                                               window_of(config))
 
     def tried(self, trial, warning=None):
-        with self.trying: return self._tried(trial, warning)
+        with self._trying: return self._tried(trial, warning)
 
     def _tried(self, trial, warning):
         if self.blank is not None: return super().tried(trial, warning)

@@ -35,7 +35,7 @@ class HFTarget(RowTarget):
     """
     chunk = 1 << 30          # the model reads a prompt as it always does: at once
     masks_chains = False     # its own mask is right for a chain
-    trying = RLock()         # who else asks meanwhile waits for the answer
+    _trying = RLock()        # who else asks meanwhile waits for the answer
     def __init__(self, model:PreTrainedModel):
         self.model, self.config = model, model.config.get_text_config(decoder=True)
         self.device = device_of(model)
@@ -214,7 +214,7 @@ class HFTarget(RowTarget):
         warning:str=None, # said when it fails
     ) -> bool:
         "What a trial says of this model with this attention: made once"
-        with self.trying:
+        with self._trying:
             known = _TRIED.setdefault(self.model, {})
             key = trial.__name__, attention_of(self.model), type(self)
             if key not in known: self._try(trial, known, key, warning)

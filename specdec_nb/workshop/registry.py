@@ -32,10 +32,9 @@ def _face(group) -> dict: return getattr(specdec_nb, group.upper(), {})
 _ENTERED:dict[str, dict] = {} # group -> {name: object}
 
 def enter(group:str, name:str, thing):
-    "Give a thing of this process a name. Returns the thing"
+    "Give a thing of this process a name"
     place = f"{getattr(thing, '__module__', None)}:{getattr(thing, '__qualname__', None)}"
     if _face(group).get(name) != place: _ENTERED.setdefault(group, {})[name] = thing
-    return thing
 
 def _installed(group) -> dict: # `{name: EntryPoint}`
     "What packages beside the book bring; of two with one name the one that Python finds first"
