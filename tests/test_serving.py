@@ -137,7 +137,8 @@ def test_what_a_draft_model_keeps_is_in_the_limit(served, told):
     if not told: engine.memory.beside = 0
     texts = crowd(engine)
     assert list(texts.values()) == alone and engine.counts["drafted"] > 20
-    assert (engine.most_real <= engine.most_held <= engine.memory.limit) == told
+    if told: assert engine.most_real <= engine.most_held <= engine.memory.limit
+    elif type(model) is Llama: assert engine.most_real > engine.most_held                  # its caches can be weighed, all of them
 
 
 @pytest.mark.parametrize("drafter,parts", [("lookup", 0), ("model", 1), ("ouroboros", 1), ("online:drafter=model", 1), ("eagle3", 1), ("auto:learned=eagle3", 1), ("medusa", 0),
