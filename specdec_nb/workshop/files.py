@@ -17,7 +17,6 @@ import reprlib
 import secrets
 import shutil
 import time
-import numpy as np
 try: import fcntl
 except ImportError: fcntl = None  # type: ignore[assignment] # Windows: leftovers go by their age
 
@@ -202,6 +201,7 @@ def save_arrays(
     **arrays, # by name
 ) -> Path:
     "Write arrays to a file: it is complete or not there, and an older one stays until then"
+    import numpy as np                           # help on the command line does not wait for it
     header = np.array(json.dumps(dict(kind=kind, **settings)))
     with whole(path, sum(np.asarray(a).nbytes for a in arrays.values())) as f:
         np.savez(f, header=header, **arrays)
@@ -215,6 +215,7 @@ def load_arrays(
 ) -> tuple: # `(settings, {name: array})`
     """What `save_arrays` wrote. Raises OSError if it cannot be opened, ValueError if it is damaged
     or something else"""
+    import numpy as np
     with _opened(path, kind) as f:
         try:
             with np.load(f, allow_pickle=False) as saved: arrays = dict(saved)

@@ -16,6 +16,7 @@ import signal
 import sys
 import threading
 import time
+from .files import naming
 
 # %% ../../nbs/0_workshop/w3_shell.ipynb #35569e64
 class Parser(argparse.ArgumentParser):
@@ -24,6 +25,8 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **{"allow_abbrev": False, **kwargs})
     def error(self, message): raise ValueError(f"{message} (see {self.prog} --help)")
+    def _print_message(self, message, file=None): # argparse's own keeps a full disk to itself
+        print(message or "", end="", file=file or sys.stderr)
 
 def number(kind=int, least=None, above=None):
     "A type for options: a finite number of at least `least`, or above `above`"
@@ -99,8 +102,9 @@ def exit_code(
     """Run it. What a user can mend becomes one line on stderr; what is our mistake keeps its
     traceback"""
     try:
-        run()
-        from specdec_nb.workshop.files import naming             # help needs no numpy
+        try: run()
+        except SystemExit as e:                                  # help was asked for, and told
+            if e.code: raise
         with naming("standard output"): sys.stdout.flush()
         return 0
     except KeyboardInterrupt: said, code = f"interrupted{hint}", 130
@@ -110,6 +114,8 @@ def exit_code(
         return 141
     except (ValueError, OSError, ImportError, MemoryError) as e: said, code = one_line(e), 2
     print(f"{name}: {said}", file=sys.stderr)
+    try: sys.stdout.flush()
+    except OSError: sys.stdout = open(os.devnull, "w")          # likewise
     return code
 
 def one_line(e) -> str:
