@@ -159,8 +159,9 @@ def are_true(target, net, text, lessons):
     at = 0
     for lesson in lessons:
         n = len(lesson)
-        at = next(i for i in range(at, len(text)) if text[i:i + n] == lesson.tokens)
-        for i, h in lesson.hidden.items(): assert torch.allclose(h.double(), states[i][at:at + n], rtol=.01, atol=.01), "states of other words"
+        places = [i for i in range(at, len(text)) if text[i:i + n] == lesson.tokens]           # a text of few words says some of them again
+        at = next((i for i in places if all(torch.allclose(h.double(), states[j][i:i + n], rtol=.01, atol=.01) for j, h in lesson.hidden.items())), None)
+        assert at is not None, "states of other words"
         for place, p in lesson.due.items(): assert torch.allclose(p.double(), laws[at + place], atol=1e-6), "another law"
         assert not due & {at + place for place in lesson.due}, "nothing twice"
         due |= {at + place for place in lesson.due}
@@ -307,7 +308,7 @@ def test_it_helps(monkeypatch):
     net, right = near.fit(Eagle3, steps=60), online._Listening.law
     def figure(net): return sum(far.figures(net)["top1"])
     def served(law):
-        drafter, rng = Online(EagleDrafter(copy.deepcopy(net), tree=6), every=3, window=32), np.random.default_rng(7)
+        drafter, rng = Online(EagleDrafter(copy.deepcopy(net), tree=6), every=3, window=32, lr=1e-3), np.random.default_rng(7)
         monkeypatch.setattr(online._Listening, "law", law)
         for _ in range(20): run(far.target, drafter, far.tells(rng, 9))
         assert drafter.record["steps"] > 5

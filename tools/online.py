@@ -68,7 +68,7 @@ def main():
     p.add_argument("--n", type=int, default=20, help="questions of each kind that it is judged by")
     p.add_argument("--max-new-tokens", type=int, default=64)
     p.add_argument("--every", type=int, default=24)
-    p.add_argument("--lr", type=float, nargs="+", default=[1e-3, 3e-4])
+    p.add_argument("--lr", type=float, nargs="+", default=[1e-3, 1e-4])
     p.add_argument("--looks", type=int, default=3, help="how often it is judged on the way")
     p.add_argument("--json", type=Path)
     o = p.parse_args()
@@ -84,7 +84,7 @@ def main():
                 print(rows[-1], flush=True)
                 learning = time.process_time() - spent
             if prompt is not None: lives.serve(online, prompt)
-    if o.json: write_json(o.json, dict(rows=rows, provenance=provenance(lives.model) | dict(command=command_line(), load=load_average(), seconds=round(time.process_time() - began, 1))))
+    if o.json: write_json(o.json, dict(rows=rows, provenance=provenance(lives.model) | dict(command=command_line("tools/online.py"), load=load_average(), seconds=round(time.process_time() - began, 1))))
 
 
 if __name__ == "__main__": main()

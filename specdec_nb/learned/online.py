@@ -88,7 +88,7 @@ class Online(Drafter):
     def __init__(self,
         drafter="eagle3", # a trained drafter, its name, or the folder of its network
         every:int=24, # corrections to a step
-        lr:float=1e-3,
+        lr:float=1e-4, # a trained network bears little more; one of a minute bears ten times that
         window:int=64, # words of a lesson, half of them context
         size:int=4, # lessons a step reads
         memory:int=32, # lessons kept, the latest
