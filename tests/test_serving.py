@@ -149,6 +149,12 @@ def test_whose_drafter_keeps_rows_of_its_own(smollm2, drafter, parts):
     assert len(drafter.parts) == parts and all(part.row_bytes() > 100 for part in drafter.parts)
 
 
+def test_rows_that_a_drafter_shares_are_counted_once():
+    model = Contrastive(build("own"), build("own"))
+    shares, apart = Engine(model, "amateur", curve=CURVE), Engine(model, ModelDrafter(build("own")), curve=CURVE)
+    assert shares.memory.beside == 0 < apart.memory.beside and shares.memory.row == apart.memory.row
+
+
 def test_who_waits_holds_no_cache(served):
     "Of forty that wait, and one that is put off: there are as many states as are served or kept"
     model, _ = served

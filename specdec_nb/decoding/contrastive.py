@@ -117,6 +117,7 @@ class Amateur(ModelDrafter):
     """The amateur of a `Contrastive` target drafts for it (Yuan et al. 2024): one row more a call
     than for being subtracted"""
     drafting = _Sharing
+    parts = () # its rows are the target's own
     def __init__(self,
         k:int=4, # levels at most
         # 0: a chain. A number: the best so many nodes of a dynamic tree. A `Draft` whose tokens are
