@@ -28,7 +28,8 @@ myst_heading_anchors = 3
 LOCAL = (ROOT/"docs/_static/mathjax/tex-svg.js").exists()
 CDN = "https://cdn.jsdelivr.net/npm/mathjax@3.2.2/es5/tex-svg.js"
 mathjax_path = "mathjax/tex-svg.js" if LOCAL else CDN
-mathjax3_config = {"tex": {"tags": "none"}, "svg": {"fontCache": "global"}}
+# without its menu, which would make each formula a stop for the Tab key and take the focus away
+mathjax3_config = {"tex": {"tags": "none"}, "svg": {"fontCache": "global"}, "options": {"enableMenu": False}}
 
 # -- numbered things
 numfig = True

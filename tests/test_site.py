@@ -423,6 +423,9 @@ def test_sliders_compute_what_python_does(tab, address):
     assert "no cost curve" in tab.ask(f"({load})('[1, 2]')")
     assert tab.ask(f"({load})({json.dumps(json.dumps(dict(rows=curve.rows, seconds=curve.seconds)))})") == ""
     assert tab.ask(f"({move})({json.dumps(dict(a=.8, k=12, c=.05))})") == pytest.approx(python(.8, 12, .05, curve.v), abs=.0101), "beyond its points, too"
+    use = f"(() => {{ {box}.querySelector('[data-key=use]').click(); return {box}.querySelector('[data-key=row]').disabled; }})()"
+    assert tab.ask(use) is False and tab.ask(f"({move})({json.dumps(dict(a=.9, k=7, c=.02, row=.1))})") == pytest.approx(python(.9, 7, .02, lambda n: 1 + .1 * n), abs=.0101), "a row has a price again"
+    assert tab.ask(use) is True and tab.ask(f"({move})({json.dumps(dict(a=.8, k=12, c=.05))})") == pytest.approx(python(.8, 12, .05, curve.v), abs=.0101)
     grow = "document.querySelector('[data-touch^=growth]')"
     lit = f"[...{grow}.querySelectorAll('g[data-node]')].filter(e => e.style.visibility !== 'hidden').length"
     tab.ask(f"(() => {{ const e = {grow}.querySelector('input'); e.value = 3; e.dispatchEvent(new Event('input')); }})()")
@@ -434,6 +437,7 @@ def test_without_scripts_they_are_stills(tab, address):
     try:
         tab.load(f"{address}/9_measuring/45_widgets.html")
         assert tab.ask(STILL) > 5, "every call stands there"
+        assert tab.ask("[...document.querySelectorAll('[data-text]')].filter(e => e.checkVisibility()).length") == 1, "the text once"
         assert tab.ask("[...document.querySelectorAll('[data-controls]')].every(e => !e.checkVisibility())"), "and nothing that would do nothing"
         assert tab.ask("document.querySelectorAll('[data-touch^=sliders] polyline').length") == 2
     finally: tab.call("Emulation.setScriptExecutionDisabled", value=False)
@@ -487,3 +491,36 @@ def test_the_browser_sees_what_is_wide_or_dim(tmp_path, tab):
         assert [e for e in tab.ask(browser.WIDE)["out"] if "wide" in e] and tab.ask(browser.WIDE)["page"] > 0
         poor = {text for ratio, text, _ in tab.ask(browser.CONTRAST)["poorest"] if ratio < READABLE}
     assert poor == {"dim", "hidden"}
+
+
+CLIPPED = """(() => {                     // how far the ring around what has the focus reaches out of a box that cuts it
+  const e = document.activeElement, style = getComputedStyle(e), r = e.getBoundingClientRect();
+  const ring = style.outlineStyle === 'none' ? NaN : parseFloat(style.outlineWidth) + parseFloat(style.outlineOffset);
+  let cut = ring - ring;
+  for (let b = e.parentElement; b; b = b.parentElement) {
+    if (getComputedStyle(b).overflowX === 'visible' && getComputedStyle(b).overflowY === 'visible') continue;
+    const c = b.getBoundingClientRect();
+    cut = Math.max(cut, c.left - r.left + ring, r.right + ring - c.right, c.top - r.top + ring, r.bottom + ring - c.bottom);
+  }
+  return Number.isNaN(cut) ? 'no ring' : cut;
+})()"""
+
+
+def tabbed(tab, presses):
+    "What has the focus after each press of the Tab key, and how its ring is cut"
+    for _ in range(presses):
+        for kind in ("keyDown", "keyUp"): tab.call("Input.dispatchKeyEvent", type=kind, key="Tab", code="Tab", windowsVirtualKeyCode=9)
+        yield tab.ask("document.activeElement.tagName + '.' + document.activeElement.className"), tab.ask(CLIPPED)
+
+
+def test_what_has_the_focus_is_seen(tab, address):
+    "In every picture to touch and at every question, and no formula is a stop on the way"
+    for path, first, n in (("1_exactness/08_speedup", "[data-touch]", 6), ("1_exactness/08_speedup", ".quiz summary", 9),
+                           ("9_measuring/45_widgets", "[data-touch^=stepper]", 3), ("index", ".sidebar-toggle", 1)):
+        tab.visit(f"{address}/{path}.html", width=1440)
+        tab.ask(f"(() => {{ const e = document.querySelector({first!r}); e.focus(); e.blur(); const s = getSelection(); s.collapse(e, 0); }})()")
+        seen = [*tabbed(tab, n)]
+        assert all(isinstance(cut, (int, float)) and cut < 1 for _, cut in seen), (path, seen)
+        assert not [tag for tag, _ in seen if tag.startswith("MJX")], (path, seen)
+    tab.ask("document.head.insertAdjacentHTML('beforeend', '<style>:focus-visible { outline: none !important }</style>')")
+    assert [cut for _, cut in tabbed(tab, 1)] == ["no ring"], "or this would not see what is missing"

@@ -200,6 +200,9 @@ def bench(
     return [dict(r, divergence=apart(r["question"], r["texts"]),
                  again=again.get((r["question"], r["drafter"]))) for r in log.records]
 
+# %% ../../nbs/9_measuring/41_bench.ipynb #d844ad86
+#| code-fold: true
+#| code-summary: "Warming up, asking, asking again; what a record is, and where records are kept"
 def _warm_up(methods, tokenizer, question, brief):
     "Everybody answers once, briefly, and nobody writes it down"
     for m in methods:

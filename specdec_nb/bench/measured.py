@@ -114,6 +114,9 @@ def run_bench(o):
     finally:
         if ledger: ledger.leave()
 
+# %% ../../nbs/9_measuring/41b_measured.ipynb #e12818bc
+#| code-fold: true
+#| code-summary: "The measuring, what is shown of it, and the others"
 def _measure(o, questions, settings, ledger):
     model, tokenizer = model_of(o)
     setting = Setting.of(model, **settings)

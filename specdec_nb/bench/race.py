@@ -51,6 +51,8 @@ class Pieces:
         return piece
 
 # %% ../../nbs/9_measuring/42_race.ipynb #57c90ce9
+#| code-fold: true
+#| code-summary: "Race: its figures, as text, as a table and in colours"
 @dataclass(repr=False)
 class Race:
     "What came of a race"

@@ -122,6 +122,8 @@ def judged(
     return found
 
 # %% ../../nbs/9_measuring/44a_report.ipynb #98346052
+#| code-fold: true
+#| code-summary: "The two tables, as pages show them and as text"
 def scoreboard(
     report:Report,
     part:str="decoding",

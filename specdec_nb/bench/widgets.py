@@ -51,6 +51,7 @@ def _numbers(step, law): # of each node `{p, q}`, where they are known
 def _noted(svg, notes): # a tree's SVG in which every box says its note when the pointer is on it
     root, *boxes = (
         svg.replace("#b5651d", "#a65a12")
+        .replace('stroke-opacity=".35"', 'stroke-opacity=".6"')
         .replace("<text ", '<text pointer-events="none" ')
         .split("<rect ")
     )
@@ -70,9 +71,10 @@ def _judged(draft, verdict):
             yield i
             if i == kept: break
 
-def _call(n, step, say, law, before): # one call as HTML
+# one call as HTML; where no script runs, only the last says the text so far
+def _call(n, step, say, law, before, last):
     draft, verdict = (step.draft, step.verdict) if hasattr(step, "scores") else step
-    numbers = [", ".join(f"{k} = {v:.3g}" for k, v in known.items())
+    numbers = [", ".join(f"{k} = {v:.2f}" for k, v in known.items())
                for known in _numbers(step, law)]
     words = [f"{say(t)!r}: {said}" if said else f"{say(t)!r}"
              for t, said in zip(draft.tokens, numbers)]
@@ -84,7 +86,7 @@ def _call(n, step, say, law, before): # one call as HTML
     count = (f"call {n + 1}: {many(len(draft), 'guess', 'guesses')}, {len(verdict.path)} kept, "
              f"{many(len(verdict.tokens), 'token', 'tokens')} written")
     return (
-        '<div data-call style="margin-bottom:1em"><div '
+        f'<div data-call style="margin-bottom:1em"><div data-text{"" if last else " hidden"} '
         f'style="white-space:pre-wrap">{before}</div><b>{count}</b><div '
         f'style="overflow-x:auto">{tree}</div><small>{html.escape("; ".join(facts))}</small></div>'
     )
@@ -94,6 +96,7 @@ def _call(n, step, say, law, before): # one call as HTML
 #| code-summary: "stepper, and the script of its box"
 _SCRIPTS["stepper"] = """
 const calls = [...box.querySelectorAll('[data-call]')]; let at = 0;
+box.querySelectorAll('[data-text]').forEach(e => e.hidden = false);
 const go = n => {
   at = Math.max(0, Math.min(calls.length - 1, n));
   calls.forEach((c, i) => c.hidden = i !== at);
@@ -121,10 +124,11 @@ def stepper(
         for i, token in enumerate(verdict.tokens):
             ink = "rgba(58,160,80,.35)" if i < len(verdict.path) else "rgba(200,110,30,.4)"
             text += f'<span style="background:{ink}">{html.escape(say(token))}</span>{gap}'
-        calls.append(_call(n, step, say, law or Law(), text))
+        calls.append(_call(n, step, say, law or Law(), text, n + 1 == min(most, len(steps))))
     buttons = ('<button type="button" data-go="-1" aria-label="the call before">◀</button> <span '
-               'data-say="at" aria-live="polite"></span> <button type="button" data-go="1" '
-               'aria-label="the next call">▶</button>')
+               'data-say="at" aria-live="polite" '
+               'style="display:inline-block;min-width:4.6em;text-align:center"></span> '
+               '<button type="button" data-go="1" aria-label="the next call">▶</button>')
     first = next((i for i, s in enumerate(steps[:most]) if len(s[0] if trace else s.draft)), 0)
     total = sum(len((s[1] if trace else s.verdict).tokens) for s in steps)
     return _touch("stepper", "".join(calls), buttons, {"first": first},
@@ -155,14 +159,16 @@ def _chart(values, top, at, across, lines=""): # SVG
             f'stroke-dasharray="3 3" data-one /><text x="4" y="{level}" '
             f'data-level>1×</text>{lines}<polyline points="{_line(values, top)}" fill="none" '
             f'stroke="#3a7d44" stroke-width="2" /><circle cx="{x}" cy="{y}" r="5" '
-            f'fill="#a65a12" />{ticks}<text x="{_WIDE - 10}" y="12" '
-            f'text-anchor="end">speed-up, by {across}</text></svg>')
+            f'fill="#a65a12" />{ticks}<text x="36" y="12">speed-up, by {across}'
+            '</text></svg>')
 
 # %% ../../nbs/9_measuring/45_widgets.ipynb #5400f460
 #| code-fold: true
 #| code-summary: "the script of the sliders"
 _SCRIPTS["sliders"] = """
-let curve = data.curve; const key = name => box.querySelector(`[data-key=${name}]`);
+let known = data.curve, curve = known;
+const key = name => box.querySelector(`[data-key=${name}]`), use = key('use');
+const take = () => { curve = use.checked ? known : null; draw(); };
 const at = n => {
   const {rows: r, seconds: s} = curve; let i = 1; while (i < r.length - 1 && r[i] < n) i++;
   const slope = (s[i] - s[i - 1]) / (r[i] - r[i - 1]);
@@ -190,8 +196,9 @@ box.querySelector('input[type=file]').addEventListener('change', async e => {
     const c = JSON.parse(await e.target.files[0].text()), n = c.rows.length;
     if (!(n > 1 && n === c.seconds.length && c.rows[0] === 1 && c.seconds.every(s => s > 0)))
       throw 0;
-    curve = c; say('file', ''); draw();
+    known = c; use.disabled = false; use.checked = true; say('file', ''); take();
   } catch { say('file', 'this file holds no cost curve: rows and seconds are wanted'); } });
+use.addEventListener('change', take); use.disabled = !known; use.checked = !!known;
 draw();"""
 
 # %% ../../nbs/9_measuring/45_widgets.ipynb #08bd3a23
@@ -211,8 +218,9 @@ def sliders(
     controls = "".join([_slider("a", "α", 0, 1, .01, alpha), _slider("k", "k", 0, _MOST, 1, k),
                         _slider("c", "c", 0, .5, .01, c),
                         _slider("row", "a row costs", 0, .5, .01, row),
-                        '<label>a machine\'s curve <input type="file" '
-                        'accept=".json"></label> <span data-say="file" role="alert"></span>'])
+                        '<label><input type="checkbox" data-key="use"> by a machine\'s curve'
+                        '</label> <label>from a file <input type="file" accept=".json"></label> '
+                        '<span data-say="file" role="alert"></span>'])
     line = (f'τ = <b data-say="tau">{tau:.2f}</b> tokens a call, speed-up <b '
             f'data-say="speed">{values[k]:.2f}</b>×; best at k = <b data-say="best">{best}</b>')
     still = f'<div aria-live="polite">{line}</div>{_chart(values, top, k, "drafted tokens k")}'
@@ -259,7 +267,7 @@ def growth(
     still = (f'<div aria-live="polite">{line}</div><div '
              f'style="overflow-x:auto">{tree}</div>{_chart(speed, top, best, "nodes")}')
     slider = (f'<label>nodes <input type="range" min="0" max="{len(draft)}" value="{best}" '
-              'style="vertical-align:middle;width:60%"></label>')
+              'style="vertical-align:middle;width:20rem;max-width:60vw"></label>')
     points = [list(map(float, p.split(","))) for p in _line(speed, top).split()]
     return _touch("growth", still, slider, dict(points=points, tau=tau, speed=speed),
                   f"a tree of up to {len(draft)} nodes: best at {best}, τ = {tau[best]:.2f}, "

@@ -79,6 +79,33 @@ class BeamSearch:
         return self.early is True or running[0][0] / length**self.length_penalty <= finished[-1][0]
 
 # %% ../../nbs/8_decoding/36b_beams.ipynb #e21abc30
+class _Trie:
+    "A draft under construction"
+    def __init__(self, draft):
+        self.tokens, self.parents = list(draft.tokens), list(draft.parents)
+        self.found = {(p, t): i for i, (p, t) in enumerate(zip(self.parents, self.tokens))}
+    def add(self, node, tokens) -> int:
+        "Follow tokens down from a node, making what is not there; where they end"
+        for t in tokens:
+            if (node, t) not in self.found:
+                self.found[node, t] = len(self.tokens)
+                self.tokens.append(t); self.parents.append(node)
+            node = self.found[node, t]
+        return node
+    def plant(self, node, draft) -> list:
+        "A draft below a node: where each of its nodes went"
+        places = {-1: node}
+        for i, (p, t) in enumerate(zip(draft.parents, draft.tokens)):
+            places[i] = self.add(places[p], (t,))
+        return [places[i] for i in range(len(draft))]
+
+def _common(texts) -> tuple:
+    "What all texts begin with"
+    n = next((i for i, words in enumerate(zip(*texts)) if len(set(words)) > 1),
+             min(map(len, texts), default=0))
+    return tuple(texts[0][:n]) if texts else ()
+
+# %% ../../nbs/8_decoding/36b_beams.ipynb #c0a1ce32
 class Beams:
     """A beam search as a request for `serve`: its drafts hold the hypotheses, and guesses below
     them. When `done`, `texts` are the finished ones"""
@@ -194,32 +221,7 @@ class Beams:
             ctx.tokens._tokens += verdict.tokens
             drafting.observe(Step(made, verdict, part))
 
-class _Trie:
-    "A draft under construction"
-    def __init__(self, draft):
-        self.tokens, self.parents = list(draft.tokens), list(draft.parents)
-        self.found = {(p, t): i for i, (p, t) in enumerate(zip(self.parents, self.tokens))}
-    def add(self, node, tokens) -> int:
-        "Follow tokens down from a node, making what is not there; where they end"
-        for t in tokens:
-            if (node, t) not in self.found:
-                self.found[node, t] = len(self.tokens)
-                self.tokens.append(t); self.parents.append(node)
-            node = self.found[node, t]
-        return node
-    def plant(self, node, draft) -> list:
-        "A draft below a node: where each of its nodes went"
-        places = {-1: node}
-        for i, (p, t) in enumerate(zip(draft.parents, draft.tokens)):
-            places[i] = self.add(places[p], (t,))
-        return [places[i] for i in range(len(draft))]
-
-def _common(texts) -> tuple:
-    "What all texts begin with"
-    n = next((i for i, words in enumerate(zip(*texts)) if len(set(words)) > 1),
-             min(map(len, texts), default=0))
-    return tuple(texts[0][:n]) if texts else ()
-
+# %% ../../nbs/8_decoding/36b_beams.ipynb #db5da96c
 def beam_search(
     model, # whatever `as_target` knows
     prompt, # token ids

@@ -53,6 +53,8 @@ class SelfAttention(nn.Module):
         return self.out(out.transpose(1, 2).flatten(2))
 
 # %% ../../nbs/8_decoding/39b_codesum.ipynb #5f378741
+#| code-fold: true
+#| code-summary: "Sizes, a layer, the encoder and the decoder"
 _SIZES = dict(words=64, slots=8, width=48, heads=4, inner=96, encoder_layers=2, decoder_layers=2,
               positions="directed", clip=16, copies=True, reads=96, writes=20)
 
@@ -154,6 +156,7 @@ class _Writer(nn.Module):
             states.append(block.write(states[-1], memory, own, cross, past, i))
         return *states[:-1], self.norm(states[-1])
 
+# %% ../../nbs/8_decoding/39b_codesum.ipynb #317b878c
 class Summariser(PreTrainedModel, GenerationMixin):
     "Says in words what a program does, and may copy the program's (Ahmad et al. 2020)"
     config_class, base_model_prefix, main_input_name = SummariserConfig, "", "input_ids"
@@ -219,6 +222,9 @@ class Summariser(PreTrainedModel, GenerationMixin):
                                encoder_last_hidden_state=memory,
                                decoder_hidden_states=states if output_hidden_states else None)
 
+# %% ../../nbs/8_decoding/39b_codesum.ipynb #ede746f9
+#| code-fold: true
+#| code-summary: "load_summariser: the small one that comes with the book"
 def load_summariser() -> tuple: # `(Summariser, Vocabulary)`
     "The small one that comes with the book: trained on Python's functions, single precision"
     folder = shipped("codesum") or Path()

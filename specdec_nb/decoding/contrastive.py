@@ -71,6 +71,9 @@ class Contrastive(BaseTarget):
                 for who, t in (("expert", self.expert), ("amateur", self.amateur))]
         return [_Contrasted(e, a, self.alpha, self.weights) for e, a in zip(*rows)]
 
+# %% ../../nbs/8_decoding/37_contrastive.ipynb #5f802fa0
+#| code-fold: true
+#| code-summary: "One request in both models, and rows of their difference"
 class _Both:
     "One request in both models"
     def __init__(self, target, expert, amateur):

@@ -69,6 +69,8 @@ def _rows(mask, n:int):
 def _says(mask, token) -> bool: return token < len(mask) and bool(mask[token])
 
 # %% ../../nbs/8_decoding/39_grammars.ipynb #657164af
+#| code-fold: true
+#| code-summary: "Guidance: a schema, an expression or a grammar, compiled for a vocabulary"
 class Guidance:
     """A grammar by llguidance, over a tokenizer's vocabulary. ValueError if it cannot be compiled,
     ImportError without the extra `grammar`"""
@@ -122,6 +124,7 @@ def _compiled(schema, regex, lark, compact) -> str:
     if compact: form = dict(whitespace_flexible=False, item_separator=", ", key_separator=": ")
     return LLMatcher.grammar_from_json_schema(text, overrides=form)
 
+# %% ../../nbs/8_decoding/39_grammars.ipynb #9b166e4b
 class _Place:
     "A matcher that never moves; None behind a forbidden word, where a mask is a formality"
     def __init__(self, matcher, grammar):

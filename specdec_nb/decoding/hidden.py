@@ -188,6 +188,8 @@ def _fanned(draft, fans) -> Draft:
     return Draft(tokens, parents)
 
 # %% ../../nbs/8_decoding/36a_hidden.ipynb #8a099b17
+#| code-fold: true
+#| code-summary: "A state that keeps thoughts, and scores that know the choice"
 class _Searching:
     """A request's state: the model's own, its thoughts of the text, and the candidates after the
     pending token"""

@@ -52,6 +52,7 @@ def _judged(judge, runs) -> np.ndarray:
     raise ValueError(f"the judge of {len(runs)} answers must say a probability of each, not "
                      f"{worth}")
 
+# %% ../../nbs/8_decoding/38_sed.ipynb #7ff33a47
 @dataclass
 class _Rollout:
     tokens: tuple # new ones
@@ -122,6 +123,7 @@ class _Telling:
         told.tokens = now.tokens
         return told
 
+# %% ../../nbs/8_decoding/38_sed.ipynb #fcfb2f86
 def sed(
     model, # whatever `as_target` knows
     prompt, # token ids

@@ -188,6 +188,7 @@ class Penalties:
         for token, w in self.bias: row[token] += w
         return row
 
+# %% ../../nbs/7_serving/32b_wire.ipynb #9621f4b4
 def stops_at(tokenizer, strings, prompt:int):
     "Criteria: whether one of the strings stands in the last tokens of an answer"
     if not strings: return ()
@@ -230,6 +231,7 @@ class Asked:
         if self.kind == "completion": return self.get("logprobs")
         return self.get("top_logprobs", 0) if self.get("logprobs") else None
 
+# %% ../../nbs/7_serving/32b_wire.ipynb #ce89a917
 def read_body(
     raw:bytes,
     kind:str, # "chat" or "completion"
@@ -265,6 +267,9 @@ def read_body(
     seed = fields["seed"] if "seed" in fields else secrets.randbits(63)
     return Asked(kind, prompts, fields, limit, seed, tokenizer)
 
+# %% ../../nbs/7_serving/32b_wire.ipynb #85f210af
+#| code-fold: true
+#| code-summary: "A conversation as a prompt, and prompts that do not fit"
 def _conversation(tokenizer, messages):
     if tokenizer.chat_template is None:
         raise Refused("this model has no chat template: use /v1/completions", "messages")
