@@ -1,13 +1,16 @@
 """Rows of bytes: what a kernel computes is what the definition means, the same bits in any company, and never without being asked for."""
+import ctypes, os, subprocess, sys
 
 import numpy as np
 import pytest
 import torch
 
+from conftest import ROOT
 from specdec_nb import Draft, Keyed, Law, Trace, generate, in_bytes
 from specdec_nb.decode import decode
 from specdec_nb.models import linear, narrow
 from specdec_nb.models.linear import PANEL, panels
+from specdec_nb.models.machine import TRIPLE
 from specdec_nb.models.native import Native, load_default
 from specdec_nb.roles import as_target
 from specdec_nb.serving.quant import blocks, few_bits
@@ -42,7 +45,6 @@ def applied(bits, w, x):
     packed = packed.reshape(-1).view(np.uint8)
     if kind == linear.Q8: packed, kind = narrow.in_words(packed), narrow._BYTES
     else: kind = narrow._NIBBLES
-    import ctypes
     def code(k): return ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 10)(linear.address_of(k))
     n, K = x.shape
     N = -(-len(w) // PANEL) * PANEL
@@ -74,6 +76,14 @@ def test_the_kernels_compute_what_the_definition_means_whatever_the_rows(bits):
         if K > 32: assert abs(y - x.astype(float) @ held.T).max() > 1e-5 * abs(want).max()          # the negative control: it is no float product
         for some in ([0], [3, 1], [5, 6, 7], [*range(7)], [12, 2, 2, 2, 9, 1, 0, 4]):
             assert (applied(bits, w, np.ascontiguousarray(x[some]))[0] == y[some]).all()
+
+
+@pytest.mark.skipif("x86_64" not in TRIPLE, reason="a processor of another family")
+def test_processors_without_the_instruction_have_pairs():
+    "Four bits by three older instructions, in a process that believes its processor to be one of 2013"
+    old = dict(os.environ, NUMBA_CPU_NAME="haswell", NUMBA_CPU_FEATURES="+avx2,+avx,+fma,+f16c,+bmi,+bmi2,+lzcnt,+popcnt,+sse4.2,+sse4.1,+ssse3")
+    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", "definition or no_number"], env=old, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and "2 passed, 1 skipped" in done.stdout, done.stdout[-2000:]
 
 
 def test_what_is_no_number_stays_none():
@@ -115,7 +125,7 @@ def test_speculation_is_exact_for_the_twin(law, drafter):
 
 
 def test_a_twin_shares_what_it_may_and_leaves_the_model_alone():
-    model, _ = small(8)
+    model, _ = small(4)
     maps, blob = model.weights.maps.copy(), model.packed.blob.copy()
     twin = in_bytes(model)
     assert twin.packed is model.packed and twin.team is model.team
@@ -123,14 +133,14 @@ def test_a_twin_shares_what_it_may_and_leaves_the_model_alone():
     rows_of(twin, Draft.chain(TOKENS[:5]))
     assert (model.weights.maps == maps).all() and (model.packed.blob == blob).all()
     assert torch.equal(rows_of(model, Draft.chain(TOKENS[:5])), before)
-    again = few_bits(twin, 4)           # other numbers: floats again, and it says so
+    again = few_bits(twin, 8)           # other numbers: floats again, and it says so
     assert again.activations == "float32"
-    assert torch.equal(rows_of(again, Draft()), rows_of(few_bits(model, 4), Draft()))
+    assert torch.equal(rows_of(again, Draft()), rows_of(few_bits(model, 8), Draft()))
 
 
 def test_it_is_refused_by_name_where_it_cannot_be():
     with pytest.raises(ValueError, match="runtime='native'"): in_bytes(build("llama"))
-    with pytest.raises(ValueError, match="blocks of four or eight bits"): in_bytes(Native.from_hf(build("llama").float(), 1))
+    with pytest.raises(ValueError, match="in blocks of four"): in_bytes(Native.from_hf(build("llama").float(), 1))
 
 
 def test_nobody_gets_it_unasked():

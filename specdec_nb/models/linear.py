@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LAYOUT', 'F32', 'F16', 'BF16', 'Q4', 'Q8', 'Q6', 'DEEP', 'SIZE', 'SIGNATURE', 'READY', 'BLOCKS', 'q8', 'q6', 'times',
            'spread', 'shaped', 'apply_form', 'apply_f32', 'apply_f16', 'apply_bf16', 'apply_q4', 'apply_q8', 'apply_q6',
-           'address_of', 'new_kind', 'ready', 'panels', 'row_of', 'unpack']
+           'address_of', 'new_kind', 'prepare_rows', 'panels', 'row_of', 'unpack']
 
 # %% ../../nbs/2_models/14e_linear.ipynb #2047f698
 import numpy as np
@@ -181,12 +181,12 @@ def new_kind(
 # %% ../../nbs/2_models/14e_linear.ipynb #9887e7b7
 READY = -1
 
-def ready(x, stride, xs, n, K, xp, first, last, y, ys):
+def prepare_rows(x, stride, xs, n, K, xp, first, last, y, ys):
     "Prepare `n` rows at address `x` for nibbles: at `xp`, their sums at `xs`"
     for r in range(n):
         prepare(floats_at(x), r * stride, K, floats_at(xp), floats_at(xs), r * stride // 32)
 
-new_kind(READY, "rows of digits", ready)
+new_kind(READY, "rows of digits", prepare_rows)
 
 # %% ../../nbs/2_models/14e_linear.ipynb #45d02127
 def _side_by_side(a):

@@ -149,8 +149,8 @@ new_kind(_READY, "rows of bytes", ready_bytes)
 def in_bytes(
     model:Native, # the native runtime's
 ) -> Native:
-    """A twin whose rows are rounded to bytes, a scale to 32, where they meet blocks of four or
-    eight bits. ValueError if there are none"""
+    """A twin whose rows are rounded to bytes, a scale to 32, where they meet blocks of four bits
+    (or eight, if the processor has an instruction for it). ValueError if there are none"""
     if not isinstance(model, Native):
         raise ValueError(f"rows of bytes are for the native runtime, and {type(model).__name__} is "
                          "none: load it with runtime='native'")
@@ -166,8 +166,9 @@ def in_bytes(
             twin.words.append(in_words(model.packed.blob[at:at + size]))
             m[0], m[1], m[5] = address_of(_BYTES), twin.words[-1].ctypes.data, 1
     if not maps[:, 5].any():
-        raise ValueError("no matrix of this model is in blocks of four or eight bits, which rows "
-                         "of bytes are for: load a GGUF file, or take few_bits(model, 8)")
+        bits = "four or eight bits" if WHOLE else "four bits (eight want another processor)"
+        raise ValueError(f"no matrix of this model is in blocks of {bits}, which rows of bytes are "
+                         "for: load a GGUF file, or take few_bits(model, 4)")
     twin.activations = "int8"
     twin.weights = model.weights._replace(maps=maps, prepare=address_of(_READY))
     return twin
