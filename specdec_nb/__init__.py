@@ -23,6 +23,7 @@ _HOME = {  # name on the face -> (module, name there)
     "verify_traversal": ("trees.blocks", "verify_traversal"),
     "load": ("models.native", "load"), "load_default": ("models.native", "load_default"),
     "Llama": ("models.llama", "Llama"), "Native": ("models.native", "Native"),
+    "in_bytes": ("models.narrow", "in_bytes"),
     "HFTarget": ("models.hf", "HFTarget"), "generate": ("models.generate", "generate"),
     "Truncated": ("decoding.methods", "Truncated"), "Mirostat": ("decoding.methods", "Mirostat"), "FSD": ("decoding.methods", "FSD"),
     "VectorFSD": ("decoding.hidden", "VectorFSD"), "DoLa": ("decoding.hidden", "DoLa"),

@@ -29,6 +29,7 @@ from .serving.quant import QuantSelf as QuantSelf
 from .trees.multidraft import verify_kseq as verify_kseq
 from .trees.blocks import verify_block as verify_block, verify_traversal as verify_traversal
 from .models.native import load as load, load_default as load_default, Native as Native
+from .models.narrow import in_bytes as in_bytes
 from .models.llama import Llama as Llama
 from .models.hf import HFTarget as HFTarget
 from .models.generate import generate as generate

@@ -11,7 +11,7 @@ from specdec_nb import Draft, Keyed, Law, Llama, Trace, generate
 from specdec_nb.roles import as_target, read
 from specdec_nb.decode import decode
 from specdec_nb.models import linear, maps, native
-from specdec_nb.models.linear import _apply
+from specdec_nb.models.linear import apply_form
 from specdec_nb.models.machine import PANEL, entry, kernel, refusal
 from specdec_nb.models.hub import chat, default_gguf
 from specdec_nb.models.native import Native
@@ -191,7 +191,7 @@ def test_a_tile_whose_sums_depend_on_the_rows_is_noticed():
         return s
 
     def uneven(x, stride, xs, n, K, w, first, last, y, ys):
-        if n == 1: _apply(form(0), 1, 4 * PANEL, x, stride, xs, n, K, w, first, last, y, ys)
+        if n == 1: apply_form(form(0), 1, 4 * PANEL, x, stride, xs, n, K, w, first, last, y, ys)
         else:
             for p in range(first, last):
                 for r in range(n):

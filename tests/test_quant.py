@@ -12,7 +12,7 @@ from specdec_nb.decode import Request, decode, serve
 from specdec_nb.drafters.layerskip import BehindDrafting
 from specdec_nb.lm import weather
 from specdec_nb.models import linear
-from specdec_nb.models.linear import SIZE, _apply
+from specdec_nb.models.linear import SIZE, apply_form
 from specdec_nb.models.machine import PANEL, entry
 from specdec_nb.models.maps import NativeMap
 from specdec_nb.models.packed import FromHF, Packed
@@ -217,7 +217,7 @@ def test_a_quantised_target_speaks_bit_for_bit_as_if_nobody_guessed(stored):
 def test_a_kernel_whose_rows_know_their_number_is_noticed():
     size = SIZE[linear.Q8]
     def uneven(x, stride, xs, n, K, w, first, last, y, ys):
-        _apply(form(4), 32, size, x, stride, xs, n, K, w, first, last, y, ys)
+        apply_form(form(4), 32, size, x, stride, xs, n, K, w, first, last, y, ys)
         if n > 1:
             for r in range(n):
                 for c in range(first * PANEL, last * PANEL): floats_at(y)[r * ys + c] *= np.float32(1 + 1e-6)

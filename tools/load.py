@@ -14,6 +14,7 @@ import torch
 
 from specdec_nb import Law, Stop, generate
 from specdec_nb.bench.questions import encode, read_questions
+from specdec_nb.models.narrow import in_bytes
 from specdec_nb.models.native import load
 from specdec_nb.phrases.price import cost_of
 from specdec_nb.roles import as_target, make_drafter, read
@@ -142,6 +143,7 @@ def options():
     p.add_argument("--repeats", type=int, default=2)
     p.add_argument("--threads", nargs="+", type=int, default=[1], help="of a forward, one number after another")
     p.add_argument("--runtime", default="native")
+    p.add_argument("--activations", default="float32", choices=["float32", "int8"], help="int8: rows of bytes (chapter 14l)")
     p.add_argument("--model")
     p.add_argument("--chunk", type=int)
     p.add_argument("--json", type=Path)
@@ -162,6 +164,7 @@ def under(threads, o, told) -> tuple: # `(model, tokens of all prompts)`
     "All loads, with forwards of so many threads"
     torch.set_num_threads(threads)
     model, tokenizer = load(o.model, runtime=o.runtime, threads=threads)
+    if o.activations == "int8": model = in_bytes(model)
     target, stop = as_target(model), Stop(o.tokens, {tokenizer.eos_token_id})
     every = [encode(tokenizer, q, [{"role": "user", "content": q.turns[0]}]) for q in read_questions(o.questions)]
     every = [p for p in every if len(p) <= o.longest]

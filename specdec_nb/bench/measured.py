@@ -51,13 +51,16 @@ def setting_of(
     return given
 
 def model_of(
-    o, # what the shell was told: `model`, `dtype`, `runtime`
+    o, # what the shell was told: `model`, `dtype`, `runtime`, `activations`
 ) -> tuple: # `(model, tokenizer)`
     "The model that the options name, quietly"
     from specdec_nb.models.native import load
     logging.disable_progress_bar()
     logging.set_verbosity_error()
-    return load(o.model, getattr(torch, o.dtype), o.runtime)
+    model, tokenizer = load(o.model, getattr(torch, o.dtype), o.runtime)
+    if o.activations == "float32": return model, tokenizer
+    from specdec_nb.models.narrow import in_bytes
+    return in_bytes(model), tokenizer
 
 # %% ../../nbs/9_measuring/41b_measured.ipynb #1ef8f665
 def sources(

@@ -13,7 +13,6 @@ from .machine import PANEL, TALLEST, entry, kernel
 from .simd import fma, full, highest, larger, vector_at, write, total
 from .team import address, bytes_at, call, floats_at, meet
 from .linear import row_of
-from .nibbles import prepare
 from .selfattention import (
     BASE, CAPACITY, FIRST, KEYS, NODES, OLD, ROWS, VALUES, ancestry, attend, exp, rotate)
 
@@ -60,7 +59,7 @@ class Weights(NamedTuple):
     fp: int # of the gated network
     eps: float
     vocab: int # words; columns of the head behind them are none
-    nibbles: bool # whether any map wants prepared rows
+    prepare: int # the code that prepares a row, if any map wants that; else 0
     # `[7 layers + 1, 6]`: code, weights, bias or 0, depth, columns, whether rows are prepared
     maps: np.ndarray
     norms: np.ndarray # `(2 layers + 1) dp` floats
@@ -121,8 +120,11 @@ def apply(maps, first, count, w, s, x, stride, n, y, yo, me, threads):
 
 @kernel
 def ready(w, s, r, stride):
-    "Prepare row r of `h` for nibbles"
-    if w.nibbles: prepare(s.h, r * stride, stride, s.xp, s.xs, r * stride // 32)
+    "Prepare row r of `h` for the maps that want it"
+    i = r * stride
+    if w.prepare:
+        call(w.prepare, (address(s.h) + 4 * i, stride, address(s.xs) + 4 * (i // 32), 1, stride,
+                         address(s.xp) + 4 * i, 0, 0, 0, 0))
 
 # %% ../../nbs/2_models/14g_forward.ipynb #8c0e0243
 @kernel

@@ -59,7 +59,8 @@ else: PANEL, LANES, TALLEST = 32, 16, 6 # 32 registers of 4
 # %% ../../nbs/2_models/14a_machine.ipynb #8b97a101
 #| code-fold: true
 #| code-summary: "kernel, piece, entry, and where compiled code is kept"
-KERNELS = ("machine", "simd", "team", "nibbles", "linear", "selfattention", "forward")
+KERNELS = ("machine", "simd", "team", "nibbles", "linear", "selfattention", "forward",
+           "narrow")
 
 _SETTINGS = ("OPT", "ENABLE_AVX", "LOOP_VECTORIZE", "SLP_VECTORIZE", "DEBUGINFO_DEFAULT",
              "LLVM_REFPRUNE_PASS")

@@ -45,13 +45,14 @@ class NativeMap:
         weight:torch.Tensor, # `[N, K]`
         stored=smallest, # how: numbers -> what `panels` takes
     ):
-        from specdec_nb.models.linear import Q4, SIGNATURE, address_of, panels
+        from specdec_nb.models.linear import Q4, READY, SIGNATURE, address_of, panels
         from specdec_nb.models.machine import PANEL
         kind, packed = panels(*stored(weight.detach().float().numpy()))
         (self.n, self.k), self.blob, self.nibbles = weight.shape, room(packed.nbytes), kind == Q4
         self.blob[:packed.nbytes] = packed.reshape(-1).view(np.uint8)
-        self.code = ctypes.CFUNCTYPE(None,
-                                     *[ctypes.c_int64] * len(SIGNATURE.args))(address_of(kind))
+        code = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * len(SIGNATURE.args))
+        self.code = code(address_of(kind))
+        if self.nibbles: self.ready = code(address_of(READY))
         self.panels, self.width = len(packed), len(packed) * PANEL
         self.begins = self.blob.ctypes.data
 
@@ -67,10 +68,9 @@ class NativeMap:
 
     def _prepared(self, rows):
         "What a kernel for four bits takes instead of rows, and their sums of 32"
-        from specdec_nb.models.nibbles import prepare
-        k, out, sums = self.k, torch.empty_like(rows), torch.empty(len(rows), self.k // 32)
-        x, xp, xs = (a.reshape(-1).numpy() for a in (rows, out, sums))
-        for i in range(len(rows)): prepare(x, k * i, k, xp, xs, k // 32 * i)
+        out, sums = torch.empty_like(rows), torch.empty(len(rows), self.k // 32)
+        self.ready(rows.data_ptr(), self.k, sums.data_ptr(), len(rows), self.k, out.data_ptr(),
+                   *[0] * 4)
         return out, sums
 
 # %% ../../nbs/2_models/14i_maps.ipynb #e5b6e974

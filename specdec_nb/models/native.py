@@ -84,6 +84,7 @@ class Rows:
 # %% ../../nbs/2_models/14j_native.ipynb #2824f890
 class Native(Llama):
     "A Llama-type decoder as one compiled call. Scores rows of many requests; keeps nothing"
+    activations = "float32" # in a product: see chapter 14l
     def __init__(self, config, packed:Packed, threads:int=None, generation_config=None,
                  rotary=None):
         from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
@@ -93,8 +94,7 @@ class Native(Llama):
         from specdec_nb.models.team import Team
         s = sizes(config, PANEL)
         self.config, self.packed = config, packed
-        self.generation_config, self.panel = generation_config, PANEL
-        self.kernels = kernels
+        self.generation_config, self.panel, self.kernels = generation_config, PANEL, kernels
         self.weights = weights_of(config, packed, s)
         self.angles = Angles(rotary or LlamaRotaryEmbedding(config), packed, s["hq"] // 2)
         self.dtype, self.device = torch.float32, torch.device("cpu")
@@ -122,15 +122,16 @@ class Native(Llama):
         other = copy.copy(self)
         other.packed = packed
         other.weights = weights_of(self.config, packed, sizes(self.config, PANEL))
-        for name in {"embed", "unembed"} & vars(other).keys(): delattr(other, name)
+        for name in {"embed", "unembed", "activations"} & vars(other).keys(): delattr(other, name)
         return other
 
     @property
     def stored(self) -> str:
         "Kinds of matrices, by whose clock, which kernels: what decides what a row costs"
         from specdec_nb.models.machine import version
-        kinds = "+".join(map(str, sorted({kind for kind, *_ in self.packed.index.values()} - {-1})))
-        return f"{'one thread, ' if self.threads == 1 else ''}{kinds} by {version()}"
+        kinds = "+".join(f"{k}" for k in sorted({k for k, *_ in self.packed.index.values()} - {-1}))
+        alone = "one thread, " * (self.threads == 1)
+        return f"{alone}{kinds} times {self.activations} by {version()}"
 
     @cached_property
     def embed(self): return torch.from_numpy(self.packed.matrix("embed", self.vocab_size))

@@ -79,22 +79,23 @@ def by_factors(acc, x, xs, i, stride, K, w, o, c, far):
 # %% ../../nbs/2_models/14d_nibbles.ipynb #01953371
 #| code-fold: true
 #| code-summary: "put_digits"
-@intrinsic
-def put_digits(typing, x, i, j, v):
-    "The digits of 16 whole numbers, to bytes j to j + 15 of each third of the 96 bytes at `x[i]`"
+@intrinsic(prefer_literal=True)
+def put_digits(typing, x, i, j, v, digits):
+    """The digits of 16 whole numbers, highest first: of each the bytes j to j + 15, 32 bytes a
+    digit, behind `x[i]`"""
     wide, bytes_ = ir.VectorType(_I32, 16), ir.VectorType(_I8, 16)
+    many = digits.literal_value
     def emit(context, builder, sig, args):
         def const(n): return ir.Constant(wide, [n] * 16)
-        xs, i, j, v = args
-        block = _pointer(context, builder, x, xs, i, _I8)
-        n = builder.add(builder.fptosi(v, wide), const(0x808080))
-        n = builder.xor(n, const(0x808080))
-        for p in range(3):
-            digit = builder.trunc(builder.lshr(n, const(16 - 8 * p)), bytes_)
+        xs, i, j, v, _ = args
+        block, half = _pointer(context, builder, x, xs, i, _I8), const(0x808080 % 256 ** many)
+        n = builder.xor(builder.add(builder.fptosi(v, wide), half), half)
+        for p in range(many):
+            digit = builder.trunc(builder.lshr(n, const(8 * (many - 1 - p))), bytes_)
             to = builder.gep(block, [builder.add(j, ir.Constant(j.type, 32 * p))])
             builder.store(digit, builder.bitcast(to, bytes_.as_pointer())).align = 1
         return context.get_dummy_value()
-    return types.void(x, types.intp, types.intp, v), emit
+    return types.void(x, types.intp, types.intp, v, digits), emit
 
 # %% ../../nbs/2_models/14d_nibbles.ipynb #4d8f4024
 RANGE = np.float32(127 * 65536)
@@ -108,8 +109,8 @@ def as_digits(x, xi, K, xp, xs, si):
         a, b = vector_at(x, i, 16), vector_at(x, i + 16, 16)
         top = max(highest(larger(larger(a, none - a), larger(b, none - b))), _LEAST)
         many, s = full(RANGE / top, 16), total(a + b)
-        put_digits(xp, i, 0, nearest(a * many))
-        put_digits(xp, i, 16, nearest(b * many))
+        put_digits(xp, i, 0, nearest(a * many), 3)
+        put_digits(xp, i, 16, nearest(b * many), 3)
         # s - s: what is no number must not become one
         xp[i + 24] = top / RANGE + (s - s)
         xs[si + (i - xi) // 32] = s
@@ -135,12 +136,24 @@ def _shifted(builder, sums, w, x):
         sums = builder.add(sums, builder.mul(a, b))
     return sums
 
+def _pairs(builder, sums, w, x):
+    "The same for weights below 128 in three older instructions: products in pairs, and two sums"
+    bytes_, pairs = ir.VectorType(_I8, 32), ir.VectorType(ir.IntType(16), 16)
+    def known(name, to, *args):
+        kind = ir.FunctionType(to, [a.type for a in args])
+        return builder.call(cgutils.get_or_insert_function(
+            builder.module, kind, f"llvm.x86.avx2.pmadd.{name}"), args)
+    two = known("ub.sw", pairs, *(builder.bitcast(v, bytes_) for v in (w, x)))
+    return builder.add(sums, known("wd", w.type, two, ir.Constant(pairs, [1] * 16)))
+
 _KNOWN = { # of what the processor can do, the best first: words at a time, how
     "avx512vnni": (16, _named("llvm.x86.avx512.vpdpbusd.512")),
     "avxvnni": (8, _named("llvm.x86.avx512.vpdpbusd.256")),
-    "dotprod": (4, _named("llvm.aarch64.neon.sdot.v4i32.v16i8", 16))}
-WHOLE = next((name for name in _KNOWN if name in features()), "")
-_WORDS, _DOT = _KNOWN.get(WHOLE, (8, _shifted))
+    "dotprod": (4, _named("llvm.aarch64.neon.sdot.v4i32.v16i8", 16)),
+    "avx2": (8, _pairs)}
+_BEST = next((name for name in _KNOWN if name in features()), "")
+WHOLE = _BEST if _BEST != "avx2" else "" # by pairs three digits are dearer than floats
+_WORDS, _DOT = _KNOWN.get(_BEST, (8, _shifted))
 
 def _cut(builder, v, n):
     "A vector of words in pieces of n"
@@ -188,21 +201,25 @@ def half_bytes(typing, v, upper):
     return v(v, upper), emit
 
 @intrinsic
-def joined(typing, t, high, middle, low, x, i, stride, d):
-    "`t[r] + (65536 high[r] + 256 middle[r] + low[r]) * x[i + r * stride] * d` in every row r"
+def joined(typing, t, digits, x, i, stride, d):
+    """`t[r] + n[r] * x[i + r * stride] * d` in every row r; n is the number with these digits,
+    the highest first: three, or one"""
     def emit(context, builder, sig, args):
-        acc, high_, middle_, low_, xs, i, stride, d = args
-        eight = ir.Constant(high.row.ll, [8] * t.lanes)
+        acc, parts, xs, i, stride, d = args
+        eight = ir.Constant(digits.dtype.row.ll, [8] * t.lanes)
         by_256 = ir.Constant(t.row.ll, [256.] * t.lanes)
         def row(r, old):
-            h, m, l = (builder.extract_value(part, r) for part in (high_, middle_, low_))
-            upper = builder.sitofp(builder.add(builder.shl(h, eight), m), t.row.ll)
-            number = _call(builder, "fma", upper, by_256, builder.sitofp(l, t.row.ll))
+            upper, *rest = (builder.extract_value(part, r)
+                            for part in cgutils.unpack_tuple(builder, parts, digits.count))
+            for middle in rest[:-1]: upper = builder.add(builder.shl(upper, eight), middle)
+            number = builder.sitofp(upper, t.row.ll)
+            for low in rest[-1:]:
+                number = _call(builder, "fma", number, by_256, builder.sitofp(low, t.row.ll))
             spot = _pointer(context, builder, x, xs, _strided(builder, i, stride, r), _F32)
             scale = builder.fmul(_splat(builder, builder.load(spot), t.lanes), d)
             return _call(builder, "fma", number, scale, old)
         return _row_by_row(builder, t, acc, row)
-    return t(t, high, middle, low, x, types.intp, types.intp, d), emit
+    return t(t, digits, x, types.intp, types.intp, d), emit
 
 # %% ../../nbs/2_models/14d_nibbles.ipynb #da5b598b
 @piece
@@ -220,7 +237,7 @@ def by_digits(acc, x, xs, i, stride, K, w, o, c, far):
             middle = fours(middle, x, k + g + 12, stride, second)
             low = fours(low, x, k + g + 16, stride, first)
             low = fours(low, x, k + g + 20, stride, second)
-        acc = joined(acc, high, middle, low, x, k + 24, stride, halves(acc, w, o + 2 * c))
+        acc = joined(acc, (high, middle, low), x, k + 24, stride, halves(acc, w, o + 2 * c))
         acc = outer(acc, xs, k // 32, stride // 32, halves(acc, w, o + 2 * (PANEL + c)))
         o += 20 * PANEL
     return acc

@@ -231,7 +231,7 @@ def weights_of(
 ): # `Weights`; the tables of angles are still empty
     "What `forward` reads of a model: addresses of its maps, its norms side by side"
     from specdec_nb.models.forward import Weights
-    from specdec_nb.models.linear import Q4, address_of
+    from specdec_nb.models.linear import Q4, READY, address_of
     def spot(name): return packed.blob.ctypes.data + packed.index[name][1]
     def a_map(name):
         kind, _, columns, deep = packed.index[name]
@@ -247,7 +247,8 @@ def weights_of(
     window = getattr(config, "sliding_window", None) or 0
     windows = [window if kind == "sliding_attention" else 0 for kind in _kinds(config)]
     none = np.zeros(0, np.float32)
-    return Weights(**s, vocab=min(config.vocab_size, maps[-1][4]), nibbles=any(m[5] for m in maps),
+    prepare = address_of(READY) if any(m[5] for m in maps) else 0
+    return Weights(**s, vocab=min(config.vocab_size, maps[-1][4]), prepare=prepare,
                    maps=np.array(maps), norms=side_by_side(norms), qk_norms=side_by_side(turned),
                    order=np.arange(s["layers"]), windows=np.array(windows), cos=none, sin=none,
                    embed=np.array([packed.index["embed"][0], spot("embed")]))

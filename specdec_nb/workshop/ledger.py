@@ -146,6 +146,7 @@ def of_model(model) -> dict:
     return dict(device=torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
                 dtype=str(model.dtype).removeprefix("torch."),
                 runtime="native" if packed else "hf" if hf else "own",
+                **({"activations": model.activations} if packed else {}),
                 model=Path(model.config.name_or_path).name, fingerprint=mark.hexdigest()[:16])
 
 def commit(

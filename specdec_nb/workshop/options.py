@@ -17,6 +17,8 @@ from .shell import Parser, listed, number, readable, setting
 _DTYPES = ["float32", "bfloat16", "float16", "float64"]
 _MODEL = ("a Hugging Face folder, or the id of a model in the local hub cache (default: "
           "SmolLM2-135M-Instruct)")
+_ACTIVATIONS = ("int8: rows rounded to bytes, by the native runtime: another model, whose rows "
+                "cost less (default: float32)")
 
 def _shared():
     shared = Parser(add_help=False)
@@ -27,6 +29,7 @@ def _shared():
     add("--runtime", default="auto", choices=["auto", "native", "own", "hf"],
         help="the compiled one, this book's first, or transformers' (default: the first of them "
         "that can)")
+    add("--activations", default="float32", choices=["float32", "int8"], help=_ACTIVATIONS)
     add("--temperature", type=number(float, 0), default=0.,
         help="0, the default, is greedy; above: sampling with keyed noise")
     add("--seed", type=number(), default=0, help="of the noise")
@@ -147,6 +150,7 @@ def _serve_options(s):
     add("--dtype", default="float32", choices=_DTYPES)
     add("--runtime", default="native", choices=["native", "auto", "own", "hf"],
         help="native (default) answers bit for bit alike in any company")
+    add("--activations", default="float32", choices=["float32", "int8"], help=_ACTIVATIONS)
     add("--drafter", default="auto",
         help="who drafts for all (default: auto); see specdec drafters")
     add("--memory", type=number(least=1), default=1024, help="MiB of caches (default: 1024)")
@@ -174,6 +178,7 @@ def _diagnose_options(d):
     add("--model", help=_MODEL)
     add("--dtype", default="float32", choices=_DTYPES)
     add("--runtime", default="auto", choices=["auto", "native", "own", "hf"])
+    add("--activations", default="float32", choices=["float32", "int8"], help=_ACTIVATIONS)
     add("--questions", type=Path, nargs="+",
         help="JSON lines, as for bench (default: three of our own)")
     add("--n", type=number(least=1), default=4, help="questions at most (default: 4)")

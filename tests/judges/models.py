@@ -211,3 +211,17 @@ def check_columns(c):
     def best(row, k): return np.argsort(-row)[:k]
     return {"as many as entries": lambda row, w, k: k, "columns at most": lambda row, w, k: min(w, k), "rows of the fold": lambda row, w, k: len({*(best(row, k) // w).tolist()}),
             "of the smallest": lambda row, w, k: len({*(np.argsort(row)[:k] % w).tolist()}), "columns of 64": lambda row, w, k: len({*(best(row, k) % 64).tolist()})}
+
+
+def check_one_digit(c):
+    np = c.np
+    def by(most): return lambda x: (np.rint(x / (abs(x).max() / most)), abs(x).max() / most)
+    return {"by 128": by(128), "by 100": by(100), "cut off": lambda x: (np.trunc(x / (abs(x).max() / 127)), abs(x).max() / 127), "not whole": lambda x: (x / (abs(x).max() / 127), abs(x).max() / 127),
+            "the largest, not the largest in size": lambda x: (np.rint(x / (x.max() / 127)), x.max() / 127), "only the numbers of a third": lambda x: (c.solution(x)[0][:10], c.solution(x)[1])}
+
+
+def check_tally(c):
+    np = c.np
+    def flipped(w, n): return int(((w.view(np.uint8) ^ 128).astype(int) * n.astype(int)).sum())
+    return {"as given": c.tally, "nothing taken away": flipped, "128 times the weights' sum": lambda w, n: flipped(w, n) - 128 * int(w.astype(int).sum()), "127": lambda w, n: flipped(w, n) - 127 * int(n.astype(int).sum()),
+            "zero": lambda w, n: 0}
