@@ -76,13 +76,16 @@ results: $(READY) ## measure again what chapters 24, 29, 33 and 44 read (half an
 	  --categories $(KINDS),humaneval --n 4 --max-new-tokens 64 --no-hf --json results/auto.json --force
 	specdec bench --drafters none,auto --questions results/random.jsonl --max-new-tokens 64 --temperature 1 --json results/random_words.json --force
 	specdec bench --drafters none,lookup,auto --hf --questions $(SPEC) --categories $(KINDS) --n 2 --max-new-tokens 48 --json results/hf.json --force
-	specdec bench --drafters none,auto,model:k=4,medusa:tree=0:k=4,medusa:tree=5,medusa:tree=11,eagle3:tree=0:k=4,eagle3:tree=5,eagle3:tree=11 \
+	specdec bench --drafters none,auto,model:k=4,medusa:tree=0:k=4,medusa:tree=5,medusa:tree=11,hydra:tree=0:k=4,hydra:tree=5,hydra:tree=11,eagle3:tree=0:k=4,eagle3:tree=5,eagle3:tree=11 \
 	  --questions $(SPEC) $(CODE) --categories $(KINDS),humaneval --n 1 --max-new-tokens 48 --no-hf --json results/learned.json --force
+	specdec bench --activations int8 --drafters none,lookup,suffix,auto,medusa:tree=5,hydra:tree=5,eagle3:tree=5 \
+	  --questions $(SPEC) $(CODE) --categories $(KINDS),humaneval --n 2 --max-new-tokens 64 --no-hf --json results/narrow.json --force
 	python tools/ablation.py $(CODE) --n 3 --max-new-tokens 48 --k 6 --layers 0-11,13,15-29 --out results/ouroboros.json
 	python tools/ablation.py $(CODE) --n 3 --max-new-tokens 64 --out results/ouroboros_distilled.json
 	python tools/codesum.py --out results/codesum.json --force
 	OMP_NUM_THREADS=1 python tools/ways.py --out results/ways.json --force
 	OMP_NUM_THREADS=1 python tools/load.py --questions $(SPEC) --repeats 2 --json results/load.json --force
+	OMP_NUM_THREADS=1 python tools/load.py --questions $(SPEC) --activations int8 --loads generate 1 8 --json results/load_narrow.json --force
 
 VLLM ?= .venv/vllm
 test-vllm: $(READY) ## chapter 35's drafters in the real vLLM, on a CPU -> results/vllm.json (the first time: 3 GB; VLLM=DIR says where)
