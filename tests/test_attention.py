@@ -1,4 +1,5 @@
 """Chapter 25: every form of tree attention gives the numbers of the definition; in models, windows and families of all kinds."""
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -171,3 +172,17 @@ def test_on_the_real_model(original):
             rows = HFTarget(model).score([(HFTarget(model).open(tokens), tree)])[0].rows
             assert (rows - torch.stack(alone)).abs().max() < 2e-3 and torch.equal(rows.argmax(-1), torch.stack(alone).argmax(-1))
     finally: model.set_attn_implementation(was)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="no compiler")
+def test_the_compiled_form_gives_the_same_numbers():
+    from torch.nn.attention.flex_attention import flex_attention
+    torch._dynamo.reset()
+    attend, mask, gen = torch.compile(flex_attention), TreeMask(16, 5), np.random.default_rng(0)
+    q, k, v = (x.float() for x in tensors(16, 64, heads=9, kv_heads=3))
+    for n, base in ((15, 40), (4, 9)):
+        tree = tree_of(n, gen)
+        fast = flex_tree_attention(q, k, v, mask.set(tree, base).blocks(64), attend)[:, :1 + n]
+        exact = path_attention(q[:, :1 + n], k[:, :base + 1 + n], v[:, :base + 1 + n], tree, base, 5)
+        assert (fast - exact).abs().max() < 1e-5

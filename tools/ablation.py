@@ -89,10 +89,9 @@ def main():
     setting, log = Setting.of(model, max_new_tokens=args.max_new_tokens), Counts(small)
     records = bench(model, tokenizer, read_questions([args.questions], n=args.n), methods(small, args.k, args.ngram, args.window),
                     setting, log=log, progress=log.each)
-    blocks = small.target.layers
     note = dict(provenance(model), command=command_line("python tools/ablation.py"),
                 date=datetime.now(timezone.utc).isoformat(timespec="minutes"), load=load_average(), target="SmolLM2-135M-Instruct, 30 layers",
-                draft=f"{blocks} of its layers" if args.layers else f"the package's draft model, {blocks} layers",
+                draft=f"{len(args.layers)} of its layers" if args.layers else f"the package's draft model, {small.target.layers} layers",
                 settings={key: value for key, value in vars(args).items() if key in ("n", "max_new_tokens", "k", "ngram", "window")})
     write_json(args.out, dict(provenance=note, records=[shown(r) for r in records]), indent=0)
 

@@ -95,10 +95,8 @@ class EagleState(RowState):
         if feed.old:
             return self.made[[feed.below.parents[i] + 1
                               for i in range(feed.old - 1, len(feed.below))]]
-        rows = self.states[-(len(self.tokens) - self.length) :][
-            : feed.unread + (feed.draft is not None)
-        ]
-        return self.fused(rows)
+        waiting = self.states[-(len(self.tokens) - self.length):]
+        return self.fused(waiting[:feed.unread + (feed.draft is not None)])
 
     def fused(self, rows): return self.target.net.fuse(rows)
 
@@ -201,9 +199,8 @@ class Eagle3(EagleLayer):
     def _copy(self, layer, norm):
         a, m, d = layer.self_attn, layer.mlp, self.settings["d"]
         self.qkv.weight[:, :d] *= .1
-        self.qkv.weight[:,
-                        d:] = torch.cat([a.q_proj.weight,
-                                         *(self._own(w.weight) for w in (a.k_proj, a.v_proj))])
+        own = [self._own(w.weight) for w in (a.k_proj, a.v_proj)]
+        self.qkv.weight[:, d:] = torch.cat([a.q_proj.weight, *own])
         self.gate_up.weight.copy_(torch.cat([m.gate_proj.weight, m.up_proj.weight]))
         for mine, theirs in ((self.out, a.o_proj), (self.down, m.down_proj), (self.norm, norm),
                              (self.norm_g, layer.input_layernorm),

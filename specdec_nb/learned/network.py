@@ -79,7 +79,7 @@ class Trained(nn.Module):
     def loss(
         self, batch, objective=forward_kl, decay=.8,
     ) -> tuple: # the loss, `{figure: [by depth]}`
-        "The mean over guesses of each depth, the depths weighted by `decay ** depth`"
+        "The sum over depths of `decay ** depth` times the mean over that depth's guesses"
         total, figures = torch.zeros(()), []
         for depth, (logits, p) in enumerate(self.guessed(batch)):
             total = total + decay ** depth * objective(logits, p).mean()

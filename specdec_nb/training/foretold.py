@@ -37,7 +37,7 @@ def foretold(
         table.append(np.full(T + 1, -1))
         best = network.draft_vocab[logits.argmax(-1).to(network.draft_vocab.device)]
         table[-1][T + 1 - len(best):] = best.cpu().numpy()
-    # a draft model is asked again at each depth
+    # a draft model has one depth: it is asked again at each level of a draft, of at most eight
     again = 8 if len(logits) == T else 1
     return np.array(table * again)
 

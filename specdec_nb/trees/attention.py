@@ -87,9 +87,12 @@ def flex_tree_attention(
     k, # `[kv_heads, L, d]`
     v, # `[kv_heads, L, d]`
     blocks, # from `TreeMask.blocks(L)`
+    # `torch.compile(flex_attention)` is the fast one. (Compiled around this function it fails on a
+    # processor: the compiler wants tensors that have a batch from the beginning)
+    attend=flex_attention,
 ): # `[heads, rows, d]`
-    "Tree attention by FlexAttention; for speed wrap it in `torch.compile`"
-    return flex_attention(q[None], k[None], v[None], block_mask=blocks, enable_gqa=True)[0]
+    "Tree attention by FlexAttention"
+    return attend(q[None], k[None], v[None], block_mask=blocks, enable_gqa=True)[0]
 
 # %% ../../nbs/5_trees/25_attention.ipynb #5becea45
 def _heads_first(query, attention_mask, more):

@@ -200,12 +200,8 @@ def rejection_batch(
         named[b, i] = laws.setdefault(id(drafts[b].q(i)), (len(laws), drafts[b].q(i)))[0]
     drawn = np.array([q for _, q in laws.values()] or [[0.]], np.float32)
     q, names = torch.from_numpy(drawn).to(device), torch.from_numpy(named).to(device)
-    p, coins, (*trees, path, own), V = (
-        p.contiguous(),
-        coins.contiguous(),
-        _forest(drafts, device),
-        p.shape[2],
-    )
+    p, coins, V = p.contiguous(), coins.contiguous(), p.shape[2]
+    *trees, path, own = _forest(drafts, device)
     with torch.cuda.device_of(p):
         _reject[B,](p, q, names, coins, *trees, path, own, path.shape[1], V, p.stride(0),
                     coins.shape[1], BT=_block(path.shape[1]), BV=min(1024, _block(V)))
