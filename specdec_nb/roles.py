@@ -72,6 +72,8 @@ class Target(Protocol):
         "For each the rows of the pending token and every node; of no draft the text is read on"
 
 # %% ../nbs/1_exactness/06a_roles.ipynb #22bdd3b5
+#| code-fold: true
+#| code-summary: "BaseState and BaseTarget: what states and targets need not say of themselves"
 class BaseState:
     "What a state need not say of itself"
     source:Sequence[int] = () # another text that the target reads, which drafters may copy from
@@ -114,7 +116,7 @@ def scored_by(state, target):
 def opened(target, prompt, asks=Asks(), inputs=None):
     "A request's state in a target, which is also asked to score it, whoever it hands the work to"
     return scored_by(target.open(prompt, asks) if inputs is None
-                  else target.open(prompt, asks, inputs), target)
+                     else target.open(prompt, asks, inputs), target)
 
 def read(state):
     "Have a state's text read, all but its pending token. Returns the state"
