@@ -145,7 +145,7 @@ def _block(layer):
 
 # %% ../../nbs/2_models/11_llama.ipynb #561543d3
 #| code-fold: true
-#| code-summary: "What a configuration says: which architectures these are, how wide a head is, how far a layer looks"
+#| code-summary: "What a configuration says of architecture, heads and windows"
 def _refusal(config):
     "Why an architecture is not one of these, in words, or None"
     rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")

@@ -61,6 +61,15 @@ def _forgets(p):
 _COUNT_NOTHING = {RepetitionPenaltyLogitsProcessor, NoRepeatNGramLogitsProcessor,
                   SequenceBiasLogitsProcessor, NoBadWordsLogitsProcessor}
 
+def _whole(prompt, text, visible):
+    """The text as the user sees it: the prompt with its padding, then what came after the `visible`
+    tokens of it"""
+    return torch.cat([prompt,
+                      torch.tensor([text[visible:]], dtype=torch.long, device=prompt.device)], 1)
+
+# %% ../../nbs/2_models/13a_options.ipynb #2b730e5d
+#| code-fold: true
+#| code-summary: "for_row: the processors of one row of a batch"
 def for_row(
     processors, # of a call
     row:int, # of its batch
@@ -120,13 +129,7 @@ _PROMPTS = {  # what keeps something of each prompt -> the same with that of one
     RepetitionPenaltyLogitsProcessor: _unpadded,
 }
 
-def _whole(prompt, text, visible):
-    """The text as the user sees it: the prompt with its padding, then what came after the `visible`
-    tokens of it"""
-    return torch.cat([prompt,
-                      torch.tensor([text[visible:]], dtype=torch.long, device=prompt.device)], 1)
-
-# %% ../../nbs/2_models/13a_options.ipynb #77d7a7fa
+# %% ../../nbs/2_models/13a_options.ipynb #43d9cce8
 WARPERS = {
     TemperatureLogitsWarper: "temperature",
     TopKLogitsWarper: "top_k",
@@ -174,6 +177,9 @@ def law_after(
                    processors=(HFProcessors(processors, prompt, visible, False, bare),
                                *law.processors)) if processors else law
 
+# %% ../../nbs/2_models/13a_options.ipynb #188a4a14
+#| code-fold: true
+#| code-summary: "Laws for two cases: rows that are written down, ties at the edge of top-p"
 @dataclass(frozen=True)
 class _Told(Law):
     """The rows that somebody wants to see are those of the text: drafters are told the same law,
