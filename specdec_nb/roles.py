@@ -239,8 +239,7 @@ class Drafter:
     and `observe`, of which `begin` may return None for itself.
     `propose` need not mind the budget: what it returns is trimmed to it. `observe` is called when
     `ctx.tokens` already holds the step's tokens. `vocab_size`, if set, must be the target's. A
-    drafter that keeps what it learns across requests keeps it in itself.
-    """
+    drafter that keeps what it learns across requests keeps it in itself."""
     name:str | None = None
     vocab_size:int | None = None
     asks = Asks() # what it wants of the target beside the logits
@@ -250,9 +249,8 @@ class Drafter:
     def bind(self, target): "Told the target, before anything else; ValueError if it does not fit"
     def begin(self, ctx:Context, state): return self
     def propose(self, ctx:Context, rng) -> Draft:
-        """Guesses below the last token of `ctx.tokens`; the positions of `rng` count from the
-        next one. May be a generator: it yields `(state, draft)` to have a model of its own score
-        a draft, is sent the `Scores`, and returns its guesses."""
+        """Guesses below the last token of `ctx.tokens`; the positions of `rng` count from the next.
+        A generator yields `(state, draft)` for a model of its own to score, and is sent `Scores`"""
         raise NotImplementedError(f"{type(self).__name__} must define propose(ctx, rng) -> Draft")
     def observe(self, step): "Told what came of the proposal"
 

@@ -81,9 +81,8 @@ def for_row(
     cannot be copied"""
     def mine(p):
         if type(p) is PrefixConstrainedLogitsProcessor:
-            return PrefixConstrainedLogitsProcessor(
-                lambda _, text: p._prefix_allowed_tokens_fn(row, text), 1
-            )
+            allowed = lambda _, text: p._prefix_allowed_tokens_fn(row, text)
+            return PrefixConstrainedLogitsProcessor(allowed, 1)
         if rows > 1 and type(p) in _PROMPTS:
             return _sliced(p, row, rows) if prompt is None else _PROMPTS[type(p)](p, prompt)
         if rows == 1 or _forgets(p): return p
@@ -115,27 +114,18 @@ def _sliced(p, row, rows):
 def _unpadded(p, prompt):
     """A penalty that knows where each row's padding ends, for a text without; a number that
     somebody chose is kept"""
-    return (
-        _with(p, prompt_ignore_length=None)
-        if torch.is_tensor(getattr(p, "prompt_ignore_length", None))
-        else p
-    )
+    counts = torch.is_tensor(getattr(p, "prompt_ignore_length", None))
+    return _with(p, prompt_ignore_length=None) if counts else p
 
 _PROMPTS = {  # what keeps something of each prompt -> the same with that of one row
     EncoderRepetitionPenaltyLogitsProcessor: lambda p, prompt: _with(p, encoder_input_ids=prompt),
-    EncoderNoRepeatNGramLogitsProcessor: lambda p, prompt: EncoderNoRepeatNGramLogitsProcessor(
-        p.ngram_size, prompt
-    ),
-    RepetitionPenaltyLogitsProcessor: _unpadded,
-}
+    EncoderNoRepeatNGramLogitsProcessor: lambda p, prompt: type(p)(p.ngram_size, prompt),
+    RepetitionPenaltyLogitsProcessor: _unpadded}
 
 # %% ../../nbs/2_models/13a_options.ipynb #43d9cce8
-WARPERS = {
-    TemperatureLogitsWarper: "temperature",
-    TopKLogitsWarper: "top_k",
-    TopPLogitsWarper: "top_p",
-    MinPLogitsWarper: "min_p",
-}  # in the order that `Law` applies them
+WARPERS = { # in the order that `Law` applies them
+    TemperatureLogitsWarper: "temperature", TopKLogitsWarper: "top_k",
+    TopPLogitsWarper: "top_p", MinPLogitsWarper: "min_p"}
 
 def law_of(
     processors, # what `model.generate` prepared, in its order
