@@ -74,6 +74,8 @@ def as_half(
     return (scaled, scale) if exact(scaled) else None
 
 # %% ../../nbs/2_models/11_llama.ipynb #cb5749cf
+#| code-fold: true
+#| code-summary: "pack: a matrix in FBGEMM's layout, or in oneDNN's"
 def _in_half(weight, bias):
     """FBGEMM's layout in float16: half the bytes, single precision in all sums. None if a weight
     would be rounded"""
