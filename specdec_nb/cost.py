@@ -62,6 +62,8 @@ def measure_cost(
                           times=kept))
 
 # %% ../nbs/1_exactness/08a_cost.ipynb #4d32c52e
+#| code-fold: true
+#| code-summary: "cost_key and cached_cost: a curve's name, and where it is kept"
 def cost_key(
     model:str, # which model
     dtype:str, # its number format, quantisation included

@@ -171,6 +171,8 @@ class Draft:
         return _svg(self, text_of(words), tuple(path), token)
 
 # %% ../nbs/1_exactness/05_draft.ipynb #b6c28e57
+#| code-fold: true
+#| code-summary: "How a tree is drawn: in boxes for a page, with edges for a figure"
 def _show(draft, say, path, token, most):
     shown, end = {*range(min(most, len(draft))), *path}, path[-1] if path else -1
     def node(j):

@@ -72,6 +72,8 @@ class Target(Protocol):
         "For each the rows of the pending token and every node; of no draft the text is read on"
 
 # %% ../nbs/1_exactness/06a_roles.ipynb #22bdd3b5
+#| code-fold: true
+#| code-summary: "BaseState and BaseTarget: what states and targets need not say of themselves"
 class BaseState:
     "What a state need not say of itself"
     source:Sequence[int] = () # another text that the target reads, which drafters may copy from
@@ -114,7 +116,7 @@ def scored_by(state, target):
 def opened(target, prompt, asks=Asks(), inputs=None):
     "A request's state in a target, which is also asked to score it, whoever it hands the work to"
     return scored_by(target.open(prompt, asks) if inputs is None
-                  else target.open(prompt, asks, inputs), target)
+                     else target.open(prompt, asks, inputs), target)
 
 def read(state):
     "Have a state's text read, all but its pending token. Returns the state"
@@ -237,8 +239,7 @@ class Drafter:
     and `observe`, of which `begin` may return None for itself.
     `propose` need not mind the budget: what it returns is trimmed to it. `observe` is called when
     `ctx.tokens` already holds the step's tokens. `vocab_size`, if set, must be the target's. A
-    drafter that keeps what it learns across requests keeps it in itself.
-    """
+    drafter that keeps what it learns across requests keeps it in itself."""
     name:str | None = None
     vocab_size:int | None = None
     asks = Asks() # what it wants of the target beside the logits
@@ -248,9 +249,8 @@ class Drafter:
     def bind(self, target): "Told the target, before anything else; ValueError if it does not fit"
     def begin(self, ctx:Context, state): return self
     def propose(self, ctx:Context, rng) -> Draft:
-        """Guesses below the last token of `ctx.tokens`; the positions of `rng` count from the
-        next one. May be a generator: it yields `(state, draft)` to have a model of its own score
-        a draft, is sent the `Scores`, and returns its guesses."""
+        """Guesses below the last token of `ctx.tokens`; the positions of `rng` count from the next.
+        A generator yields `(state, draft)` for a model of its own to score, and is sent `Scores`"""
         raise NotImplementedError(f"{type(self).__name__} must define propose(ctx, rng) -> Draft")
     def observe(self, step): "Told what came of the proposal"
 

@@ -137,6 +137,7 @@ def level_by_level(
         except StopIteration as end: return end.value
         found = expand_all([tuple(draft.tokens[j] for j in draft.path(i)) for i in nodes])
 
+# %% ../nbs/1_exactness/09_shape.ipynb #d830977e
 def rerank(
     draft, # a `Draft` of chosen nodes
     values, # of each node, none larger than its parent's

@@ -92,6 +92,7 @@ def distribution_over(
                          f"{p.min()}")
     return p if exact or off < 1e-12 else p.astype(np.float64) / total
 
+# %% ../nbs/1_exactness/06b_stops.ipynb #b13eb879
 class DraftRows:
     """The law's distributions below a text and the nodes of a draft, each computed when first
     looked at; behind a stop a formality"""

@@ -16,7 +16,7 @@ from ..shape import best_first
 from .lookup import blend, copied
 from .indices import Datastore, SuffixAutomaton
 
-# %% ../../nbs/3_drafting/17b_copying.ipynb #e85af906
+# %% ../../nbs/3_drafting/17b_copying.ipynb #a31fe631
 class _Copier(Drafter):
     """Grows a tree from matches in the request's own text (or not), in a datastore, and in texts
     served before"""
@@ -83,6 +83,7 @@ class _Copying:
     def observe(self, step):
         if step.stopped and self.drafter.remember: self.drafter.finish(self.ctx.tokens[:])
 
+# %% ../../nbs/3_drafting/17b_copying.ipynb #33605c21
 @register("suffix")
 class Suffix(_Copier):
     """Proposes what followed the longest ending of the text that occurred before, longer matches

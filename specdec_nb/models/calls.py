@@ -168,6 +168,9 @@ def _served(requests, streamer, prompt) -> list:
     if streamer is not None: streamer.end()
     return [*traces.values()]
 
+# %% ../../nbs/2_models/13c_calls.ipynb #a0ee880d
+#| code-fold: true
+#| code-summary: "Noise of each row, the caller's random state, and what is refused"
 def _noise(seed, b, sampled):
     "Row `b`'s: keyed, or dice seeded by torch's own generator, which a greedy call does not use"
     if seed is not None: return Keyed(seed, b)

@@ -26,7 +26,9 @@ from .trials import (ShadowCache, quantised, row_bounds, rows_look_back,
 from .foreign import (attention_of, cache_name, device_of, mask_for, matrix_of,
                                        refuse_model, window_of)
 
-# %% ../../nbs/2_models/13_hf.ipynb #3b2b6f63
+# %% ../../nbs/2_models/13_hf.ipynb #18eb0189
+#| code-fold: true
+#| code-summary: "HFTarget: a Hugging Face model as a target"
 class HFTarget(RowTarget):
     """Any decoder-only Hugging Face model, unpatched, as a target.
 

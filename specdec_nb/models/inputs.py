@@ -16,7 +16,9 @@ from .slots import RowCache, RowLayer
 from .trials import row_bounds, same_rows
 from .hf import HFTarget
 
-# %% ../../nbs/2_models/13b_inputs.ipynb #6a442ce1
+# %% ../../nbs/2_models/13b_inputs.ipynb #f4c01099
+#| code-fold: true
+#| code-summary: "Trials: does leaving masked tokens out equal masking them?"
 def _dropping(mask):
     def equal(target): # whether leaving masked tokens out equals masking them, on a short text
         words = torch.arange(len(mask), device=target.device)[None] % target.vocab_size
@@ -42,6 +44,7 @@ def refuse_mask(mask, ids):
     if not ((mask == 0) | (mask == 1)).all():
         raise ValueError("attention_mask must hold zeros and ones, got others among them")
 
+# %% ../../nbs/2_models/13b_inputs.ipynb #22d5c810
 def attended(
     target, # of the model, as `as_target` makes it
     ids, # `[L]`: a row of the batch
@@ -125,6 +128,9 @@ def cached_rows(
                          f"{len(text)}: give the whole text, with at least one token that is new")
     return rows
 
+# %% ../../nbs/2_models/13b_inputs.ipynb #97cbb543
+#| code-fold: true
+#| code-summary: "What a cache holds, what it should hold, and the library's own as one of ours"
 def _layers(rows) -> str:
     "What a cache of rows holds: how many layers, of how many texts"
     held = [layer for layer in rows.layers if layer.is_initialized]

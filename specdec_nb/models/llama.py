@@ -73,6 +73,9 @@ def as_half(
     scaled = weight * scale
     return (scaled, scale) if exact(scaled) else None
 
+# %% ../../nbs/2_models/11_llama.ipynb #cb5749cf
+#| code-fold: true
+#| code-summary: "pack: a matrix in FBGEMM's layout, or in oneDNN's"
 def _in_half(weight, bias):
     """FBGEMM's layout in float16: half the bytes, single precision in all sums. None if a weight
     would be rounded"""
@@ -143,6 +146,8 @@ def _block(layer):
                  _fuse(m.gate_proj, m.up_proj), _fuse(m.down_proj), qk_norm)
 
 # %% ../../nbs/2_models/11_llama.ipynb #561543d3
+#| code-fold: true
+#| code-summary: "What a configuration says of architecture, heads and windows"
 def _refusal(config):
     "Why an architecture is not one of these, in words, or None"
     rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")

@@ -61,6 +61,15 @@ def _forgets(p):
 _COUNT_NOTHING = {RepetitionPenaltyLogitsProcessor, NoRepeatNGramLogitsProcessor,
                   SequenceBiasLogitsProcessor, NoBadWordsLogitsProcessor}
 
+def _whole(prompt, text, visible):
+    """The text as the user sees it: the prompt with its padding, then what came after the `visible`
+    tokens of it"""
+    return torch.cat([prompt,
+                      torch.tensor([text[visible:]], dtype=torch.long, device=prompt.device)], 1)
+
+# %% ../../nbs/2_models/13a_options.ipynb #2b730e5d
+#| code-fold: true
+#| code-summary: "for_row: the processors of one row of a batch"
 def for_row(
     processors, # of a call
     row:int, # of its batch
@@ -72,9 +81,8 @@ def for_row(
     cannot be copied"""
     def mine(p):
         if type(p) is PrefixConstrainedLogitsProcessor:
-            return PrefixConstrainedLogitsProcessor(
-                lambda _, text: p._prefix_allowed_tokens_fn(row, text), 1
-            )
+            allowed = lambda _, text: p._prefix_allowed_tokens_fn(row, text)
+            return PrefixConstrainedLogitsProcessor(allowed, 1)
         if rows > 1 and type(p) in _PROMPTS:
             return _sliced(p, row, rows) if prompt is None else _PROMPTS[type(p)](p, prompt)
         if rows == 1 or _forgets(p): return p
@@ -106,33 +114,18 @@ def _sliced(p, row, rows):
 def _unpadded(p, prompt):
     """A penalty that knows where each row's padding ends, for a text without; a number that
     somebody chose is kept"""
-    return (
-        _with(p, prompt_ignore_length=None)
-        if torch.is_tensor(getattr(p, "prompt_ignore_length", None))
-        else p
-    )
+    counts = torch.is_tensor(getattr(p, "prompt_ignore_length", None))
+    return _with(p, prompt_ignore_length=None) if counts else p
 
 _PROMPTS = {  # what keeps something of each prompt -> the same with that of one row
     EncoderRepetitionPenaltyLogitsProcessor: lambda p, prompt: _with(p, encoder_input_ids=prompt),
-    EncoderNoRepeatNGramLogitsProcessor: lambda p, prompt: EncoderNoRepeatNGramLogitsProcessor(
-        p.ngram_size, prompt
-    ),
-    RepetitionPenaltyLogitsProcessor: _unpadded,
-}
+    EncoderNoRepeatNGramLogitsProcessor: lambda p, prompt: type(p)(p.ngram_size, prompt),
+    RepetitionPenaltyLogitsProcessor: _unpadded}
 
-def _whole(prompt, text, visible):
-    """The text as the user sees it: the prompt with its padding, then what came after the `visible`
-    tokens of it"""
-    return torch.cat([prompt,
-                      torch.tensor([text[visible:]], dtype=torch.long, device=prompt.device)], 1)
-
-# %% ../../nbs/2_models/13a_options.ipynb #77d7a7fa
-WARPERS = {
-    TemperatureLogitsWarper: "temperature",
-    TopKLogitsWarper: "top_k",
-    TopPLogitsWarper: "top_p",
-    MinPLogitsWarper: "min_p",
-}  # in the order that `Law` applies them
+# %% ../../nbs/2_models/13a_options.ipynb #43d9cce8
+WARPERS = { # in the order that `Law` applies them
+    TemperatureLogitsWarper: "temperature", TopKLogitsWarper: "top_k",
+    TopPLogitsWarper: "top_p", MinPLogitsWarper: "min_p"}
 
 def law_of(
     processors, # what `model.generate` prepared, in its order
@@ -174,6 +167,9 @@ def law_after(
                    processors=(HFProcessors(processors, prompt, visible, False, bare),
                                *law.processors)) if processors else law
 
+# %% ../../nbs/2_models/13a_options.ipynb #188a4a14
+#| code-fold: true
+#| code-summary: "Laws for two cases: rows that are written down, ties at the edge of top-p"
 @dataclass(frozen=True)
 class _Told(Law):
     """The rows that somebody wants to see are those of the text: drafters are told the same law,

@@ -13,7 +13,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 from .kvcache import BaseCache
 
-# %% ../../nbs/2_models/12b_slots.ipynb #96ff8b43
+# %% ../../nbs/2_models/12b_slots.ipynb #ff1cae56
 class RowLayer(DynamicLayer):
     """One layer's keys and values as rows of a buffer; `keys` and `values` are views of the part in
     use"""
@@ -73,9 +73,8 @@ class RowCache(DynamicCache, BaseCache):
         for layer in self.layers if chosen is not None else ():
             if not layer.is_initialized: continue
             for view in (layer.keys, layer.values):
-                view[..., base : base + n, :] = view[..., base:, :].index_select(
-                    -2, chosen.to(view.device)
-                )
+                mine = view[..., base:, :].index_select(-2, chosen.to(view.device))
+                view[..., base:base + n, :] = mine
         self.length = base + n
 
 # %% ../../nbs/2_models/12b_slots.ipynb #ec74920f
@@ -113,6 +112,7 @@ class Slot(BaseCache):
 
     def __deepcopy__(self, memo): return self.alone()
 
+# %% ../../nbs/2_models/12b_slots.ipynb #1b7ab4d0
 class SlotLayer(DynamicLayer):
     "One layer of `Slots`: buffers `[slots, kv_heads, columns, d]`"
     def __init__(self, slots=None):

@@ -22,7 +22,7 @@ from .llama import Llama
 from .rows import TensorScores
 from .kvcache import KVCache, SideBySide
 
-# %% ../../nbs/2_models/12a_state.ipynb #e0146606
+# %% ../../nbs/2_models/12a_state.ipynb #72b7762e
 @dataclass
 class Prefilled:
     "What a drafter asked for of the prompt's rows, all but the last token's"
@@ -116,6 +116,7 @@ class RowState(BaseState):
             twin.keep(Verdict.of(self.scored, self.scored.path(i), None))
         return twins
 
+# %% ../../nbs/2_models/12a_state.ipynb #9b730cf5
 @dataclass
 class Feed:
     "What one request adds to a forward"
@@ -214,6 +215,9 @@ class RowTarget(BaseTarget):
         state.scores.promise = self.promise
         return state.scores
 
+# %% ../../nbs/2_models/12a_state.ipynb #d438ba8e
+#| code-fold: true
+#| code-summary: "stacked and parted: the rows of several requests, put together and taken apart"
 def stacked(
     feeds, # of `Feed`s
     device,
@@ -242,6 +246,7 @@ def parted(
     return [(rows, {i: split[i][j] for i in f.state.asks.hidden})
             for j, (f, rows) in enumerate(zip(feeds, logits))]
 
+# %% ../../nbs/2_models/12a_state.ipynb #a2f16cd5
 @target_of(Llama)
 class LlamaTarget(RowTarget):
     "Our own runtime as a target"

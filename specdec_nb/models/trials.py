@@ -99,9 +99,8 @@ class ShadowLayer(DynamicLayer):
     def update(self, keys, values, *args, **kwargs):
         self.length += keys.shape[-2]
         at = torch.arange(self.n, device=keys.device)
-        loud = torch.where(at < 8 * self.loud, min(max(self.n / 8, 2), 64), 1).to(values.dtype)[
-            :, None
-        ]
+        loud = torch.where(at < 8 * self.loud, min(max(self.n / 8, 2), 64), 1)
+        loud = loud.to(values.dtype)[:, None]
         old = [x[..., at % x.shape[-2], :] for x in (self.layer.keys, self.layer.values)]
         return torch.cat([old[0], keys], -2), torch.cat([old[1] * loud, values], -2)
 

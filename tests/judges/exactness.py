@@ -279,3 +279,12 @@ def check_favourite(c):
 def check_order(c):
     return {"one after the other": lambda sizes, n: [x for x in sizes for _ in range(n)], "there and back": lambda sizes, n: [x for i in range(n) for x in (sizes if i % 2 == 0 else sizes[::-1])],
             "once": lambda sizes, n: [*sizes], "the first only": lambda sizes, n: [sizes[0]] * (n * len(sizes))}
+
+
+def check_by_median(c):
+    return {"the two swapped": [1.85, .70, 1.25, 1.04], "nine rows": [1.5, .87, 2.7, .48], "milliseconds": [25, .05, 37, .04], "costs for speed-ups": [1.25, 1.25, 1.85, 1.85], "five ninths of the way": [1.28, 1.02, 1.94, .67]}
+
+
+def check_best_nodes(c):
+    return {"a constant": lambda values, n: [0, 1], "turned round": lambda values, n: list(np.argsort(values)[::-1][:n]), "all": lambda values, n: c.solution(values, len(values)),
+            "the first": lambda values, n: list(range(min(n, len(values)))), "by index": lambda values, n: sorted(c.solution(values, n)), "the smallest": lambda values, n: list(np.argsort(values, kind="stable")[:n])}
