@@ -76,3 +76,12 @@ def test_a_header_that_lies_is_refused(tmp_path):
     whole[at] ^= 1
     path.write_bytes(whole)
     with pytest.raises(ValueError, match="wrong checksum"): Datastore.load(path)
+
+
+@pytest.mark.parametrize("what", ["order", "text"])
+def test_datastores_out_of_range(tmp_path, what):
+    store = Datastore.build([list(range(50))], 64)
+    changed = getattr(store, what).copy()
+    changed[3] = 1000
+    setattr(store, what, changed)
+    with pytest.raises(ValueError, match="out of range"): Datastore.load(store.save(tmp_path/"x"))
