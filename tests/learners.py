@@ -128,23 +128,6 @@ def q_is_what_was_drawn_from(target, drafter):
             assert not set(np.flatnonzero(q)) - set(WORDS) and np.isclose(q.sum(), 1)
 
 
-def near(model, noise=.02, seed=5):
-    "A draft model that resembles `model`"
-    torch.manual_seed(seed)
-    twin = type(model)(model.config).to(torch.float64).eval()
-    twin.load_state_dict(model.state_dict())
-    with torch.no_grad():
-        for w in twin.parameters(): w.add_(torch.randn_like(w) * noise * w.std().nan_to_num(1))
-    return twin
-
-
-def words(*names):
-    "A tokenizer that knows some words"
-    tok = Tokenizer(models.WordLevel({w: i for i, w in enumerate(names)}, unk_token=names[0]))
-    tok.pre_tokenizer, tok.decoder = pre_tokenizers.Whitespace(), decoders.WordPiece(prefix="##", cleanup=False)
-    return hf.PreTrainedTokenizerFast(tokenizer_object=tok)
-
-
 def network(kind, model, shake=True):
     cls, _, options = KINDS[kind]
     net = cls.of(model, WORDS, **options).join(as_target(model))
@@ -168,3 +151,22 @@ def distances(target, net, drafter, text, k=3):
 
 
 def trained(model, data, out, steps=12, **options): return train("medusa", data, out, model, steps=steps, draft_vocab_size=16, size=2, apart=8, **options)
+
+
+# -- draft models
+
+def near(model, noise=.02, seed=5):
+    "A draft model that resembles `model`"
+    torch.manual_seed(seed)
+    twin = type(model)(model.config).to(torch.float64).eval()
+    twin.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        for w in twin.parameters(): w.add_(torch.randn_like(w) * noise * w.std().nan_to_num(1))
+    return twin
+
+
+def words(*names):
+    "A tokenizer that knows some words"
+    tok = Tokenizer(models.WordLevel({w: i for i, w in enumerate(names)}, unk_token=names[0]))
+    tok.pre_tokenizer, tok.decoder = pre_tokenizers.Whitespace(), decoders.WordPiece(prefix="##", cleanup=False)
+    return hf.PreTrainedTokenizerFast(tokenizer_object=tok)

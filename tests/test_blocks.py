@@ -163,6 +163,8 @@ def test_equal_laws_and_certain_tokens():
         assert rule(Draft.chain([0], [np.array([1., 0, 0])]), [sure, p], Dice(0)).tokens == (1,), "all mass on what p rules out"
 
 
+# -- through generate
+
 class Guesses(Drafter):
     "Two levels of drawn guesses around the true continuation, or beside it"
     def __init__(self, truth, V): self.truth, self.V = truth, V

@@ -278,6 +278,8 @@ def test_a_full_device_is_named(scene, capsys, monkeypatch):
     for left in Path("/dev").glob("full.partial*"): left.unlink()
 
 
+# -- the command lines of the book
+
 def printed():
     "Every command line of `specdec` in the texts: in blocks of a shell, and in back-ticks, from `specdec` on"
     found = {}

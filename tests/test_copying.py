@@ -51,6 +51,8 @@ def test_what_was_served_is_remembered_within_bounds():
     assert len(drafter.served[0]) == 5
 
 
+# -- exactness
+
 def drafters():
     corpus = Datastore.build([GEN.integers(0, 3, 300).tolist()], 3)
     return {"lookup": lambda: PromptLookup(k=3), "suffix": lambda: Suffix(least=.1, shortest=1),
@@ -107,6 +109,8 @@ def test_by_name(name):
     drafter = make_drafter(name, k=0)
     assert Trace(decode(TableLM.random(3, 1, 0), drafter, [0, 1, 0, 1], limit=9)).calls == 9
 
+
+# -- what a proposal costs
 
 @pytest.mark.parametrize("name", ["lookup", "suffix"])
 def test_microseconds_however_long_the_text(name):

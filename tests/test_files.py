@@ -31,6 +31,8 @@ def kept(request):
     return make(), cls
 
 
+# -- writing
+
 def test_threads_may_save_one_file(kept, tmp_path):
     thing, cls = kept
     failed = []
@@ -167,6 +169,8 @@ def test_who_may_not_is_told_which_file(kept, tmp_path):
     (tmp_path/"file").write_text("")
     with pytest.raises(OSError, match="file"): thing.save(tmp_path/"file"/"x")
 
+
+# -- reading
 
 @pytest.mark.parametrize("junk", JUNK)
 def test_junk_is_named(kept, tmp_path, junk):

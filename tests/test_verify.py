@@ -33,6 +33,8 @@ def test_mixed_drawn_and_chosen_nodes():
     assert texts(model, Mixed(), 3, rule="rejection") == model.law([0], 3)
 
 
+# -- the bugs, each a rule or a drafter that the same enumeration rejects
+
 def resample_from_p(draft, p, rng):
     path = []
     for i in range(len(draft)):
@@ -74,6 +76,8 @@ def test_dropped_low_confidence_token_is_caught():
     assert texts(MODEL, Dropping(CRUDE), 2, rule="rejection") != MODEL.law([0], 2)
     assert texts(MODEL, Dropping(CRUDE), 2, rule="walk") == MODEL.law([0], 2)      # walk does not care
 
+
+# -- how they are drawn
 
 def test_a_verdict_shows_path_rest_and_own():
     draft = Draft.merge([[0, 0], [0, 1], [1, 1]])[0]
