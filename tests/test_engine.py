@@ -302,6 +302,25 @@ def test_a_law_reads_the_prompt_once(drafter):
     assert texts == [Trace(decode(model, "none", p, limit=30, law=VectorFSD(layer=2), rng=Keyed(5, i))).tokens for i, p in enumerate(begins)]
 
 
+def test_a_law_reads_the_prompt_also_where_nobody_may_guess():
+    "Whose first round falls into a silence of all drafters has read his prompt all the same; a law that had not would have nothing to go by"
+    model, begins = build("own"), [[5, 9, 7, 9, 5], [3, 1], [8, 8, 1]]
+    plain = [Trace(decode(model, "none", p, limit=12, law=VectorFSD(layer=2), rng=Keyed(5, i))).tokens for i, p in enumerate(begins)]
+    def served(read=False):
+        engine, texts = Engine(model, "recycling", curve=CURVE), [[], [], []]
+        def told(i):
+            def hear(r, step):
+                texts[i].extend(step.verdict.tokens if step else [])
+                engine.ration.purse = (1 if len(texts[i]) > 5 else -1) * 1e3 * engine.ration.unit
+            return hear
+        engine.ration.purse = -1e3 * engine.ration.unit
+        requests = [engine.submit(p, VectorFSD(layer=2), Stop(12), Keyed(5, i), told=told(i)) for i, p in enumerate(begins)]
+        for r in requests: r.read = read
+        engine.run()
+        return texts, {r.why for r in requests}
+    assert served() == (plain, {None}) and "error" in served(read=True)[1]
+
+
 @pytest.mark.parametrize("kind", ["own", "hf"])
 @pytest.mark.parametrize("composed", [lambda m: Contrastive(m, Llama.from_hf(hf.AutoModelForCausalLM.from_config(hf.LlamaConfig(**SIZES)).double().eval()), beta=.7),
                                       lambda m: ContrastiveSearch(m, k=4)], ids=["contrastive", "search"])
