@@ -72,12 +72,12 @@ class Request:
         """Begin a draft. Returns what the drafter wants scored first, `(state, draft)`; or None,
         and the request's `draft` is there"""
         self.draft = None
+        # no draft: the target reads the prompt first
+        if self.state.unread and (self.drafting is None or not self.read): return None
+        # once, whoever drafts: later there is text that the law has stepped over
+        if not self.read: self.law_state = self.law.read(self.law_state, self.state)
+        self.read = True
         if self.drafting is None:
-            # no draft: the target reads the prompt first
-            if self.state.unread: return None
-            # once: whoever begins to draft again has a text of his own by then
-            if not self.read: self.law_state = self.law.read(self.law_state, self.state)
-            self.read = True
             self.drafting = self._timed("begin",
                                         lambda: self.drafter.begin(self.ctx, self.state)
                                         or self.drafter)

@@ -61,6 +61,36 @@ def on_disk(model, tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="session")
+def data(tmp_path_factory):
+    "A folder of two shards that a small model, seed 4 of `learners.build`, wrote. Who harms it harms a copy"
+    import numpy as np, torch
+    from learners import build
+    from specdec_nb.training.corpus import Part, write_documents
+    model = build(seed=4, dtype=torch.float32)
+    folder, gen = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
+    for number in range(2):
+        plans = [[Part(gen.integers(0, 16, 4).tolist(), 16, float(i % 2))] for i in range(40)]
+        written = write_documents(model, plans, batch=20, seed=number)
+        np.savez(folder / f"{number:04d}.npz", tokens=np.concatenate([np.array(t, np.uint16) for t, _ in written]),
+                 lengths=[len(t) for t, _ in written], begins=[b for _, b in written], kinds=["continued"] * 40)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def one_shard(tmp_path_factory):
+    "A folder of one shard, larger, of the same model"
+    import numpy as np, torch
+    from learners import build
+    from specdec_nb.training.corpus import Part, write_documents, write_shard
+    model = build(seed=4, dtype=torch.float32)
+    folder, gen = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
+    texts = write_documents(model, [[Part(gen.integers(0, 16, 4).tolist(), 16, float(i % 2))] for i in range(240)], batch=60)
+    write_shard(folder / "0000.npz", dict(tokens=np.concatenate([np.array(t, np.uint16) for t, _ in texts]), lengths=[len(t) for t, _ in texts],
+                                          begins=[b for _, b in texts], kinds=["continued"] * 240))
+    return folder
+
+
 @pytest.fixture
 def copy(tmp_path):
     "A copy of the checkout, without what git ignores"

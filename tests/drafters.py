@@ -4,6 +4,8 @@ from fractions import Fraction
 import numpy as np
 
 from specdec_nb import Draft, Drafter
+from specdec_nb.draft import Budget
+from specdec_nb.roles import Context, Tokens
 
 NAMED = ("lookup", "suffix", "reference", "rest", "pool", "recycling", "lookahead", "tuned", "auto", "layerskip") # they need no other model, and no training
 
@@ -46,3 +48,7 @@ class Sampled(Drafter):
                     if not self.replace: q = np.where(np.arange(len(q)) == x, Fraction(0), q)
             level = below
         return Draft(tokens, parents, probs)
+
+
+def context(text, vocab_size=99, room=Budget(99, 99)): return Context(Tokens(text), room, None, vocab_size=vocab_size)
+def proposal(drafter, text, **kwargs): return drafter.begin(c := context(text, **kwargs), None).propose(c, None)

@@ -16,6 +16,7 @@ from specdec_nb.learned.losses import forward_kl
 from specdec_nb.learned.prophet import Prophet, ProphetDrafter
 from specdec_nb.roles import Context, Tokens, as_target, read
 from specdec_nb.sampling import Asks, FrequencyPenalty, RepetitionPenalty
+from specdec_nb.training.train import train
 
 SIZES = dict(hidden_size=32, intermediate_size=48, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=96,
              initializer_range=.4, bos_token_id=None, eos_token_id=None, pad_token_id=None)
@@ -125,6 +126,31 @@ def q_is_what_was_drawn_from(target, drafter):
         for i, (q, x) in enumerate(spy.asked):
             assert draft.q(i) is q and draft.tokens[i] == x and q[x] > 0
             assert not set(np.flatnonzero(q)) - set(WORDS) and np.isclose(q.sum(), 1)
+
+
+def network(kind, model, shake=True):
+    cls, _, options = KINDS[kind]
+    net = cls.of(model, WORDS, **options).join(as_target(model))
+    return shaken(net) if shake else net
+
+
+def distances(target, net, drafter, text, k=3):
+    "For each depth of a chain drafted after `text`: how far drafting's row is from training's"
+    drafter.bind(target)
+    drafting = drafter.begin(context(text), read(target.open(text, drafter.asks)))
+    asked = []
+    def ask(draft, ask=drafting.ask):
+        rows = yield from ask(draft)
+        asked.append(rows.scores.rows[len(draft)])
+        return rows
+    drafting.ask = ask
+    draft = answered(drafting.propose(context(text), Dice(len(text))))
+    batch = batch_of(target, net, [text + list(draft.tokens)])
+    with torch.no_grad(): trained = [logits for logits, _ in net.guessed(batch)][:k]
+    return [float((a - b[len(text) - 2]).abs().max() / b[len(text) - 2].abs().max()) for a, b in zip(asked, trained)]
+
+
+def trained(model, data, out, steps=12, **options): return train("medusa", data, out, model, steps=steps, draft_vocab_size=16, size=2, apart=8, **options)
 
 
 # -- draft models

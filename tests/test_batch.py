@@ -5,11 +5,14 @@ import torch
 import transformers as hf
 
 from drafters import Wild
-from specdec_nb import HFTarget, Keyed, Law, Llama, Trace, generate
+from enumeration import CRUDE, MODEL
+from specdec_nb import Draft, HFTarget, Keyed, Law, Llama, Trace, exact_law, generate, verify_rejection
 from specdec_nb.roles import as_target
 from specdec_nb.stops import Stop
 from specdec_nb.decode import Request, decode, serve
 from specdec_nb.models.slots import Slot
+from specdec_nb.serving.batch import Holes, OwnEnds, RightAligned, in_company, lockstep, share_of
+from specdec_nb.speedup import CostCurve
 
 SIZES = dict(vocab_size=48, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
              max_position_embeddings=64, initializer_range=.5, bos_token_id=None, eos_token_id=None, pad_token_id=None)
@@ -142,3 +145,42 @@ def test_drafts_of_a_batch_share_forwards():
 @pytest.mark.parametrize("wrong,says", [(dict(output_scores=True, return_dict_in_generate=True), "output_scores"), (dict(past_key_values=hf.DynamicCache()), "past_key_values")])
 def test_what_a_batch_cannot(wrong, says):
     with pytest.raises(ValueError, match=says): generate(build("llama"), PROMPTS, max_new_tokens=3, do_sample=False, **wrong)
+
+
+# -- layouts, and rows that wait for each other
+
+def test_rows_that_wait_keep_their_law_and_those_that_draw_anew_do_not():
+    "One round of two rows, both drawn; by enumeration, what the first row says first is the model's, unless who is held back draws again"
+    q, laws = CRUDE.p([0]), [MODEL.p([0]), MODEL.p([1]), MODEL.p([2])]
+    def said(rng, redraw):
+        drafts = [Draft.chain([rng.categorical(q)], [q]) for _ in range(2)]
+        verdicts = lockstep(drafts, [[laws[0], MODEL.p([d.tokens[0]])] for d in drafts], verify_rejection, rng, redraw)
+        assert len({len(v.tokens) for v in verdicts}) == 1, "equally long"
+        return verdicts[0].tokens[0]
+    first = {x: w for x, w in enumerate(laws[0]) if w}
+    assert exact_law(lambda rng: said(rng, False)) == first != exact_law(lambda rng: said(rng, True))
+
+
+@pytest.mark.parametrize("kind", [Holes, RightAligned, OwnEnds])
+def test_every_layout_holds_the_texts(kind):
+    gen, lengths = np.random.default_rng(4), np.zeros(3, int)
+    layout, moved = kind(3), 0
+    for _ in range(20):
+        kept = gen.integers(1, 5, 3)
+        before = [list(row) for row in layout.cells]
+        layout.add(kept.tolist(), 4)
+        lengths += kept
+        for row, n in zip(layout.cells, lengths): assert [c for c in row if c >= 0] == list(range(n))
+        moved += sum(row[:len(old)] != old for row, old in zip(layout.cells, before))
+    assert layout.holes == pytest.approx(1 - lengths.sum() / (3 * layout.width)) and ("0 entries moved" in repr(layout)) == (layout.moved == 0)
+    assert layout.width == {Holes: 80, RightAligned: max(lengths), OwnEnds: max(lengths)}[kind]
+    assert (layout.moved > 0) == (moved > 0) == (kind is RightAligned), "the control: one of them pays in copies"
+
+
+def test_what_company_costs():
+    curve = CostCurve((1, 4, 64), (1., 1., 16.))
+    assert [in_company(curve, 4)(n) for n in (1, 4)] == [1, curve(16)]
+    alone, third = share_of(curve, 0, 1), share_of(curve, 8, 3)
+    assert all(alone(n) == pytest.approx(curve(n)) for n in (1, 5, 40)) and third(1) == pytest.approx(curve(9) / 3)
+    assert curve(13) - curve(9) == pytest.approx(third(5) - third(1)) and third(5) - third(1) > alone(5) - alone(1), "a guess is dear where rows already cost"
+    with pytest.raises(ValueError, match="a request or more"): in_company(curve, 0)

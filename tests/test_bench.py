@@ -1,19 +1,14 @@
 """The benchmark: what it reads, how it adds up, that it resumes, and that it can say no."""
-import json, time
-from pathlib import Path
 
 import pytest, torch
-from specdec_nb.bench.questions import Question, read_questions
+from benched import CIRCLE, SMALL, Parrot, Wild
+from specdec_nb.bench.questions import Question
 from specdec_nb.bench.bench import bench, divergence, rows_of, schedule
-from specdec_nb.bench import timing
-from specdec_nb.bench.timing import Clock, Setting, timed
+from specdec_nb.bench.timing import Setting, timed
 from specdec_nb.workshop.ledger import Ledger
-from specdec_nb.roles import Drafter, TableTarget, as_target
+from specdec_nb.roles import Drafter, as_target
 from specdec_nb.draft import Draft
-from specdec_nb.lm import TableLM
 from specdec_nb.verify import Verdict
-
-CIRCLE = TableLM({(): [1, 0, 0], (0,): [0, 1, 0], (1,): [0, 0, 1], (2,): [1, 0, 0]})
 
 
 class Letters:
@@ -25,18 +20,6 @@ class Letters:
         ids = torch.tensor([[ord(c) % 32 - 1 for c in text if c.isalpha()]])
         return type("Ids", (), {"input_ids": ids})
     def decode(self, tokens, skip_special_tokens=True): return "".join(chr(97 + int(t)) for t in tokens)
-
-
-class Parrot(Drafter):
-    "Drafts the end of the last answer it saw"
-    learns = True
-    def __init__(self): self.memory = []
-    def propose(self, ctx, rng): return Draft.chain(self.memory[-3:])
-    def observe(self, step): self.memory += step.verdict.tokens
-
-
-class Wild(Drafter):
-    def propose(self, ctx, rng): return Draft.merge([[1, 2], [1, 0], [2]])[0]
 
 
 def accept_all(draft, p, rng):
@@ -57,71 +40,6 @@ def tiny():
 
 
 ROUNDS = [Question(f"q:{i}", "rounds" if i < 3 else "others", ("abcab", "ca")) for i in range(5)]
-SMALL = Setting(max_new_tokens=7)
-
-
-# -- questions -----------------------------------------------------------------------------------------
-
-def write(path, *rows):
-    path.write_text("\n".join(r if isinstance(r, str) else json.dumps(r) for r in rows), encoding="utf-8")
-    return path
-
-
-def test_formats(tmp_path):
-    path = write(tmp_path/"ref.jsonl", {"category": "qa", "turns": ["one", "two"], "question_id": 1}, "",
-                 {"prompt": "def f():\n", "task_id": "x"},
-                 {"query": "Who?", "docs": ["A.", "B."], "result": {}},
-                 {"query": "Summarize: A.", "docs": ["A."]})
-    spec, code, copying, quoted = read_questions(path)
-    assert (spec.category, spec.turns, spec.chat, spec.id) == ("qa", ("one", "two"), True, "ref.jsonl:1")
-    assert (code.category, code.turns, code.chat) == ("humaneval", ("def f():\n",), False)
-    assert (copying.category, copying.turns, copying.chat) == ("ref", ("A.\n\nB.\n\nWho?",), True)
-    assert quoted.turns == ("Summarize: A.",), "documents that the query quotes are not given twice"
-
-
-def test_a_line_separator_inside_a_string_is_no_new_line(tmp_path):
-    path = write(tmp_path/"q.jsonl", '{"prompt": "a\u2028b"}')
-    assert read_questions(path)[0].turns == ("a\u2028b",)
-
-
-@pytest.mark.parametrize("rows, message", [
-    ([{"prompt": "x"}, {"question": "y", "answer": "z"}],
-     r"q\.jsonl:2 .*'answer', 'question'.*Spec-Bench.*HumanEval.*reference"),
-    ([{"prompt": "x"}, '{"prompt": '], r"q\.jsonl:2 is no question in JSON"), ([], "no questions"),
-    (["[1]"], r"q\.jsonl:1"),
-    ([{"category": "qa", "turns": []}], r"q\.jsonl:1"), ([{"category": "qa", "turns": [3]}], r"q\.jsonl:1"),
-    ([{"query": "x", "docs": 3}], r"q\.jsonl:1"), ([{"prompt": " "}], r"q\.jsonl:1"),
-    ([{"prompt": "x"}, {"category": "qa", "turns": "hello"}], r"q\.jsonl:2: turns is 'hello', not a list"),
-    ([{"category": ["qa"], "turns": ["x"]}], r"q\.jsonl:1: category is"), ([{"category": "qa", "turns": ["a", None]}], r"turns\[1\] is None"),
-    ([{"category": "qa", "turns": {"a": 1}}], r"q\.jsonl:1: turns is"), ([{"query": "x", "docs": "abc"}], r"docs is 'abc'"),
-    ([{"query": "x", "docs": [1]}], r"docs\[0\] is 1"), ([{"query": None, "docs": ["x"]}], r"query is None"), ([{"prompt": 3}], r"prompt is 3"),
-    ([{"category": "qa", "turns": ["x"], "chat": "no"}], r"chat is 'no'"), (["[" * 100_000], r"q\.jsonl:1 .*nested too deeply"),
-    (["null"], r"q\.jsonl:1"), (['"text"'], r"q\.jsonl:1")])
-def test_bad_files_are_named(tmp_path, rows, message):
-    with pytest.raises(ValueError, match=message): read_questions(write(tmp_path/"q.jsonl", *rows))
-
-
-def test_bytes_that_are_no_text_are_named(tmp_path):
-    (tmp_path/"q.jsonl").write_bytes('{"prompt": "naïve"}'.encode("latin-1"))
-    with pytest.raises(ValueError, match=r"q\.jsonl is not a text file"): read_questions(tmp_path/"q.jsonl")
-    with pytest.raises(IsADirectoryError): read_questions(tmp_path)
-
-
-def test_a_text_to_be_continued(tmp_path):
-    path = write(tmp_path/"q.jsonl", {"category": "words", "turns": ["a b"], "chat": False}, {"category": "words", "turns": ["a b"]})
-    assert [q.chat for q in read_questions(path)] == [False, True]
-
-
-def test_categories_and_n(tmp_path):
-    rows = [{"category": c, "turns": [f"{c} {i}"]} for c in ("writing", "math", "qa") for i in range(3)]
-    path = write(tmp_path/"q.jsonl", *rows)
-    def texts(*given): return [q.turns[0] for q in read_questions(path, *given)]
-    assert texts(None, 2) == ["writing 0", "writing 1", "math 0", "math 1", "qa 0", "qa 1"]
-    assert texts(["qa"], 1) == ["qa 0"] and texts(["multi-turn"], 3) == ["writing 0", "writing 1", "math 0"]
-    assert {q.category for q in read_questions(path, ["multi-turn"])} == {"multi-turn"}
-    with pytest.raises(ValueError, match="'poetry'.*writing, math, qa"): read_questions(path, ["poetry"])
-    with pytest.raises(ValueError, match="at least 1"): read_questions(path, n=0)
-    assert len(read_questions([path, path])) == 9, "a file given twice counts once"
 
 
 # -- adding up -----------------------------------------------------------------------------------------
@@ -167,56 +85,6 @@ def test_every_method_once_a_question_and_who_is_first_rotates():
     plan = schedule(range(6), list("abc"))
     assert [i for i, _, _ in plan] == [i for i in range(6) for _ in range(3)]
     assert [m for _, _, m in plan[::3]] == list("abcabc") and len(set((i, m) for i, _, m in plan)) == 18
-
-
-# -- measuring -----------------------------------------------------------------------------------------
-
-def test_what_is_timed():
-    class Slow(Parrot):
-        def __init__(self): super().__init__(); time.sleep(.2)
-        def begin(self, ctx, state): time.sleep(.1)
-    trace, times = timed(as_target(CIRCLE), Slow(), [0], SMALL, show=lambda step: time.sleep(.1))
-    assert .1 <= times["seconds"] < .19, "a drafter's beginning counts; its construction, and showing, do not"
-    assert len(trace.tokens) == 7
-
-
-def test_reading_the_prompt_is_timed():
-    class Wide(TableTarget):
-        def open(self, prompt, asks=None):
-            time.sleep(.1)
-            return super().open(prompt, *() if asks is None else (asks,))
-    trace, times = timed(Wide(CIRCLE), Wild(), [0], SMALL)
-    assert .1 <= trace.seconds["prefill"] <= times["seconds"]
-
-
-def test_two_clocks():
-    "Who sleeps spends no processor time; what came first is told once; showing is nobody's cost, by either clock"
-    clock = Clock()
-    time.sleep(.05)
-    clock.first(3)
-    clock.first(9)
-    clock.outside(lambda: sum(range(3_000_000)))
-    read = clock.read()
-    assert read["seconds"] >= .05 > .04 > read["cpu"] >= read["cpu_first"] >= 0 and read["first"] == 3
-    clock = Clock()
-    sum(range(9_000_000))
-    busy = clock.read()
-    assert busy["cpu"] > .02 and (busy["first"], busy["cpu_first"]) == (0, 0)
-
-
-def test_nothing_after_the_end_counts():
-    class Beyond(Wild):
-        def propose(self, ctx, rng): return Draft.chain([2, 0, 1, 2, 0, 1])
-    for drafter, calls in ((Wild(), 2), (Beyond(), 1)):
-        trace, _ = timed(as_target(CIRCLE), drafter, [0, 1], Setting(max_new_tokens=9, eos=(1,)))
-        assert (trace.tokens, trace.calls) == ([2, 0, 1], calls)
-
-
-def test_counts_are_those_of_the_trace():
-    trace, times = timed(as_target(CIRCLE), Wild(), [0], SMALL)
-    r = timing.record(trace, times)
-    assert [accepted / judged for judged, accepted in trace.judged] == trace.acceptance != []
-    assert sum(r["sizes"]) == r["calls"] and sum(n * calls for n, calls in enumerate(r["sizes"])) == r["nodes"] > 0
 
 
 def test_turns_have_the_answers_as_history():
@@ -294,18 +162,3 @@ def test_resume(tmp_path, at):
     assert len(resumed.path.read_text().splitlines()) == 1 + len(whole) == 21
     resumed.close({"rows": []})
     assert [p.name for p in tmp_path.iterdir()] == ["out.json"]
-
-
-def test_a_run_is_not_resumed_with_other_settings(tmp_path):
-    begun = Ledger(tmp_path/"out.json", {"seed": 1})
-    begun.add({"question": 0})
-    begun.leave()
-    with pytest.raises(ValueError, match="seed = 1, now it is 2"):
-        Ledger(tmp_path/"out.json", {"seed": 2}, resume=True)
-    with pytest.raises(ValueError, match="--resume"): Ledger(tmp_path/"out.json", {"seed": 1})
-    assert len(Ledger(tmp_path/"out.json", {"seed": 1}, resume=True).records) == 1
-
-
-def test_what_cannot_be_written(tmp_path):
-    for out in (tmp_path, tmp_path/"no/out.json", Path("/dev/null/out.json")):
-        with pytest.raises(OSError, match="cannot write"): Ledger(out, {})

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import specdec_nb
 from conftest import ROOT
-from specdec_nb.bench.measured import table
 from specdec_nb.cli import NEEDS, main
 
 COMMAND = [sys.executable, "-m", "specdec_nb.cli"]
@@ -231,23 +230,6 @@ def test_a_prompt_from_a_pipe_in_half_precision(capsys, monkeypatch):
     assert won["provenance"]["dtype"] == "float16" and won["tokens"] == 4
 
 
-def rows():
-    return [dict(drafter=d, category=c, n=3, tokens=99, calls=50, tau=1.98, seconds=2., speedup=1.2, speedup_decoding=1.3, speedup_median=1.1,
-                 n_identical=3, lossy=False, warm=False) for d in ("none", "recycling") for c in ("multi-turn", "all")]
-
-
-@pytest.mark.parametrize("width", [100, 80, 60, 40, 30])
-def test_narrow_terminals_drop_columns(width):
-    import io
-    from rich.console import Console
-    console = Console(file=io.StringIO(), width=width, force_jupyter=False)
-    console.print(table(rows(), None, width))
-    shown = console.file.getvalue()
-    assert "\u2026" not in shown and "recycling" in shown and "1.20" in shown and "3/3" in shown
-    assert all(len(line) <= width for line in shown.splitlines())
-    assert ("median" in shown) == (width == 100)
-
-
 def test_a_broken_model_folder_is_one_line(capsys, tmp_path):
     for i, config in enumerate(("[]", "null", '{"model_type": 3}', '{"model_type": "llama", "hidden_size": "x"}', '{"model_type": "nonsense"}', "[" * 99_999)):
         (tmp_path/f"m{i}").mkdir()
@@ -296,7 +278,7 @@ def test_a_full_device_is_named(scene, capsys, monkeypatch):
     for left in Path("/dev").glob("full.partial*"): left.unlink()
 
 
-# -- the command lines of the book -----------------------------------------------------------------------
+# -- the command lines of the book
 
 def printed():
     "Every command line of `specdec` in the texts: in blocks of a shell, and in back-ticks, from `specdec` on"

@@ -22,6 +22,7 @@ from specdec_nb.models.hf import HFTarget
 from specdec_nb.phrases.ouroboros import Ouroboros
 from specdec_nb.trees.dag import GraphDrafter
 from learners import WORDS, build, near, words
+from enumeration import CRUDE, MODEL
 
 RULES = ("walk", "rejection", "kseq", "block", "traversal")
 GREEDY = Law(temperature=0)
@@ -73,10 +74,10 @@ def keyed_law(model, drafter, n, **settings):
 
 P, Q = TableLM({(): [1, 2]}), TableLM({(): [2, 1]})
 MARKOV, SKETCH = TableLM({(): [1, 2], (0,): [3, 1], (1,): [2, 5]}), TableLM({(): [1, 1], (0,): [1, 2]})
-THREE, CRUDE = TableLM.random(3, 2, 0), TableLM.random(3, 1, 50)
+THREE, ROUGH = TableLM.random(3, 2, 0), TableLM.random(3, 1, 50)
 LOOPS = {"the issue's": (P, ModelDrafter(Q, k=2), 3), "k = 3, four tokens": (P, ModelDrafter(Q, k=3), 4), "k = 2, four tokens": (MARKOV, ModelDrafter(SKETCH, k=2), 4),
-         "a tree": (MARKOV, Sampled(SKETCH, (2, 1), True), 3), "a wider tree": (P, Sampled(Q, (2, 2), True), 3), "three words": (THREE, ModelDrafter(CRUDE, k=2), 3),
-         "three words, a tree": (THREE, Sampled(CRUDE, (2, 1)), 3)}
+         "a tree": (MARKOV, Sampled(SKETCH, (2, 1), True), 3), "a wider tree": (P, Sampled(Q, (2, 2), True), 3), "three words": (THREE, ModelDrafter(ROUGH, k=2), 3),
+         "three words, a tree": (THREE, Sampled(ROUGH, (2, 1)), 3)}
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -101,9 +102,9 @@ def test_target_noise_by_round_is_refused(lazy, monkeypatch):
     monkeypatch.setattr(Keyed, "at", lambda self, position, purpose: at(self, position, "draft"))
     assert keyed_law(P, "none", 3) == P.law([0], 3)
     monkeypatch.undo()
-    texts = [{tuple(Trace(decode(THREE, d, [0], limit=9, rng=Keyed(s))).tokens) for d in ("none", ModelDrafter(CRUDE, k=3))} for s in range(9)]
+    texts = [{tuple(Trace(decode(THREE, d, [0], limit=9, rng=Keyed(s))).tokens) for d in ("none", ModelDrafter(ROUGH, k=3))} for s in range(9)]
     monkeypatch.setattr(Keyed, "at", lambda self, position, purpose: at(self, position, "draft"))
-    other = [{tuple(Trace(decode(THREE, d, [0], limit=9, rng=Keyed(s))).tokens) for d in ("none", ModelDrafter(CRUDE, k=3))} for s in range(9)]
+    other = [{tuple(Trace(decode(THREE, d, [0], limit=9, rng=Keyed(s))).tokens) for d in ("none", ModelDrafter(ROUGH, k=3))} for s in range(9)]
     assert max(map(len, texts)) == 1 < max(map(len, other))
 
 
@@ -463,3 +464,24 @@ def test_little_room(little, smaller, name):
         plain = Trace(decode(little, "none", prompt, **noise, limit=options["limit"])).tokens
         assert Trace(decode(little, drafter, prompt, **noise, **options)).tokens == plain, options
     assert Trace(decode(little, drafter, [5], limit=4, **noise)).tokens == Trace(decode(little, "none", [5], limit=4, **noise)).tokens
+
+
+@pytest.mark.parametrize("call,says", [
+    (lambda: list(decode(MODEL, "none", [], limit=3)), "empty"),
+    (lambda: list(decode(MODEL, "none", [7], limit=3)), "0 to 2"),
+    (lambda: list(decode(MODEL, "none", [0], limit=0)), "at least 1"),
+    (lambda: list(decode(MODEL, "none", [0])), "at least 1"),
+    (lambda: list(decode(MODEL, "telepathy", [0], limit=3)), "none"),
+    (lambda: list(decode(MODEL, "none", [0], limit=3, rule="hope")), "rejection"),
+])
+def test_clear_errors(call, says):
+    with pytest.raises(ValueError, match=says): call()
+
+
+def test_vocabularies_must_agree():
+    class Foreign(Sampled): vocab_size = 5
+    with pytest.raises(ValueError, match="vocabulary of 5"): list(decode(MODEL, Foreign(CRUDE, (1,)), [0], limit=3))
+    class Beyond(Drafter):
+        def propose(self, ctx, rng): return Draft.chain([9])
+    with pytest.raises(ValueError, match="outside"): list(decode(MODEL, Beyond(), [0], limit=3))
+    with pytest.raises(TypeError, match="propose"): make_drafter(object())

@@ -124,13 +124,6 @@ def test_in_models():
     assert len(found) == 9 and all(found.values()), found
 
 
-def test_who_attends_where():
-    import torch
-    from specdec_nb.models.llama import attention_on, grouped_attention
-    assert attention_on(torch.device("cpu")) is grouped_attention
-    assert attention_on(torch.device("cuda")).__name__ == "grouped_kernel"
-
-
 # -- sound ---------------------------------------------------------------------------------------------
 
 FEW = ["attention, 64 rows of 64", "combine", "keep", "walk", "rejection"]

@@ -31,8 +31,8 @@ def imported(source, module, face):
         elif isinstance(node, ast.ImportFrom):
             base = ".".join(module.split(".")[:-node.level]) if node.level else ""
             base = ".".join(filter(None, [base, node.module]))
-            names = [face.get(a.name, f"{base}.{a.name}") if base == "specdec_nb" else base
-                     for a in node.names]
+            names = [face.get(a.name, f"{base}.{a.name}") if base == "specdec_nb" else
+                     f"{base}.{a.name}" if (ROOT/base.replace(".", "/")).is_dir() else base for a in node.names]
         else: continue
         yield from (n for n in names if n.startswith("specdec_nb."))
 
@@ -181,24 +181,42 @@ def test_import_is_instant():
     assert min(float(t) for t, _ in runs) <= .3 and {heavy for _, heavy in runs} == {"0"}
 
 
-TABLE = re.compile(r"^\| (`test_.*`) \| (.+) \|$", re.M)
+EXCEPTION = re.compile(r"^\| `(test_\w+)\.py` \| (.+) \| (\S.+) \|$", re.M)
 
 
-def files_of(table):
-    "`{module: its test files}`, and all test files that `table` names"
-    found, files = defaultdict(set), set(re.findall(r"`(test_\w+\.py)`", table))
-    for names, modules in TABLE.findall(table):
+def elsewhere(table):
+    "`{module: the test file where it stands}`: the modules without a file of their name, in a table that gives a reason for each row"
+    found = {}
+    for file, modules, _ in EXCEPTION.findall(table):
         for part, rest in re.findall(r"\s*(?:(\w+): )?([^;]+)", modules):
-            for m in re.findall(r"[\w.]+", rest): found[f"{part}.{m}" if part else m] |= {*re.findall(r"test_\w+\.py", names)}
-    return found, files
+            found |= {f"{part}.{m}" if part else m: file for m in re.findall(r"[\w.]+", rest)}
+    return found
+
+
+def homeless(modules, files, table):
+    "Modules that no file of their name imports and no row names, or a file and a row; and files that are no module's and that nobody names"
+    named, own = elsewhere(table), {m for m in modules if f"specdec_nb.{m}" in files.get(f"test_{m.split('.')[-1]}", ())}
+    stray = files.keys() - {f"test_{m.split('.')[-1]}" for m in own} - {*re.findall(r"`(test_\w+)\.py`", table)}
+    return sorted({*modules} - own - named.keys() | own & named.keys() | named.keys() - {*modules} | stray | {*named.values()} - files.keys())
 
 
 def test_every_module_has_its_tests():
-    "CONTRIBUTING's table lacks no module and no file, and names none that is not there; helpers are imported from helpers"
-    found, files = files_of((ROOT/"CONTRIBUTING.md").read_text())
-    assert not {m.removeprefix("specdec_nb.") for m in SOURCES} - found.keys()
-    here = {p.name for p in (ROOT/"tests").glob("test_*.py")}
-    assert files == here, files ^ here
-    assert files_of("| `test_a.py`, `test_b.py` | models: hf, foreign; lm |\n- `test_c.py`")[0]["models.hf"] == {"test_a.py", "test_b.py"}
+    "In a file of its name, or in a row of CONTRIBUTING's table; every other file is named there; helpers are imported from helpers"
+    text, paths = (ROOT/"CONTRIBUTING.md").read_text(), [*(ROOT/"tests").glob("test_*.py")]
+    files = {p.stem: {*imported(p.read_text(), f"tests.{p.stem}", FACE)} for p in paths}
+    assert not homeless([m.removeprefix("specdec_nb.") for m in SOURCES], files, text)
+    assert not {*re.findall(r"`(test_\w+)\.py`", text)} - files.keys(), "a file that is not there"
     borrowed = {p.name: {*re.findall(r"^\s*(?:from|import) (test_\w+)", p.read_text(), re.M)} - {p.stem} for p in (ROOT/"tests").glob("*.py")}
     assert not {file: names for file, names in borrowed.items() if names}
+
+
+def test_a_module_without_tests_is_seen():
+    files = {"test_lm": {"specdec_nb.lm"}, "test_hf": {"specdec_nb.models.hf", "specdec_nb.models.slots"}, "test_house": set()}
+    table = "| `test_hf.py` | models: slots | one thing |\n- `test_house.py` looks at the whole"
+    assert not homeless(["lm", "models.hf", "models.slots"], files, table)
+    for modules, rows, says in ((["lm", "models.hf", "models.slots", "chance"], table, ["chance"]), (["lm", "models.hf"], table, ["models.slots"]),
+                                (["lm", "models.hf", "models.slots"], table.replace("one thing", ""), ["models.slots"]),
+                                (["lm", "models.hf", "models.slots"], table.replace("slots", "slots, hf"), ["models.hf"]),
+                                (["lm", "models.hf", "models.slots"], table[:-30], ["test_house"])):
+        assert homeless(modules, files, rows) == says, (modules, rows)
+    assert homeless(["lm"], {**files, "test_lm": set()}, table)[:2] == ["lm", "models.slots"], "a file that bears the name and looks at something else"

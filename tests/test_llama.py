@@ -8,13 +8,11 @@ import transformers as hf
 
 from drafters import Oracle, Wild
 from families import CLAIMED, SHORT as SIZES, claimed as build
-from specdec_nb import Draft, Law, Llama, Trace, generate
+from specdec_nb import Draft, Llama, generate
 from specdec_nb.roles import as_target
-from specdec_nb.decode import decode
 from specdec_nb.models.hub import chat
-from specdec_nb.models.kvcache import KVCache
-from specdec_nb.models.state import LlamaTarget
 from specdec_nb.models.llama import as_half, pack
+
 
 @pytest.mark.parametrize("name", CLAIMED)
 @pytest.mark.parametrize("length", [1, 2, 5, 6, 40, 64])
@@ -104,31 +102,6 @@ def test_the_context_s_edges(name):
     with pytest.raises(ValueError, match="empty"): generate(llama, torch.zeros(1, 0, dtype=torch.long), max_new_tokens=2)
 
 
-@pytest.mark.parametrize("name", ["llama", "qwen3, mixed"])
-def test_a_cache_that_fills_amid_a_draft_grows(name):
-    llama, grown = Llama.from_hf(build(name, torch.float64)), []
-
-    class Short(LlamaTarget):
-        def new_cache(self):
-            grown.append(cache := super().new_cache())
-            cache.rows = cache.rows[..., :4, :]
-            return cache
-
-    def tokens(target, drafter): return Trace(decode(target, drafter, [3, 14, 15, 9, 26], limit=40, law=Law(temperature=0))).tokens
-    plain = tokens(llama, "none")
-    for drafter in ("none", Wild(1, [3, 14, 15, 9, 26, *plain]), Oracle([3, 14, 15, 9, 26, *plain])):
-        assert tokens(Short(llama), drafter) == plain
-    assert all(cache.rows.shape[3] >= 44 for cache in grown)
-
-    class Forgets(KVCache):                                     # the control: a cache that grows and leaves its rows behind
-        def expect(self, draft, old=0):
-            before = self.rows
-            super().expect(draft, old)
-            if self.rows is not before: self.rows.zero_()
-    Short.new_cache = lambda self: Forgets(3, 2, llama.head_dim, torch.float64, "cpu", 4, llama.config, llama.kinds)
-    assert tokens(Short(llama), "none") != plain
-
-
 @pytest.mark.parametrize("config,says", [(dict(model_type="gpt2"), "gpt2"), (dict(hidden_act="gelu"), "gelu"),
                                          (dict(rope_parameters=dict(rope_type="dynamic", factor=2., rope_theta=1e4)), "dynamic")])
 def test_what_it_does_not_claim_is_pointed_elsewhere(config, says):
@@ -147,3 +120,10 @@ def test_smollm2_in_fp32_equals_the_original(original, smollm2):
         out = generate(llama, ids, drafter=drafter, max_new_tokens=40, do_sample=False, return_dict_in_generate=True)
         assert torch.equal(out.sequences, plain), drafter
     assert out.trace.calls <= 7
+
+
+def test_who_attends_where():
+    import torch
+    from specdec_nb.models.llama import attention_on, grouped_attention
+    assert attention_on(torch.device("cpu")) is grouped_attention
+    assert attention_on(torch.device("cuda")).__name__ == "grouped_kernel"

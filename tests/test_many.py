@@ -1,5 +1,4 @@
 """Many workers: what is made does not show how many there were, in what order they ended, who died, and what was done twice."""
-import json
 import os
 import pty
 import re
@@ -9,7 +8,6 @@ import sys
 import time
 from functools import partial
 from importlib.util import find_spec
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,18 +15,21 @@ import torch
 
 from conftest import ROOT
 from specdec_nb.cli import main
-from specdec_nb.learned.network import Trained
 from specdec_nb.training import corpus as writing
-from specdec_nb.training.corpus import Corpus, Part, write_documents, write_shard
+from specdec_nb.training.corpus import Part
 from specdec_nb.training.many import Loader, OnRay, Processes, in_order, write_corpus
-from specdec_nb.training.sweep import Try, grid, standings, try_all
 from learners import build
+from shards import badly, contents
 
 needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed: pip install 'specdec_nb[ray]'")
 
 
 @pytest.fixture(scope="module")
 def model(): return build(seed=4, dtype=torch.float32)
+
+
+@pytest.fixture
+def data(one_shard): return one_shard
 
 
 def plan(rng, tokenizer, files): return "continued", [Part(rng.integers(0, 16, 4).tolist(), 12, float(rng.integers(2)))]
@@ -41,20 +42,10 @@ def plans(monkeypatch):
     monkeypatch.setattr(writing, "passages", list)
 
 
-def contents(folder): return {p.name: p.read_bytes() for p in sorted(Path(folder).iterdir())}
-
-
 def written(model, folder, run=in_order, shards=4, **options):
     far = []
     write_corpus(model, None, folder, shards, documents=5, tick=lambda *x: far.append(x), run=run, batch=3, **options)
     return contents(folder), far[-1]
-
-
-def badly(work, jobs, told, times=2):
-    "All jobs at once, the last one first, each several times, and it is told from the beginning each time"
-    for job in [*jobs][::-1]:
-        for _ in range(times - 1): work(job, partial(told, job))
-        yield job, work(job, partial(told, job))
 
 
 def drawing(work, jobs, told):
@@ -177,8 +168,6 @@ def killed_and_resumed(crew, model, on_disk, tmp_path):
 def test_killed_and_resumed(model, on_disk, tmp_path): killed_and_resumed("Processes(1)", model, on_disk, tmp_path)
 
 
-# -- Ray
-
 @pytest.fixture
 def found(monkeypatch):
     "Workers find this file"
@@ -231,91 +220,6 @@ def test_without_ray(on_disk, tmp_path, monkeypatch, capsys):
         assert told in capsys.readouterr().err
 
 
-# -- sweeps
-
-@pytest.fixture(scope="module")
-def data(model, tmp_path_factory):
-    "A folder of one shard"
-    folder, gen = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
-    texts = write_documents(model, [[Part(gen.integers(0, 16, 4).tolist(), 16, float(i % 2))] for i in range(240)], batch=60)
-    write_shard(folder / "0000.npz", dict(tokens=np.concatenate([np.array(t, np.uint16) for t, _ in texts]), lengths=[len(t) for t, _ in texts],
-                                          begins=[b for _, b in texts], kinds=["continued"] * 240))
-    return folder
-
-
-SHARED = dict(steps=10, draft_vocab_size=16, size=2, apart=8, half=False)
-
-
-def bare(rows): return [{k: v for k, v in r.items() if k not in ("seconds", "cpu_seconds")} for r in rows]
-
-
-def test_a_sweep_killed_and_resumed(model, on_disk, data, tmp_path):
-    "In a run, and between a run and its line; in one process, in two, in a bad order: the same table, and no run's line twice"
-    tries = grid(["medusa", "draft"], dict(lr=[3e-3, 1e-4]))
-    whole = try_all(tries, data, tmp_path / "whole", model, SHARED)
-    assert {r["name"] for r in whole} == {t.name for t in tries} and [r["tau"] for r in whole] == sorted((r["tau"] for r in whole), reverse=True)
-    for name, run in (("badly", partial(badly, times=2)), ("two", Processes(2).run)):
-        who = Loader(str(on_disk)) if name == "two" else model
-        assert bare(try_all(tries, data, tmp_path / name, who, SHARED, run=run)) == bare(whole)
-    for moment in (1, 2, 4, 5):
-        heard = []
-        def tick(*far):
-            heard.append(far)
-            if len(heard) == moment: raise KeyboardInterrupt
-        with pytest.raises(KeyboardInterrupt): try_all(tries, data, tmp_path / f"cut{moment}", model, SHARED, tick=tick)
-        with open(tmp_path / f"cut{moment}/sweep.json.partial.jsonl", "a") as f: f.write('{"name": "torn')
-        assert bare(try_all(tries, data, tmp_path / f"cut{moment}", model, SHARED)) == bare(whole)
-    saved = json.loads((tmp_path / "whole/sweep.json").read_text())
-    assert saved["tries"] == whole and saved["header"]["data"] == repr(Corpus(data, 8)) and "torch" in saved["provenance"]
-    assert not (tmp_path / "whole/sweep.json.partial.jsonl").exists()
-    best = Trained.from_pretrained(tmp_path / "whole" / whole[0]["name"])
-    assert best.record["held"] == whole[0]["held"] and best.kind == whole[0]["kind"]
-
-
-@needs_ray
-def test_a_sweep_on_ray(model, on_disk, data, tmp_path, found):
-    "The table of one process; what one cluster had begun, another ends, and no run's line is there twice"
-    tries = grid(["medusa", "draft"], dict(lr=[3e-3, 1e-4]))
-    whole = try_all(tries, data, tmp_path / "whole", model, SHARED)
-    assert bare(try_all(tries[:2], data, tmp_path / "ray", Loader(str(on_disk)), SHARED, run=OnRay(2).run)) == bare([r for r in whole if r["kind"] == "medusa"])
-    assert bare(try_all(tries, data, tmp_path / "ray", Loader(str(on_disk)), SHARED, run=OnRay(2).run)) == bare(whole)
-
-
-def test_a_sweep_that_grows(model, data, tmp_path):
-    "What is done is not done again, also after the end; another corpus, or other settings for all, are refused"
-    first = try_all([Try("medusa", {})], data, tmp_path / "out", model, SHARED)
-    began = []
-    def noted(work, jobs, told):
-        for job, result in in_order(work, jobs, told):
-            began.append(job.name)
-            yield job, result
-    more = try_all([Try("medusa", {}), Try("medusa", dict(heads=2))], data, tmp_path / "out", model, SHARED, run=noted)
-    assert began == ["medusa-heads2"] and first[0] in more and len(more) == 2
-    for changed in (dict(steps=11), dict(apart=9)):
-        with pytest.raises(ValueError, match="sweep.json was made with .*, now it is .*: take another folder"):
-            try_all([Try("medusa", {})], data, tmp_path / "out", model, {**SHARED, **changed})
-    assert json.loads((tmp_path / "out/sweep.json").read_text())["tries"] == more, "the table is as it was"
-
-
-def test_a_run_that_fails_is_a_result(model, data, tmp_path):
-    "Its line says why; it is not tried again; and it is behind all others"
-    tries = [Try("medusa", dict(lr=1e30)), Try("medusa", dict(lr=1e-3)), Try("medusa", dict(heads=0))]
-    rows = try_all(tries, data, tmp_path / "out", model, SHARED)
-    assert rows[0]["name"] == "medusa-lr0.001" and "tau" in rows[0]
-    assert {r["name"]: r["failed"][:20] for r in rows[1:]} == {"medusa-lr1e+30": "the loss is nan at st", "medusa-heads0": "need at least one hea"} or all("failed" in r for r in rows[1:])
-    assert "failed: need at least one head" in standings(rows)
-    def none(work, jobs, told): yield from (pytest.fail("tried again") for _ in jobs)
-    assert try_all(tries, data, tmp_path / "out", model, SHARED, run=none) == rows
-
-
-@pytest.mark.parametrize("kinds,values,message", [
-    (["telepathy"], {}, "unknown network 'telepathy'"), (["medusa"], dict(depth=[1]), "medusa has no option 'depth'; it has lr, .*heads"),
-    (["medusa"], dict(lr=["fast"]), "lr cannot be 'fast'"), (["draft"], dict(words=[.5]), "words cannot be 0.5"), (["draft"], dict(objective=["hinge"]), "unknown loss 'hinge'; known: "),
-    (["medusa", "draft"], dict(heads=[2]), "draft has no option 'heads'")])
-def test_a_grid_is_checked_before_anything_is_loaded(kinds, values, message):
-    with pytest.raises(ValueError, match=message): grid(kinds, values)
-
-
 def test_on_the_command_line(on_disk, data, tmp_path, capsys):
     "Data by two processes, and a sweep; what is said last can be done"
     small = ["--model", str(on_disk), "--dtype", "float32", "--smoke"]
@@ -347,3 +251,29 @@ def test_a_bar_shows_pace_and_acceptance(on_disk, data, tmp_path):
         if not more: break
     os.close(ours)
     assert run.wait() == 0 and re.search(rb"tokens/s, \d:\d\d:\d\d left, loss [\d.]+, acceptance", seen), seen[-2000:]
+
+
+class Killed(Exception): ...
+
+
+def test_data_killed_and_resumed(tmp_path, monkeypatch):
+    "The same shards, none half there, none twice; and a trial's shard is not taken for a whole one"
+    import specdec_nb.training.corpus as corpus
+    model, gen = build(seed=4, dtype=torch.float32), []
+    def plan(rng, tokenizer, files): return "continued", [Part(rng.integers(0, 16, 4).tolist(), 8, 1.)]
+    monkeypatch.setattr(corpus, "plan_document", plan)
+    monkeypatch.setattr(corpus, "passages", list)
+    options = dict(documents=6, batch=3)
+    write_corpus(model, None, tmp_path / "whole", 3, **options)
+    def kill(*far):
+        gen.append(far)
+        if len(gen) == 9: raise Killed
+    with pytest.raises(Killed): write_corpus(model, None, tmp_path / "cut", 3, tick=kill, **options)
+    assert [p.name for p in (tmp_path / "cut").glob("*.npz")] == ["0000.npz"]
+    (tmp_path / "cut" / ".0001.npz.999.part").write_bytes(b"half")
+    write_corpus(model, None, tmp_path / "cut", 3, **options)
+    assert sorted(p.name for p in (tmp_path / "cut").iterdir()) == ["0000.npz", "0001.npz", "0002.npz"], "what a killed run left is gone"
+    for number in range(3):
+        a, b = (np.load(tmp_path / name / f"000{number}.npz") for name in ("whole", "cut"))
+        assert all(np.array_equal(a[k], b[k]) for k in ("tokens", "lengths", "begins", "kinds"))
+    with pytest.raises(ValueError, match="holds 6 documents, not 7"): write_corpus(model, None, tmp_path / "whole", 3, documents=7, batch=3)

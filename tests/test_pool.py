@@ -1,10 +1,12 @@
 """The phrase pool: bounds, recency, sources, saving; and the drafter made of it, exact cold and warm."""
 import os, signal, subprocess, sys, time
+import zipfile
 
 import numpy as np
 import pytest
 
 from conftest import ROOT
+from saved import altered, pool, put
 from specdec_nb import Draft, Keyed, Law, PhrasePool, TableLM, Trace, Verdict, exact_law as law
 from specdec_nb.roles import make_drafter
 from specdec_nb.decode import decode
@@ -166,3 +168,22 @@ def test_several_continuations_survive_a_short_one():
     assert pool.after([1]) == [(5, 3), (5, 2)] and len(pool) == 2
     pool.add([1, 5, 2, 7], "verified")
     assert pool.after([1]) == [(5, 2, 7), (5, 3)] and len(pool) == 2
+
+
+@pytest.mark.parametrize("change", [
+    put("rows", 0, 99), put("rows", 0, -1), put("rows", 1, 100), put("rows", 1, -3), put("lengths", 0, 10_000), put("lengths", 0, 0),
+    put("lengths", 0, -5), lambda a: a.pop("rows"), lambda a: a.update(rows=a["rows"].astype(float)), lambda a: a.update(rows=a["rows"][:-1])])
+def test_pools_out_of_range(tmp_path, change):
+    with pytest.raises(ValueError, match="x holds a damaged phrase pool"): PhrasePool.load(altered(tmp_path, pool(), "phrase pool", change))
+
+
+@pytest.mark.parametrize("settings", [dict(capacity=0), dict(key="one"), dict(key=None), dict(per_key=2.5), dict(counts={}), dict(counts=None),
+                                      dict(counts=dict.fromkeys(SOURCES, [0])), dict(longest=True), dict(vocab_size="x")])
+def test_pools_with_other_settings(tmp_path, settings):
+    path = altered(tmp_path, pool(), "phrase pool", lambda a: None, lambda s: {k: v for k, v in s.items() if k != "kind"} | settings)
+    with pytest.raises(ValueError, match="x holds a damaged phrase pool"): PhrasePool.load(path)
+
+
+def test_an_archive_that_unpacks_to_something_else(tmp_path):
+    with zipfile.ZipFile(tmp_path/"x", "w") as z: z.writestr("header.npy", b"\x93NUMPY\x01\x00\x10\x00" + b"{" * 16)
+    with pytest.raises(ValueError, match="phrase pool"): PhrasePool.load(tmp_path/"x")

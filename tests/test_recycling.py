@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from learners import build
+from saved import altered, matrix, put
 from specdec_nb import Draft, Keyed, Law, Llama, TableLM, Trace, exact_law as law
 from specdec_nb.draft import Budget
 from specdec_nb.sampling import Scores
@@ -184,3 +185,11 @@ def test_a_table_of_another_width(little):
     for width in (3, 12):
         drafter = Recycling(table=Successors(16, width))
         assert len(Trace(decode(little, drafter, [1, 2, 3], limit=8, law=Law(temperature=0))).tokens) == 8 and drafter.asks.topk == width
+
+
+@pytest.mark.parametrize("change", [put("after", (0, 0), 50), put("after", (0, 0), -2), put("after_pair", (0, 0), 1 << 20), lambda a: a.pop("whose"),
+                                    lambda a: a.update(whose=a["whose"][:-1]), lambda a: a.update(after=a["after"][0]),
+                                    lambda a: a.update(after=a["after"][:, :0], after_pair=a["after_pair"][:, :0])])
+def test_matrices_out_of_range(tmp_path, change):
+    with pytest.raises(ValueError, match="x holds a damaged successor matrix"):
+        Successors.load(altered(tmp_path, matrix(), "successor matrix", change))

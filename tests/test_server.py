@@ -17,15 +17,13 @@ import pytest
 
 import storm
 from conftest import ROOT
+from served import BOUNDS, HOUSE, MODEL, TOKENIZER, alone, app
 from storm import EOS
 from specdec_nb import Keyed, Stop
 from specdec_nb.models.maps import why_not_native
 from specdec_nb.serving.server import doors_at, running
-from specdec_nb.serving.wire import Bounds, Refused, read_body, stops_at
-from specdec_nb.serving.answers import Prose, likelihoods
-
-HOUSE = storm.small()
-MODEL, TOKENIZER, BOUNDS, app, alone = HOUSE.model, HOUSE.tokenizer, HOUSE.bounds, HOUSE.app, HOUSE.alone
+from specdec_nb.serving.wire import Bounds
+from specdec_nb.serving.answers import likelihoods
 
 
 @pytest.mark.parametrize("drafter, seed", [("lookup", 1), ("auto", 2)])
@@ -249,16 +247,6 @@ def test_what_is_streamed_is_not_kept(monkeypatch):
     assert [len(a.logs) for a in made] == [0, 9]
 
 
-def test_likelihoods_are_of_all_words():
-    "Against sorting all of them, for rows long enough that this is not done"
-    gen = np.random.default_rng(0)
-    for V in (40, 900, 5000):
-        row, k = gen.normal(size=V).astype(np.float32), 5
-        own, best = likelihoods(row, 7, k)
-        p = np.exp(row.astype(float)) / np.exp(row.astype(float)).sum()
-        assert abs(own - np.log(p[7])) < 1e-9 and [x for x, _ in best] == np.argsort(-p)[:k].tolist() and np.allclose([w for _, w in best], np.log(np.sort(p)[::-1][:k]))
-
-
 @pytest.mark.parametrize("begun", [[b""], [b"POST /v1/comp"], [b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n", b"GET /he"]], ids=["nothing", "a word", "a second one"])
 def test_a_head_that_does_not_arrive(begun):
     "Who says nothing, or half of what he wants, is not waited for; who is being answered is"
@@ -273,23 +261,6 @@ def test_a_head_that_does_not_arrive(begun):
         while sock.recv(1000): pass
         long = httpx.post(f"{address}/v1/completions", json=dict(prompt="a", max_tokens=8, temperature=0, logit_bias={str(EOS): -100}))
         assert long.status_code == 200 and long.elapsed.total_seconds() > .7
-
-
-def test_a_hundred_thousand_prompts_are_not_read():
-    "There are too many, which can be known before"
-    class Counting:
-        asked = 0
-        def __call__(self, text): self.asked += 1
-    tokenizer, raw = Counting(), json.dumps(dict(prompt=["a"] * 100_000)).encode()
-    with pytest.raises(Refused, match="at most 6 answers.*100000"): read_body(raw, "completion", tokenizer, 259, 512, BOUNDS)
-    assert tokenizer.asked == 0
-
-
-def test_a_stop_is_seen_across_what_is_no_text():
-    "Special tokens stand between its letters, as many as you like"
-    [ends] = stops_at(TOKENIZER, ("ab",), 1)
-    a, b = TOKENIZER("ab").input_ids
-    assert ends([9, a, *[257] * 50, b]) and not ends([a, *[257] * 50, b]) and not ends([9, b, *[257] * 50, a])
 
 
 def test_small_manners(door):
@@ -398,25 +369,3 @@ def test_a_taken_port_is_told_before_anything_is_served():
     doors = doors_at("localhost", 0)
     assert len({door.getsockname()[1] for door in doors}) == 1, "one port at all addresses of a name"
     for door in doors: door.close()
-
-
-def test_prose_of_random_bytes():
-    gen = np.random.default_rng(0)
-    for i in range(60):
-        ids, strings = gen.integers(0, 259, 40).tolist(), [("a",), ("é", "xy"), ()][i % 3]
-        if i % 2: ids = TOKENIZER("".join(gen.choice(list("aéxy🦊 "), 30))).input_ids
-        prose, whole = Prose(TOKENIZER, strings), TOKENIZER.decode(ids, skip_special_tokens=True)
-        sent = "".join(prose.add(ids[j:j + 3], j + 3 >= len(ids)) for j in range(0, len(ids), 3))
-        cuts = [whole.find(s) for s in strings if s in whole]
-        assert sent == whole[:min(cuts, default=len(whole))]
-
-
-@pytest.mark.parametrize("raw, says", [(b'{"messages": [{"role": "tool", "content": "a"}]}', "role"), (b'{"messages": [{"role": "user", "content": "a", "name": "b"}]}', "name"),
-    (b'{"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}', "text"), (b'{"messages": [{"role": "user", "content": "a"}], "top_logprobs": 2}', "needs logprobs"),
-    (b'{"messages": [{"role": "user", "content": "a"}], "temperature": 0.001}', "0.01"), (b'{"messages": [{"role": "user", "content": "a"}], "response_format": {"type": "json_object"}}', "response_format"),
-    (b'{"messages": [{"role": "user", "content": null}]}', "content is a text"), (b'{"messages": [{"role": "user", "content": [{"type": "text", "text": "a", "cache": 1}]}]}', "parts"),
-    (b'{"messages": [{"role": "user", "content": "a"}], "store": 0}', "store"), (b'{"messages": [{"role": "user", "content": "a"}], "parallel_tool_calls": 1}', "parallel_tool_calls"),
-    (b'{"messages": [{"role": "user", "content": "a"}], "logit_bias": {"05": 1}}', "token ids"), (b'{"messages": [{"role": "user", "content": "a"}], "logit_bias": {"1_0": 1}}', "token ids"),
-    (b'{"messages": [{"role": "user", "content": "a"}], "stream_options": {"include_usage": true}}', "needs stream")])
-def test_what_chat_refuses(raw, says):
-    with pytest.raises(Refused, match=says): read_body(raw, "chat", TOKENIZER, 259, 512)

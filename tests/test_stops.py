@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from specdec_nb import Dice, Draft, Drafter, Keyed, Law, Stop, TableLM, verify_rejection, verify_walk
+from drafters import Sampled
+from specdec_nb import Dice, Draft, Drafter, Keyed, Law, Stop, TableLM, Trace, verify_rejection, verify_walk, exact_law as law
 from specdec_nb.chance import Point, pick, rounding
 from specdec_nb.decode import decode
 from specdec_nb.roles import as_target
@@ -132,3 +133,11 @@ def test_a_guess_is_judged_by_the_law_it_was_drawn_from():
     [*decode(lm, Halves(), [0], 2, rule=watching, rng=Dice(0))]
     assert abs(q.astype(float).sum() - 1) > 1e-4 > 1e-12 > abs(seen[0].sum() - 1)
     with pytest.raises(ValueError, match="Misses drafted from no distribution"): [*decode(lm, Misses(), [0], 2, rng=Dice(0))]
+
+
+@pytest.mark.parametrize("drafter", ["lookup", "none"])
+def test_stops_inside_blocks(drafter):
+    model = TableLM.random(3, 1, 1)
+    stopped = lambda d: law(lambda rng: tuple(Trace(decode(model, d, [0, 1, 0, 1], rng=rng, stop=Stop(3, eos={2}))).tokens))
+    assert stopped(drafter) == stopped(Sampled(TableLM.random(3, 1, 8), (2, 1))) == stopped("none")
+    assert all(2 not in t[:-1] for t in stopped("none"))

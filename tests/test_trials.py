@@ -5,7 +5,7 @@ import transformers as hf
 
 from specdec_nb import Draft, HFTarget, Llama
 from specdec_nb.models.state import LlamaTarget
-from specdec_nb.models.trials import rows_look_back, rows_stay_apart, same_rows, tree_equals_paths, tree_fits
+from specdec_nb.models.trials import row_bounds, rows_look_back, rows_stay_apart, same_rows, tree_equals_paths, tree_fits
 
 TRIALS = tree_equals_paths, rows_stay_apart, rows_look_back
 SIZES = dict(vocab_size=40, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64,
@@ -85,3 +85,8 @@ def test_equal_is_relative_to_what_a_dtype_holds(dtype, small, large):
     holes = rows.clone()
     holes[1] = torch.nan
     assert same_rows(holes, holes, lm) and not same_rows(holes, rows, lm)
+
+
+def test_bounds_are_found_wherever_a_configuration_names_them():
+    config = dict(sliding_window=7, num_local_experts=8, nested=dict(chunk_size=9), window_sizes=[3, 11], attn_scale=.5, block_token_id=5, floor_scale=64.0)
+    assert row_bounds(config) == {"sliding_window": 7, "chunk_size": 9, "window_sizes": 11, "floor_scale": 64}

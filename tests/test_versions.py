@@ -1,11 +1,11 @@
-"""The library's own tests of `generate` and of the Hugging Face target, with the oldest and the newest transformers that are allowed."""
+"""The library's own tests of `generate`, of what it is given, and of the Hugging Face target, with the oldest and the newest transformers that are allowed."""
 import os, subprocess, sys, sysconfig, tempfile, tomllib, venv
 
 import pytest
 from conftest import ROOT
 from specdec_nb.models.hub import cache_folder
 
-FILES = "tests/test_generate.py", "tests/test_hf.py"
+FILES = [f"tests/test_{name}.py" for name in ("generate", "options", "inputs", "calls", "hf", "foreign", "trials")]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 [ALLOWED] = [d for d in PROJECT["dependencies"] if d.startswith("transformers")]
 OLDEST = ALLOWED.split(">=")[1].split(",")[0]

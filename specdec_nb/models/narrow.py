@@ -133,16 +133,8 @@ def ready_bytes(x, stride, xs, n, K, xp, first, last, y, ys):
 # columns of a tile of one row, of two, of more: with one digit a column needs two registers
 _CUT = shaped(*((64, 64, 32) if WHOLE == "avx512vnni" else (32, 16, 8)))
 
-@kernel
-def _paced(form, rows, rest):
-    "A single row is computed twice, to one place: alone it asks for bytes faster than they come"
-    x, i, stride, xs, K, w, o, y, yi, ys, far = rest
-    if rows == 1: _CUT(form, 2, (x, i, 0, xs, K, w, o, y, yi, 0, far))
-    else: _CUT(form, rows, rest)
-
-_PACE = _paced if WHOLE == "avx512vnni" else _CUT
-new_kind(_NIBBLES, "four bits by bytes", apply_nibbles, nibbles_by_bytes, _PACE)
-new_kind(_BYTES, "eight bits by bytes", apply_bytes, bytes_by_bytes, _PACE)
+new_kind(_NIBBLES, "four bits by bytes", apply_nibbles, nibbles_by_bytes, _CUT)
+new_kind(_BYTES, "eight bits by bytes", apply_bytes, bytes_by_bytes, _CUT)
 new_kind(_READY, "rows of bytes", ready_bytes)
 
 # %% ../../nbs/2_models/14l_narrow.ipynb #0cf76d77
