@@ -466,7 +466,7 @@ def test_questions_answer_and_count(tab, address):
 def test_an_outcome_waits_for_a_prediction(site):
     page = (site/"1_exactness/01_lm.html").read_text()
     assert page.count("You have a prediction?") == 1 and "tag_predict" in page
-    assert "You have a prediction?" not in (site/"1_exactness/08a_cost.html").read_text()
+    assert "You have a prediction?" not in (site/"1_exactness/00_bookmap.html").read_text()
 
 
 def test_the_browser_sees_trouble(tmp_path, tab):
