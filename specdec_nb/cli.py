@@ -130,7 +130,8 @@ NEEDS = { # drafter: what it needs, and for whom it is
                "default model they come along"),
     "eagle3": ("a layer trained for the target, network=FOLDER (specdec train eagle3); for the "
                "default model it comes along"),
-    "hydra": "heads trained for the target, network=FOLDER (specdec train hydra)",
+    "hydra": ("heads trained for the target, network=FOLDER (specdec train hydra); for the "
+              "default model they come along"),
     "mtp": ("a Hugging Face model whose checkpoint ships an MTP head (DeepSeek-V3, GLM-4.5, "
             "Qwen3-Next)"),
     "eagle": "a layer trained for the target, network=FOLDER (specdec train eagle)",
