@@ -103,7 +103,8 @@ ANSI = re.compile(r"\x1b\[[0-9;]*m")
 NOISE = [(re.compile(r"( at)? 0x[0-9a-fA-F]{6,}"), ""),                  # addresses of objects
          (re.compile(r"<(dc:date|dc:title)>.*?</\1>", re.S), ""),
          (re.compile(r"Matplotlib v[\d.]+"), "Matplotlib"),
-         (re.compile(r"\b[a-z]{1,2}[0-9a-f]{10}\b"), "id")]              # matplotlib's ids of paths and clips
+         (re.compile(r"\b[a-z]{1,2}[0-9a-f]{10}\b"), "id"),              # matplotlib's ids of paths and clips
+         (re.compile(r"^Compiling .* for this processor, once …\n?", re.M), "")]  # the first time on a machine
 
 
 def plain(text):
@@ -123,7 +124,7 @@ def shown(outputs):
             for mime, data in sorted(o.data.items()):
                 text = mime.startswith("text/") or mime == "image/svg+xml"
                 rest.append((mime, plain(data) if text else "(present)"))
-    return [(n, plain(s)) for n, s in sorted(streams.items())] + rest
+    return [(n, said) for n, s in sorted(streams.items()) if (said := plain(s))] + rest
 
 
 def same(a, b):
