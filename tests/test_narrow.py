@@ -8,12 +8,14 @@ import torch
 from conftest import ROOT
 from specdec_nb import Draft, Keyed, Law, Trace, generate, in_bytes
 from specdec_nb.decode import decode
+from specdec_nb.drafters.layerskip import some_layers
 from specdec_nb.models import linear, narrow
 from specdec_nb.models.linear import PANEL, panels
 from specdec_nb.models.machine import TRIPLE
 from specdec_nb.models.native import Native, load_default
 from specdec_nb.roles import as_target
 from specdec_nb.serving.quant import blocks, few_bits
+from specdec_nb.workshop.ledger import of_model
 from families import claimed as build
 
 TOKENS = [x * 7 % 48 for x in range(60)]
@@ -157,3 +159,19 @@ def test_words_are_bytes_in_another_order():
     assert (words[:, :2 * PANEL] == raw[:, :2 * PANEL]).all()
     for k, c in ((0, 0), (5, 1), (31, PANEL - 1), (13, 7)):
         assert (words[:, 2 * PANEL + 4 * (PANEL * (k // 4) + c) + k % 4] == raw[:, 2 * PANEL + PANEL * k + c]).all()
+
+
+def test_what_was_measured_says_so():
+    "A table of the twin's is not headed like the model's"
+    model, twin = small(4)
+    told = [of_model(m) for m in (model, twin)]
+    assert [t["runtime"] for t in told] == ["native", "native int8"] and [t["activations"] for t in told] == ["float32", "int8"]
+
+
+def test_some_layers_of_a_twin_are_a_twins():
+    "Whoever leaves layers out before, or after: the same bits"
+    model, twin = small(4)
+    keep = [0]
+    one, other = in_bytes(some_layers(model, keep)), some_layers(twin, keep)
+    assert one.activations == other.activations == "int8"
+    assert torch.equal(rows_of(one, Draft()), rows_of(other, Draft())) and not torch.equal(rows_of(one, Draft()), rows_of(some_layers(model, keep), Draft()))

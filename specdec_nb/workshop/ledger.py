@@ -134,8 +134,9 @@ def of_model(model) -> dict:
     "Which model, in what precision, where"
     import torch
     device, hf = torch.device(model.device), hasattr(model, "parameters")
-    packed = getattr(model, "packed", None)
+    packed, runtime = getattr(model, "packed", None), "hf" if hf else "own"
     if packed:
+        runtime = "native" if model.activations == "float32" else f"native {model.activations}"
         weights = [torch.from_numpy(packed.vector(name))
                    for name, (kind, *_) in packed.index.items() if kind < 0]
     else:
@@ -145,8 +146,7 @@ def of_model(model) -> dict:
                           for w in weights).encode())
     return dict(device=torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
                 dtype=str(model.dtype).removeprefix("torch."),
-                runtime="native" if packed else "hf" if hf else "own",
-                **({"activations": model.activations} if packed else {}),
+                runtime=runtime, **({"activations": model.activations} if packed else {}),
                 model=Path(model.config.name_or_path).name, fingerprint=mark.hexdigest()[:16])
 
 def commit(
