@@ -85,6 +85,7 @@ class Rows:
 class Native(Llama):
     "A Llama-type decoder as one compiled call. Scores rows of many requests; keeps nothing"
     activations = "float32" # in a product: see chapter 14l
+    words:list = [] # matrices that were laid anew for it
     def __init__(self, config, packed:Packed, threads:int=None, generation_config=None,
                  rotary=None):
         from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
@@ -130,8 +131,7 @@ class Native(Llama):
         "Kinds of matrices, by whose clock, which kernels: what decides what a row costs"
         from specdec_nb.models.machine import version
         kinds = "+".join(f"{k}" for k in sorted({k for k, *_ in self.packed.index.values()} - {-1}))
-        alone = "one thread, " * (self.threads == 1)
-        return f"{alone}{kinds} times {self.activations} by {version()}"
+        return f"{kinds} times {self.activations} by {version()}" + " alone" * (self.threads == 1)
 
     @cached_property
     def embed(self): return torch.from_numpy(self.packed.matrix("embed", self.vocab_size))
