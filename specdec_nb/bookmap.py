@@ -26,7 +26,7 @@ PLACES = { # place: (its question, what happens there, the chapters that answer)
     "loop": ("One loop", "commit, and again", "06b 07 13a 13b 13c 14 31 32 32b 32c 33 35 38"),
     "memory": ("What is remembered?", "keep, observe", "12 12a 12b 13b 15 17a 18 19 24b 29"),
     "gain": ("What is gained?", "time, measured on a machine",
-             "08 08a 09a 14a 14b 14c 14d 14e 14f 14g 14h 14i 14j 14k 14l 29a 30 31 31a 32a "
+             "08 08a 09a 14a 14b 14c 14d 14e 14f 14g 14h 14i 14j 14k 14l 14m 29a 30 31 31a 32a "
              "40 40a 40b 41 41a 41b 42 42a 44 44a 44b 45 46 47"),
 }
 

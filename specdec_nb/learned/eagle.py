@@ -14,6 +14,9 @@ from ..roles import register
 from ..models.llama import Llama, head_dim_of, rotation
 from ..models.kvcache import KVCache
 from ..models.state import RowState, RowTarget, parted, stacked
+from ..models.rows import RankedScores
+from ..models.maps import why_not_native
+from ..models.native import Rows
 from ..drafters.model import TreeDrafting
 from .network import LevelDrafter, Trained, known_as
 
@@ -49,8 +52,11 @@ class EagleLayer(Trained):
     # `[..., n]`, `[..., n, d]`, `[n]` -> q, k, v `[..., n, heads, head_dim]`
     def project(self, tokens, g, positions):
         "What a word and the feature before it ask, and what they offer"
-        e = self.embed[tokens].float()
-        return self.projected(self.qkv(torch.cat([self.norm_e(e), self.norm_g(g)], -1)), positions)
+        return self.projected(self.qkv(self.asked(tokens, g)), positions)
+
+    def asked(self, tokens, g): # `[..., n]`, `[..., n, d]` -> `[..., n, K]`
+        "What queries, keys and values are made from"
+        return torch.cat([self.norm_e(self.embed[tokens].float()), self.norm_g(g)], -1)
 
     def projected(self, qkv, positions):
         "Heads apart, queries and keys turned"
@@ -69,6 +75,24 @@ class EagleLayer(Trained):
         x = g + self.out(seen)
         gate, up = self.gate_up(self.norm2(x)).chunk(2, -1)
         return x + self.down(F.silu(gate) * up)
+
+    layer = None # all of this in one compiled call, of a packed network
+    def packed(self):
+        "The same network for drafting: where the native kernels serve, the layer is one call"
+        twin = super().packed()
+        if self.head.device.type == "cpu" and why_not_native() is None: twin.layer = self._layer()
+        return twin
+
+    def _layer(self):
+        from specdec_nb.models.layer import Layer
+        s, gates = self.settings, self.gate_up.weight.chunk(2)
+        parts = self.qkv.weight.split([n * s["head_dim"]
+                                       for n in (s["heads"], s["kv_heads"], s["kv_heads"])])
+        weights = dict(zip(("q", "k", "v", "gate", "up"), (*parts, *gates)), o=self.out.weight,
+                       down=self.down.weight, head=self.head, norm2=self.norm2.weight)
+        if isinstance(self.norm, _Norm): weights["norm"] = self.norm.weight
+        return Layer(weights, s["heads"], s["kv_heads"], s["head_dim"], self.inv_freq, s["scale"],
+                     s["eps"])
 
 # %% ../../nbs/4_learning/23_eagle.ipynb #71b9a9b6
 class EagleState(RowState):
@@ -109,22 +133,37 @@ class EagleTarget(RowTarget):
     """EAGLE's layer in the role of a target. A draft grows by a level a call, since each word needs
     the state before it"""
     window, layers = None, 0
-    def __init__(self, net): self.net, self.device = net, net.head.device
+    def __init__(self, net):
+        self.net, self.device, self.layer = net, net.head.device, net.layer
+        if self.layer is not None: self.scores_of = RankedScores
     def open(self, prompt=(), asks=Asks()): return EagleState(self, prompt, self.new_cache(), asks)
 
     def new_cache(self):
+        if self.layer is not None: return self.layer.new_cache()
         s = self.net.settings
         return KVCache(1, s["kv_heads"], s["head_dim"], device=self.device)
 
     @torch.no_grad()
     def forward(self, feeds):
-        tokens, positions, cache, wanted = stacked(feeds, self.device)
-        g = self.net.entering(tokens, torch.cat([f.state.before(f) for f in feeds]))
-        made = self.net.finish(g, cache.attend(0, *self.net.project(tokens, g, positions)))
+        g = torch.cat([f.state.before(f) for f in feeds])
+        logits, made = (self.stepwise if self.layer is None else self.at_once)(feeds, g)
         for f, part in zip(feeds, made.split([len(f.tokens) for f in feeds])):
             f.state.dream(f, part)
-        if wanted is not None: made = made[wanted]
-        return parted(feeds, self.net.predict(self.net.norm(made)) if len(made) else None, {})
+        return parted(feeds, logits, {})
+
+    def stepwise(self, feeds, g): # logits of the rows wanted, and what the layer made of all
+        "A matrix at a time"
+        tokens, positions, cache, wanted = stacked(feeds, self.device)
+        g = self.net.entering(tokens, g)
+        made = self.net.finish(g, cache.attend(0, *self.net.project(tokens, g, positions)))
+        rows = made if wanted is None else made[wanted]
+        return self.net.predict(self.net.norm(rows)) if len(rows) else None, made
+
+    def at_once(self, feeds, g):
+        "The same in one call"
+        tokens = torch.tensor([t for f in feeds for t in f.tokens])
+        g = self.net.entering(tokens, g)
+        return self.layer.over([Rows.of(f) for f in feeds], g, self.net.asked(tokens, g))
 
 # %% ../../nbs/4_learning/23_eagle.ipynb #536e7134
 class EagleDrafting(TreeDrafting):

@@ -56,7 +56,7 @@ class Eagle1(Eagle3):
         e = self.embed[tokens].float() * float(self.settings["told"])
         return self.mix(torch.cat([e, g], -1))
 
-    def project(self, tokens, g, positions): return self.projected(self.qkv(g), positions)
+    def asked(self, tokens, g): return g
 
     def loss(self, batch, objective=forward_kl, decay=.8):
         "States and laws at the first level, the only one that EAGLE-1 trains; figures of three"

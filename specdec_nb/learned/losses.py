@@ -15,7 +15,26 @@ def forward_kl(
     p, # `[..., W]`: the target's probabilities of these words; they may sum to less than 1
 ): # `[...]`
     "KL(p ‖ q): cross-entropy less a constant; the drafter must cover whatever the target says"
-    return (torch.special.xlogy(p, p) - p * logits.log_softmax(-1)).sum(-1)
+    return _ForwardKL.apply(logits, p)
+
+class _ForwardKL(torch.autograd.Function):
+    "Some rows at a time, loss and gradient, while they are in the processor's cache"
+    @staticmethod
+    def forward(ctx, logits, p):
+        gradient, made = torch.empty_like(logits), []
+        rows = 16 if p.device.type == "cpu" else 4096
+        parts = (x.flatten(0, -2).split(rows) if x.dim() > 1 else [x]
+                 for x in (logits, p, gradient))
+        for z, p_i, gradient_i in zip(*parts):
+            log_q = z.to(torch.promote_types(z.dtype, torch.float32)).log_softmax(-1)
+            made.append(((p_i.clamp_min(1e-37).log() - log_q) * p_i).sum(-1))
+            gradient_i.copy_(log_q.exp() * p_i.sum(-1, keepdim=True) - p_i)
+        ctx.save_for_backward(gradient)
+        return torch.cat(made).view(p.shape[:-1]) if p.dim() > 1 else made[0]
+    @staticmethod
+    def backward(ctx, by):
+        [gradient] = ctx.saved_tensors
+        return gradient * by[..., None].to(gradient.dtype), None
 
 def reverse_kl(logits, p):
     "KL(q ‖ p): the drafter may leave words out, but must not say what the target would not"

@@ -60,7 +60,7 @@ else: PANEL, LANES, TALLEST = 32, 16, 6 # 32 registers of 4
 #| code-fold: true
 #| code-summary: "kernel, piece, entry, and where compiled code is kept"
 KERNELS = ("machine", "simd", "team", "nibbles", "linear", "selfattention", "forward",
-           "narrow")
+           "narrow", "layer")
 
 _SETTINGS = ("OPT", "ENABLE_AVX", "LOOP_VECTORIZE", "SLP_VECTORIZE", "DEBUGINFO_DEFAULT",
              "LLVM_REFPRUNE_PASS")

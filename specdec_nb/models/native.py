@@ -76,10 +76,13 @@ class Rows:
     cache: NativeCache
     base: int # committed rows in its cache, also the position of the node that comes first
     tokens: Sequence # `[n]`: the new nodes
-    # `[old + n]`: of all nodes that are not committed, an earlier one or -1; the first `old` are in
-    # the cache already
+    # `[old + n]`: of all nodes not committed, an earlier one or -1; the first `old` are cached
     parents: list
     first: int = 0 # the first of them whose logits are wanted
+    @classmethod
+    def of(cls, feed) -> "Rows": # of a `Feed`
+        above = [-1, *(p + 1 for p in feed.below.parents)]
+        return cls(feed.state.cache, feed.state.length, feed.tokens, above, feed.first)
 
 # %% ../../nbs/2_models/14j_native.ipynb #2824f890
 class Native(Llama):
@@ -148,24 +151,24 @@ class Native(Llama):
     def forward(self, # type: ignore[override]
         parts, # `[Rows, ...]`: what each request wants scored
         hidden=(), # layers: what enters them, or leaves the last norm, is wanted of all rows
-        # `(Ranked [m, V] or None, {layer: [sum of n, d]})`: of the rows wanted, of all; the new
-        # rows are in the caches
+        # `(Ranked [m, V] or None, {layer: [sum of n, d]})`: of rows wanted, of all, now cached
     ) -> tuple:
         "One pass over the new rows of several requests"
+        scores, states = self._run(self.kernels.forward, parts, hidden)
+        return scores, dict(zip(hidden, states))
+
+    def _run(self, work, parts, hidden, *given): # `(Ranked or None, [layers wanted, sum of n, d])`
+        "One pass at a time has the team; others are alone"
         for part in parts: part.cache.reserve(len(part.parents))
         w, batch, longest, n = self._batch(parts, hidden)
-        # one forward at a time has the team; others are alone
-        team = self.team
-        threads = team.take()
+        threads = self.team.take()
         try:
             scratch = self._scratch(n, threads, longest, batch)
-            team.work(threads, self.kernels.forward, scratch.meeting, w, batch, scratch)
-        finally: team.give(threads)
-        layers = torch.from_numpy(batch.states.reshape(-1, n, w.d)) if hidden else ()
-        states = dict(zip(hidden, layers))
-        if not len(batch.wanted): return None, states
-        logits, best = (x.reshape(len(batch.wanted), -1) for x in (batch.logits, batch.best))
-        return Ranked(logits[:, :w.vocab], best), states
+            self.team.work(threads, work, scratch.meeting, w, batch, scratch, *given)
+        finally: self.team.give(threads)
+        states, m = torch.from_numpy(batch.states.reshape(len(hidden), n, w.d)), len(batch.wanted)
+        logits, best = (x.reshape(max(m, 1), -1) for x in (batch.logits, batch.best))
+        return Ranked(logits[:, :w.vocab], best) if m else None, states
 
     def _known(self, tokens):
         "Compiled code would read whatever lies where a word is none"
@@ -175,8 +178,7 @@ class Native(Llama):
                          "the drafter has another vocabulary")
 
     def _batch(self, parts, hidden):
-        """The call as arrays, its whole numbers in one; also the longest text, and how many rows
-        there are"""
+        "The call as arrays, whole numbers in one; the longest text, and how many rows there are"
         requests, tokens, parents, wanted, sees, longest = [], [], [], [], 0, 0
         for p in parts:
             first, n, nodes = len(tokens), len(p.tokens), len(p.parents)
@@ -239,9 +241,7 @@ class NativeTarget(RowTarget):
     def forward(self, feeds):
         "What all requests feed, in one call"
         hidden = sorted({i for f in feeds for i in f.state.asks.hidden})
-        rows = [Rows(f.state.cache, f.state.length, f.tokens,
-                     [-1, *(p + 1 for p in f.below.parents)], f.first) for f in feeds]
-        return parted(feeds, *self.model.forward(rows, hidden))
+        return parted(feeds, *self.model.forward([Rows.of(f) for f in feeds], hidden))
 
 # %% ../../nbs/2_models/14j_native.ipynb #a9d516f0
 _SAID:set = set()
@@ -252,8 +252,7 @@ def load_native(
     # an architecture that is not claimed stays a Hugging Face model; else ValueError
     any_:bool=False,
 ) -> tuple: # `(model, tokenizer)`
-    """A model in the native runtime; where that cannot be, the book's first runtime on the same
-    numbers, and one notice of it"""
+    "A model in the native runtime; where that cannot be, in the first one, and a notice of it"
     why = why_not_native()
     if why and why not in _SAID:
         warnings.warn(f"the native runtime cannot serve here, since {why}; the book's "

@@ -94,6 +94,12 @@ class RankedScores(TensorScores):
     def top(self, k):
         enough = k <= min(self.ranked.shape[1], self.array.shape[1])
         return self.ranked[:, :k] if enough else favourites(self.array, k)
+    def likely(self, i, k):
+        if k > min(self.ranked.shape[1], self.array.shape[1]): return super().likely(i, k)
+        tokens, row = self.ranked[i, :k], self.rows[i]
+        # NaN where every word is masked
+        p = (row[tokens] - row.logsumexp(-1)).exp()
+        return [(x, w) for x, w in zip(tokens.tolist(), p.tolist()) if w > 0]
     def some(self, rows): return RankedScores(Ranked(self.array, self.ranked)[rows])
     def _after(self, before):
         best = before.top(self.ranked.shape[1])

@@ -225,3 +225,13 @@ def check_tally(c):
     def flipped(w, n): return int(((w.view(np.uint8) ^ 128).astype(int) * n.astype(int)).sum())
     return {"as given": c.tally, "nothing taken away": flipped, "128 times the weights' sum": lambda w, n: flipped(w, n) - 128 * int(w.astype(int).sum()), "127": lambda w, n: flipped(w, n) - 127 * int(n.astype(int).sum()),
             "zero": lambda w, n: 0}
+
+
+def check_level(c):
+    return {"one level": lambda b: (.3 + b) / 5, "only the bytes": lambda b: 4 * .3 / 5, "only what is between": lambda b: 4 * b / 5, "of the whole round": lambda b: 4 * (.3 + b) / (5 + 4 * (.3 + b)),
+            "between the levels": lambda b: (4 * .3 + 3 * b) / 5}
+
+
+def check_features(c):
+    return {"as given": c.features, "one too far": lambda made, parents: made[[min(p + 2, len(made) - 1) for p in parents]], "the pending word's for all": lambda made, parents: made[[0] * len(parents)],
+            "only of the first level": lambda made, parents: made[[max(p, 0) for p in parents]]}
