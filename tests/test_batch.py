@@ -6,7 +6,8 @@ import transformers as hf
 
 from drafters import Wild
 from enumeration import CRUDE, MODEL
-from specdec_nb import Draft, HFTarget, Keyed, Law, Llama, Trace, exact_law, generate, verify_rejection
+from specdec_nb import Draft, HFTarget, Keyed, Law, Llama, Trace, exact_law, generate, verify_rejection, verify_walk
+from specdec_nb.lm import distribution
 from specdec_nb.roles import as_target
 from specdec_nb.stops import Stop
 from specdec_nb.decode import Request, decode, serve
@@ -159,6 +160,17 @@ def test_rows_that_wait_keep_their_law_and_those_that_draw_anew_do_not():
         return verdicts[0].tokens[0]
     first = {x: w for x, w in enumerate(laws[0]) if w}
     assert exact_law(lambda rng: said(rng, False)) == first != exact_law(lambda rng: said(rng, True))
+
+
+@pytest.mark.parametrize("rule,p,q,right", [(verify_walk, [3, 2, 1], [1, 1, 1], True), (verify_rejection, [3, 2, 1], [1, 1, 1], False),
+                                            (verify_rejection, [2, 1, 0], [2, 1, 3], True), (verify_walk, [2, 1, 0], [2, 1, 3], False)])
+def test_drawing_anew_is_right_only_where_a_rejection_owes_the_law_itself(rule, p, q, right):
+    p, q = distribution(p), distribution(q)
+    def said(rng):
+        drafts = [Draft.chain([rng.categorical(q)], [q]) for _ in range(2)]
+        return lockstep(drafts, [[p, p]] * 2, rule, rng, redraw=True)[0].tokens[0]
+    law = exact_law(said)
+    assert all(law.get(x, 0) == w for x, w in enumerate(p)) == right
 
 
 @pytest.mark.parametrize("kind", [Holes, RightAligned, OwnEnds])

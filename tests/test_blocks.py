@@ -1,4 +1,4 @@
-"""Rules that judge siblings, blocks and whole trees at once: exact by enumeration, never worse than rejection; broken and lossy ones are caught."""
+"""Rules that judge siblings, blocks and whole trees at once: exact by enumeration; of a chain nothing keeps more than block; broken and lossy ones are caught."""
 from fractions import Fraction as F
 from itertools import product
 
@@ -82,7 +82,8 @@ def test_block_gains_a_ninth():
     assert accepted(verify_rejection) == F(10, 9) and accepted(verify_block) == accepted(verify_traversal) == F(11, 9)
 
 
-def test_block_is_traversal_on_chains_and_neither_is_worse_than_rejection():
+def test_block_is_traversal_on_chains_and_nothing_lossless_keeps_more():
+    more = False
     for seed in range(12):
         model, crude = TableLM.random(3, 1, seed), TableLM.random(3, 1, seed + 30)
         def verdicts(rule, n=2):
@@ -95,7 +96,26 @@ def test_block_is_traversal_on_chains_and_neither_is_worse_than_rejection():
         block, traversal, rejection = map(verdicts, (verify_block, verify_traversal, verify_rejection))
         assert block == traversal
         def mean(v): return sum(len(verdict.path) * w for verdict, w in v.items())
-        assert mean(block) >= mean(rejection)
+        most, kept, drawn = 0, {(): 1}, {(): 1}
+        for _ in range(2):
+            drawn = {(*t, x): w * crude.p([0, *t])[x] for t, w in drawn.items() for x in range(3)}
+            kept = {t: min(w, kept[t[:-1]] * model.p([0, *t[:-1]])[t[-1]]) for t, w in drawn.items()}
+            most += sum(kept.values())
+        assert mean(block) == most >= mean(rejection)
+        more |= mean(block) > mean(rejection)
+    assert more, "rejection reaches the bound nowhere else"
+
+
+def test_on_trees_traversal_may_keep_less_than_rejection():
+    "An elder sibling uses up all that is owed; behind the younger stands a long certain text"
+    sure, even, q = (TableLM({(): w}).p([]) for w in ([1, 0], [1, 1], [3, 1]))
+    def kept(rule, n):
+        def run(rng):
+            tokens = [0, rng.categorical(q), rng.categorical(q)] + [0] * n
+            draft = Draft(tokens, [-1, 0, 0] + [*range(2, 2 + n)], [sure, q, q] + [sure] * n)
+            return len(rule(draft, [even] * 3 + [sure] * (n + 1), rng).path)
+        return sum(m * w for m, w in law(run).items())
+    assert [(kept(verify_rejection, n), kept(verify_traversal, n)) for n in (0, 3, 40)] == [(F(29, 32), 1), (1, 1), (F(69, 32), 1)]
 
 
 def test_chosen_nodes_are_walked_so_keyed_noise_reproduces_plain_decoding():

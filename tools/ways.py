@@ -6,8 +6,6 @@ Each way writes the same answers plainly and with drafters, which must be equal 
 A run that was stopped goes on with --resume.
 """
 import argparse, time, warnings
-from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from specdec_nb.chance import Keyed
@@ -49,15 +47,6 @@ class Counting:
         return self.inner.score(pairs)
 
 
-@dataclass(frozen=True)
-class NormedDoLa(DoLa):
-    "With the final norm before the output matrix"
-    norm: Any = field(default=None, compare=False, repr=False)
-    def early(self, scores, i):
-        class Normed: hidden = {layer: self.norm(h) for layer, h in scores.hidden.items()}
-        return super().early(Normed, i)
-
-
 def right(answer, wanted):
     "Whether one of the wanted words is said"
     said = "".join(c if c.isalnum() else " " for c in answer.lower()).split()
@@ -74,7 +63,7 @@ class Ways:
                 "typical 0.9": Truncated(typical=.9), "ε 0.0003": Truncated(epsilon=3e-4), "η 0.0003": Truncated(eta=3e-4), "Mirostat 3": Mirostat(),
                 "repetition 1.2": Law(temperature=0, processors=(RepetitionPenalty(1.2),)), "FSD": FSD(), "vector FSD": VectorFSD(layer=self.target.layers),
                 "DoLa": DoLa(temperature=0, unembed=head, layers=few, processors=(RepetitionPenalty(1.2),)),
-                "DoLa, normed": NormedDoLa(temperature=0, unembed=head, layers=few, norm=normed)}
+                "DoLa, normed": DoLa(temperature=0, unembed=head, layers=few, norm=normed)}
         self.ways = {name: self.served(law) for name, law in laws.items()}
         self.ways["contrastive search"] = self.served(laws["greedy"], ContrastiveSearch)
         amateur = draft_target(None, self.target)

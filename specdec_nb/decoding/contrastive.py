@@ -117,8 +117,8 @@ class _Sharing(TreeDrafting):
 
 @register("amateur")
 class Amateur(ModelDrafter):
-    """The amateur of a `Contrastive` target drafts for it (Yuan et al. 2024): one row more a call
-    than for being subtracted"""
+    """The amateur of a `Contrastive` target drafts for it (Yuan et al. 2024), on the state that the
+    target keeps of it: no row is computed twice"""
     drafting = _Sharing
     parts = () # its rows are the target's own
     def __init__(self,

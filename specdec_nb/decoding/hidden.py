@@ -32,6 +32,8 @@ class DoLa(Law):
     # `[V, d]` the target's output matrix
     unembed: Any = field(default=None, compare=False, repr=False)
     layers: tuple = () # candidates: the hidden states that enter these layers
+    # the model's final norm, put before that matrix; None: states as they are, as the authors do
+    norm: Any = field(default=None, compare=False, repr=False)
     relative: float = .1 # words below this share of the largest probability are masked
     bounds = Law.bounds | dict(relative=(0, 1))
 
@@ -47,7 +49,8 @@ class DoLa(Law):
     def early(self, scores, i) -> np.ndarray: # `[m, V]` log-probabilities
         "What each of the candidate layers would say"
         states = torch.stack([scores.hidden[layer][i] for layer in self.layers])
-        rows = states.to(self.unembed.dtype) @ self.unembed.T
+        states = states.to(self.unembed.dtype)
+        with torch.no_grad(): rows = (self.norm(states) if self.norm else states) @ self.unembed.T
         return rows.double().log_softmax(-1).cpu().numpy()
 
     def row(self, s, scores, i):

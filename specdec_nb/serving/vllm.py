@@ -112,8 +112,8 @@ def export_drafter(
     model, # the Hugging Face model that it was trained for
     folder, # is made; what lies there under the same names is replaced
 ) -> dict: # what vLLM is told: its `speculative_config`
-    """Write a trained drafter as stock vLLM loads it: `config.json` and `model.safetensors`,
-    both or neither.
+    """Write a trained drafter as stock vLLM loads it: `config.json` and `model.safetensors`. Both
+    are on the disk before the first gets its name.
 
     Raises ValueError for a kind that the engine has no format for, for another model's drafter,
     and for angles it has no name for.

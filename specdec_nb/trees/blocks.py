@@ -36,8 +36,8 @@ def verify_block(
     p, # `p[0]` follows the pending token, `p[1+i]` node i: the target's distributions
     rng, # a source of randomness; positions count from the first token to be committed
 ) -> Verdict:
-    """Judge a chain as a whole: accepts most of all lossless rules that look at one chain (Sun et
-    al. 2025, algorithm 2)"""
+    """Judge a chain as a whole: on average no lossless rule that looks at one chain accepts more
+    (Sun et al. 2025, algorithm 2)"""
     if not draft.is_chain: return verify_traversal(draft, p, rng)
     if best_walked(draft, p): return verify_walk(draft, p, rng)
     coins, r, n = rng.at(0, "coin"), 1, 0

@@ -65,6 +65,14 @@ def check_lead(c):
             "the other way round": lambda: (-worst, mean)}
 
 
+def check_late(c):
+    def longer(n): return c.solution(n + 1)
+    def exchanged(n): return c.solution(n)[::-1]
+    def never(n): return 1, 1
+    def first_only(n): return Fraction(3, 8) * 2 + Fraction(3, 32), 1
+    return {"one node more": longer, "exchanged": exchanged, "always alike": never, "the tail forgotten": first_only, "a constant": lambda n: c.solution(4)}
+
+
 def check_mildest(c):
     def near(n): return lambda wanted: (found := c.solution(wanted)) and (found[0] + Fraction(n, 20), found[1])
     return {"one milder": near(1), "one bolder": near(-1), "no bias": lambda wanted: (found := c.solution(wanted)) and (found[0], 0),
