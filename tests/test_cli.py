@@ -357,7 +357,7 @@ def test_training_lines_of_the_book_run(scene, monkeypatch, capsys):
         argv = small(line, [] if "--model" in line else ["--model", "my/model"])
         assert main(argv) == 0, (line, capsys.readouterr().err)
         said = capsys.readouterr().out
-        assert ("Train on it: specdec train" if "train data" in line else "Use it: generate(model, ids, drafter=") in said, line
+        assert ("Train on it: specdec train" if "train data" in line else "Use it: specdec_nb.generate(model, ids, drafter=") in said, line
     told = re.search(r"specdec (race --drafter \S+ --model \S+)", said)
     assert told and main([*told[1].split(), "--prompt", "w1 w2 w3", "--max-new-tokens", "4"]) == 0, "what the last line says works"
 

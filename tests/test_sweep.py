@@ -12,7 +12,7 @@ from shards import badly
 from specdec_nb.learned.network import Trained
 from specdec_nb.training.corpus import Corpus
 from specdec_nb.training.many import Loader, OnRay, Processes, in_order
-from specdec_nb.training.sweep import Try, grid, standings, try_all
+from specdec_nb.training.sweep import Try, grid, standings, try_all, uncertain
 
 needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed: pip install 'specdec_nb[ray]'")
 
@@ -102,3 +102,17 @@ def test_a_run_that_fails_is_a_result(model, data, tmp_path):
     (["medusa", "draft"], dict(heads=[2]), "draft has no option 'heads'")])
 def test_a_grid_is_checked_before_anything_is_loaded(kinds, values, message):
     with pytest.raises(ValueError, match=message): grid(kinds, values)
+
+
+def test_a_line_says_how_sure_it_is():
+    "The error is that of simulated runs; a line within two errors of the best of its kind is marked, one beyond is not, another kind neither"
+    import numpy as np
+    def run(name, kind, top1, n=400): return dict(name=name, kind=kind, tau=1 + float(np.cumprod(top1).sum()), held=dict(top1=top1), held_tokens=n, seconds=60)
+    first, rng = run("a", "medusa", [.6, .5, .3]), np.random.default_rng(0)
+    drawn = 1 + np.cumprod(rng.binomial(400, first["held"]["top1"], (20_000, 3)) / 400, 1).sum(1)
+    assert uncertain(first) == pytest.approx(drawn.std(), rel=.03)
+    rows = [first, run("b", "medusa", [.59, .5, .3]), run("c", "draft", [.55]), run("d", "medusa", [.4, .4, .3]), run("e", "draft", [.55], 40), run("z", "draft", [0.])]
+    lines = standings(rows).splitlines()[1:]
+    assert ["=" in line for line in lines] == [False, True, False, False, True, False]
+    del rows[1]["held_tokens"]                                                      # of an older sweep: nothing is claimed
+    assert "nan" in standings(rows).splitlines()[2] and "=" not in standings(rows).splitlines()[2]

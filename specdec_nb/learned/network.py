@@ -45,7 +45,7 @@ class Trained(nn.Module):
     title:str = "" # what a card calls it
     layers:tuple = ()
     target:dict | None = None # its fingerprint
-    terms:dict = {} # what a run that goes on must agree on, beside what the loop is told
+    terms:dict = {} # settings that a resumed run must share, beside the loop's own
     draft_vocab:torch.Tensor # `[W]` ids of the target that it guesses among
     embed:torch.Tensor
     head:torch.Tensor

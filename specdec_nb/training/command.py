@@ -113,7 +113,7 @@ def _use(kind, folder, network, model):
     if "held" not in network.record: return None
     name = f"model:model={folder}" if kind == "draft" else f"{kind}:network={folder}"
     return ("On documents kept apart, by depth, the drafter's favourite is the target's: "
-            f"{network.record['held']['top1']}\nUse it: generate(model, ids, "
+            f"{network.record['held']['top1']}\nUse it: specdec_nb.generate(model, ids, "
             f"drafter={name!r}), or specdec race --drafter {name}"
             + f" --model {model}" * bool(model))
 

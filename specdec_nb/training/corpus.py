@@ -64,7 +64,7 @@ class _Document:
 
 # %% ../../nbs/4_learning/20_corpus.ipynb #f98209b4
 def _writer(model):
-    "Our own runtime where it can, whose rows are flat; with padded ones, word by word"
+    "Our own runtime, which needs no padding, where it knows the model; else one word a pass"
     if model.device.type == "cpu" and Llama.refuses(model.config) is None:
         return as_target(Llama.from_hf(model))
     target = copy(as_target(model))

@@ -110,6 +110,13 @@ def _serving_fault(f):
         measured += f"; explained: {', '.join(f'{k} {v:.2f}' for k, v in f['explained'].items())}"
     yield name, measured
 
+def _as_begun(case):
+    """Whether each guess after the first is the target's own next word from the same state, which
+    is what an untrained head says. Of a network with one guess: whether that is"""
+    table, text, n = case.tables[0], np.array(case.text), len(case.prompt)
+    return np.concatenate([table[d, n + d + 1:len(text)] == text[n:len(text) - d - 1]
+                           for d in range(min(1, len(table) - 1), len(table))])
+
 def _training_faults(f):
     "What is wrong with a network, or with its texts, however it is served"
     r, s, o = f["right"], f.get("surprise"), f.get("opening")
@@ -117,7 +124,9 @@ def _training_faults(f):
              f"{r['early']:.2f}")
     def beyond(a, b, least): return a - b > max(least, 3 * math.sqrt((a + b) / f["places"]))
     if beyond(r["late"], r["given"], .05): yield "trained late", shown
-    elif beyond(r["early"], r["given"], .3): yield "trained early", shown
+    elif beyond(r["early"], r["given"], .3):
+        begun = f"; {f['begun']:.0%} of the guesses after it are as before any training"
+        yield "weak" if f["begun"] > .5 else "trained early", shown + begun
     elif r["given"] < .05: yield "weak", shown
     if f["covered"] < .75:
         yield "few words", f"{f['covered']:.0%} of the target's words are the drafter's"
@@ -209,6 +218,7 @@ def diagnose(
     f["accepted"] = _by_depth([g for _, g in found["served"]])
     f["right"] = {name: float(np.mean([c.right(late) for c in cases]))
                   for name, late in (("given", 0), ("late", 1), ("early", -1))}
+    f["begun"] = float(np.mean(np.concatenate([_as_begun(c) for c in cases])))
     f["covered"] = float(np.isin(said, network.draft_vocab.cpu().numpy()).mean())
     if len(documents): f["surprise"] = surprise(target, documents, begins or None)
     if begin := list(begin) or opening(documents):

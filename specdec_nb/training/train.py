@@ -88,6 +88,7 @@ def _facts(corpus, last, **how) -> dict:
     "What the card tells of a run: its data, how, and what the last line of its log says"
     return dict(documents=len(corpus.train), tokens=int(sum(map(len, corpus.train))),
                 held_documents=len(corpus.held), steps=last["step"], **how,
+                held_tokens=int(sum(map(len, corpus.held)) - sum(corpus.begins["held"])),
                 **{k: last[k] for k in ("seconds", "cpu_seconds")})
 
 def _network(cls, model, draft_vocab, begin, seed, options):
