@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LAYOUT', 'F32', 'F16', 'BF16', 'Q4', 'Q8', 'Q6', 'DEEP', 'SIZE', 'SIGNATURE', 'READY', 'BLOCKS', 'q8', 'q6', 'times',
            'spread', 'shaped', 'apply_form', 'apply_f32', 'apply_f16', 'apply_bf16', 'apply_q4', 'apply_q8', 'apply_q6',
-           'address_of', 'new_kind', 'block_of', 'readable', 'prepare_rows', 'panels', 'row_of', 'unpack']
+           'address_of', 'new_kind', 'block_of', 'refuse_unreadable', 'prepare_rows', 'panels', 'row_of', 'unpack']
 
 # %% ../../nbs/2_models/14e_linear.ipynb #2047f698
 import numpy as np
@@ -192,7 +192,7 @@ def block_of(kind:int) -> tuple: # (weights of a column, bytes)
     raise ValueError(f"kind {kind}, {_SAID.get(kind, 'unknown')!r}, is known by its address only: "
                      "tell new_kind what a block of it holds")
 
-def readable(kind:int):
+def refuse_unreadable(kind:int):
     "ValueError for a kind of which no row can be read back"
     if kind < len(SIZE): return
     raise ValueError(f"rows of kind {kind}, {_SAID.get(kind, 'unknown')!r}, cannot be read back, "

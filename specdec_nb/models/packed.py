@@ -211,10 +211,10 @@ class Packed:
 
     def matrix(self, name, rows:int) -> np.ndarray:
         "A matrix's first rows, unpacked: `[rows, depth]`"
-        from specdec_nb.models.linear import readable, unpack
+        from specdec_nb.models.linear import refuse_unreadable, unpack
         from specdec_nb.models.machine import once
         kind, at, _, deep = self.index[name]
-        readable(kind)
+        refuse_unreadable(kind)
         out = np.empty(rows * deep, np.float32)
         once("what unpacks", lambda: unpack(kind, self.blob[at:], rows, deep, out))
         return out.reshape(rows, deep)
@@ -233,8 +233,8 @@ def weights_of(
 ): # `Weights`; the tables of angles are still empty
     "What `forward` reads of a model: addresses of its maps, its norms side by side"
     from specdec_nb.models.forward import Weights
-    from specdec_nb.models.linear import Q4, READY, address_of, readable
-    readable(packed.index["embed"][0])
+    from specdec_nb.models.linear import Q4, READY, address_of, refuse_unreadable
+    refuse_unreadable(packed.index["embed"][0])
     def spot(name): return packed.blob.ctypes.data + packed.index[name][1]
     def a_map(name):
         kind, _, columns, deep = packed.index[name]
