@@ -15,7 +15,7 @@ from specdec_nb.models.linear import apply_form
 from specdec_nb.models.machine import PANEL, entry, kernel, refusal
 from specdec_nb.models.hub import chat, default_gguf
 from specdec_nb.models.native import Native
-from specdec_nb.models.packed import FromGGUF, Packed, exact_hf
+from specdec_nb.models.packed import FromGGUF, FromHF, Packed, exact_hf
 from specdec_nb.models.team import floats_at, form
 from specdec_nb.sampling import Asks
 from specdec_nb.serving.engine import Engine
@@ -109,6 +109,57 @@ def test_a_matrix_that_came_from_bytes_goes_back_into_bytes(group):
         kind, rows = maps.smallest(other.numpy())
         assert kind is None and rows.shape == other.shape
     assert maps.smallest(w.numpy())[0] == "Q8_0" and len(mapped.blob) < len(halves.blob)
+
+
+@kernel
+def strange(acc, x, xs, i, stride, K, w, o, c, far): return linear.q8(acc, x, xs, i, stride, K, w, o, c, far)
+
+
+def apply_strangers(x, stride, xs, n, K, w, first, last, y, ys):
+    apply_form(form(40), 32, 34 * PANEL, x, stride, xs, n, K, w, first, last, y, ys)
+
+
+@pytest.fixture
+def stranger():
+    "Eight bits under a number of their own, as a module of somebody else's would bring them"
+    def new(**more):
+        linear.new_kind(40, "a stranger's bytes", apply_strangers, strange, **more)
+        linear.BLOCKS["STRANGE"] = 40, linear._q8_0
+    yield new
+    for table in (linear._APPLY, linear._SAID, linear._TIMES, linear._BLOCK, linear._COMPILED): table.pop(40, None)
+    linear.BLOCKS.pop("STRANGE", None)
+
+
+def test_maps_of_a_kind_that_came_later_are_packed_and_served_an_embedding_is_not(stranger):
+    import gguf
+    import transformers as hf
+    stranger(block=(32, 34 * PANEL))
+    config = hf.LlamaConfig(vocab_size=70, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=2,
+                            num_key_value_heads=1, tie_word_embeddings=False)
+    torch.manual_seed(0)
+    plain = FromHF(hf.AutoModelForCausalLM.from_config(config).eval())
+    def told(name, at):
+        def source(part, layer=None, what="weight"):
+            if (found := plain(part, layer, what)) is None or part not in at: return found
+            return name, gguf.quantize(found[1].astype(np.float32), gguf.GGMLQuantizationType.Q8_0)
+        source.permuted = False
+        return source
+    def rows(name, at):
+        target = as_target(Native(config, Packed.of(told(name, at), config), 1))
+        return target.score([(target.open(TOKENS[:1]), Draft.chain(TOKENS[1:]))])[0].rows
+    assert torch.equal(rows("STRANGE", "q k v o gate up down head".split()), rows("Q8_0", "q k v o gate up down head".split()))
+    with pytest.raises(ValueError, match="cannot be read back"): rows("STRANGE", ["embed"])
+    packed = Packed.of(told("STRANGE", ["o"]), config)
+    with pytest.raises(ValueError, match="cannot be read back"): packed.matrix("0.o", 64)
+
+
+def test_a_kind_s_number_is_its_own(stranger):
+    stranger()
+    with pytest.raises(ValueError, match="tell new_kind what a block"): Packed.laid([("m", "STRANGE", np.zeros((PANEL, 68), np.uint8))])
+    stranger(block=(32, 34 * PANEL))                         # the same name again: a cell that is run twice
+    for kind in (linear.Q4, linear.READY, 40):
+        with pytest.raises(ValueError, match=f"kind {kind} is taken"): linear.new_kind(kind, "mine", apply_strangers)
+    assert linear._SAID[linear.Q4] == "four bits"
 
 
 def test_what_kernels_read_is_what_is_left_as_it_is(): assert {*FromGGUF.READ} == {*linear.BLOCKS}

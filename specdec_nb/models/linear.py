@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LAYOUT', 'F32', 'F16', 'BF16', 'Q4', 'Q8', 'Q6', 'DEEP', 'SIZE', 'SIGNATURE', 'READY', 'BLOCKS', 'q8', 'q6', 'times',
            'spread', 'shaped', 'apply_form', 'apply_f32', 'apply_f16', 'apply_bf16', 'apply_q4', 'apply_q8', 'apply_q6',
-           'address_of', 'new_kind', 'prepare_rows', 'panels', 'row_of', 'unpack']
+           'address_of', 'new_kind', 'block_of', 'refuse_unreadable', 'prepare_rows', 'panels', 'row_of', 'unpack']
 
 # %% ../../nbs/2_models/14e_linear.ipynb #2047f698
 import numpy as np
@@ -167,16 +167,36 @@ def address_of(kind:int) -> int:
     return _COMPILED[kind].address
 
 def new_kind(
-    kind:int, # a number of its own
-    said:str, # what is told while it is compiled
+    kind:int, # a number of its own: -1 to 5 and 16 to 18 are the book's, 32 and above are free
+    said:str, # its name, which is told while it is compiled
     apply, # a function of ten numbers
     times=None, # its kernel, if `apply` is made of one
     cut=None, # how rows are cut into tiles: what `shaped` made
+    # if `Packed` is to lay it out: weights of a column in a block, bytes of a block of a panel
+    block:tuple=None,
 ):
-    "One kind more, from a module that comes later"
+    "One kind more, from a module that comes later. ValueError if the number is another kind's"
+    if _SAID.get(kind, said) != said:
+        raise ValueError(f"kind {kind} is taken, by {_SAID[kind]!r}: take a number from 32 up that "
+                         f"is none of {sorted(_SAID)}")
     _APPLY[kind], _SAID[kind] = apply, said
     if times is not None: _TIMES[kind] = times
     if cut is not None: _CUTS[kind] = cut
+    if block is not None: _BLOCK[kind] = block
+
+_BLOCK = dict(enumerate(zip(DEEP, SIZE)))
+
+def block_of(kind:int) -> tuple: # (weights of a column, bytes)
+    "What a block of a panel holds. ValueError for a kind that has not said it"
+    if kind in _BLOCK: return _BLOCK[kind]
+    raise ValueError(f"kind {kind}, {_SAID.get(kind, 'unknown')!r}, is known by its address only: "
+                     "tell new_kind what a block of it holds")
+
+def refuse_unreadable(kind:int):
+    "ValueError for a kind of which no row can be read back"
+    if kind < len(SIZE): return
+    raise ValueError(f"rows of kind {kind}, {_SAID.get(kind, 'unknown')!r}, cannot be read back, "
+                     "so it is for maps, not for an embedding: keep that in another format")
 
 # %% ../../nbs/2_models/14e_linear.ipynb #9887e7b7
 READY = -1

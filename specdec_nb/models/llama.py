@@ -58,7 +58,7 @@ def grouped_attention(
 def attention_on(
     device, # a torch device
 ): # a function like `grouped_attention`
-    "The attention for a device: the face knows which chapter has written one for it"
+    "The attention for a device, if a chapter has written one: the package's face says where"
     return find("attention", device.type, grouped_attention)
 
 # %% ../../nbs/2_models/11_llama.ipynb #0f7bcdd9

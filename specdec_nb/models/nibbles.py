@@ -178,7 +178,8 @@ def counts(typing, t):
 
 @intrinsic
 def fours(typing, s, x, i, stride, w):
-    "To row r's words those of `w` times the word `x[i + r * stride]`, byte by byte, four together"
+    """To row r's words those of `w` times the word `x[i + r * stride]`, bytewise, by fours;
+    bytes of `w` have no sign on x86, and one on ARM: only from 0 to 127 they mean the same"""
     n = min(_WORDS, s.lanes)
     def emit(context, builder, sig, args):
         sums, xs, i, stride, w = args

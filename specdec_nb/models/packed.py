@@ -190,12 +190,13 @@ class Packed:
         # `(name, how stored, rows)` each: a GGUF format's name, None for numbers, "vector"
     ) -> "Packed":
         "Lay out parts, one behind the other"
-        from specdec_nb.models.linear import DEEP, SIZE, panels
+        from specdec_nb.models.linear import block_of, panels
         from specdec_nb.models.machine import PANEL
         index, pieces, at = {}, [], 0
         for name, stored, rows in parts:
             kind, packed = (-1, rows) if stored == "vector" else panels(stored, rows)
-            deep = 0 if kind < 0 else packed.shape[-1] * packed.shape[1] // SIZE[kind] * DEEP[kind]
+            many, size = (0, 1) if kind < 0 else block_of(kind)
+            deep = many and packed[0].size // size * many
             index[name] = [kind, at, len(packed) * (PANEL if kind >= 0 else 1), deep]
             pieces.append((at, packed.reshape(-1).view(np.uint8)))
             at = _up(at + packed.nbytes, 64)
@@ -210,9 +211,10 @@ class Packed:
 
     def matrix(self, name, rows:int) -> np.ndarray:
         "A matrix's first rows, unpacked: `[rows, depth]`"
-        from specdec_nb.models.linear import unpack
+        from specdec_nb.models.linear import refuse_unreadable, unpack
         from specdec_nb.models.machine import once
         kind, at, _, deep = self.index[name]
+        refuse_unreadable(kind)
         out = np.empty(rows * deep, np.float32)
         once("what unpacks", lambda: unpack(kind, self.blob[at:], rows, deep, out))
         return out.reshape(rows, deep)
@@ -231,7 +233,8 @@ def weights_of(
 ): # `Weights`; the tables of angles are still empty
     "What `forward` reads of a model: addresses of its maps, its norms side by side"
     from specdec_nb.models.forward import Weights
-    from specdec_nb.models.linear import Q4, READY, address_of
+    from specdec_nb.models.linear import Q4, READY, address_of, refuse_unreadable
+    refuse_unreadable(packed.index["embed"][0])
     def spot(name): return packed.blob.ctypes.data + packed.index[name][1]
     def a_map(name):
         kind, _, columns, deep = packed.index[name]

@@ -167,15 +167,23 @@ class Slots(DynamicCache):
 
     def tidy(self) -> list: # of `Slot`s, in the order of their rows
         "Give up the slots of requests that are over; the last ones move into their places"
-        there = [slot for slot in (ref() for ref in self.held)
-                 if slot is not None and not slot.closed]
-        for i, slot in enumerate(there):
-            for layer in layers_of(self) if slot.used and slot.index != i else ():
-                for buffer in (layer.keys, layer.values):
-                    buffer[i, :, :slot.used] = buffer[slot.index, :, :slot.used]
-            slot.index = i
+        there, i = [ref() for ref in self.held], 0
+        def lives(slot): return slot is not None and not slot.closed
+        while i < len(there):
+            if not lives(there[i]):
+                last = there.pop()
+                if i == len(there) or not lives(last): continue
+                there[i] = self._moved(last, i)
+            i += 1
         self.held = [weakref.ref(slot) for slot in there]
         return there
+
+    def _moved(self, slot, i):
+        for layer in layers_of(self) if slot.used else ():
+            for buffer in (layer.keys, layer.values):
+                buffer[i, :, :slot.used] = buffer[slot.index, :, :slot.used]
+        slot.index = i
+        return slot
 
     def expect(self, at):
         "Say where the next call's rows go: a LongTensor `[slots, n]` of columns"

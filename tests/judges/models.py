@@ -173,7 +173,8 @@ def check_place(c):
 
 
 def check_meetings(c):
-    return {"a constant": lambda n: 302, "without the last norm": lambda n: 10 * n, "one in last": lambda n: 10 * n + 1, "norms forgotten": lambda n: 8 * n + 2, "once a map": lambda n: 7 * n + 1}
+    return {"a constant": lambda n: 303, "without what is behind the layers": lambda n: 10 * n, "two behind the layers": lambda n: 10 * n + 2, "norms forgotten": lambda n: 8 * n + 3,
+            "a norm twice": lambda n: 11 * n + 3, "once a map": lambda n: 7 * n + 1}
 
 
 def check_packed_bytes(c):
