@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ScoresLike', 'LawLike', 'State', 'Target', 'BaseState', 'BaseTarget', 'scored_by', 'opened', 'read', 'TableState',
-           'TableTarget', 'target_of', 'as_target', 'Tokens', 'Context', 'Drafting', 'DrafterLike', 'Rule', 'Drafter',
-           'introduce', 'register', 'make_drafter', 'NoDrafter']
+           'TableTarget', 'Tokens', 'Context', 'Drafting', 'DrafterLike', 'Rule', 'Drafter', 'introduce', 'target_of',
+           'as_target', 'register', 'make_drafter', 'NoDrafter']
 
 # %% ../nbs/1_exactness/06a_roles.ipynb #8ce44f7d
 from collections.abc import Generator, Sequence
@@ -20,6 +20,8 @@ from .draft import Budget, Draft
 from .verify import Verdict
 
 # %% ../nbs/1_exactness/06a_roles.ipynb #dd876a78
+#| code-fold: true
+#| code-summary: "The protocols in full: ScoresLike, LawLike, State, Target"
 class ScoresLike(Protocol):
     "What a target says of a draft. `Scores` is the usual one, to derive others from"
     seconds: float # inside the model's forward
@@ -157,40 +159,9 @@ class TableTarget(BaseTarget):
                  for i in range(-1, len(draft)))
         return Scores(np.array([self.lm.p(text) for text in texts]))
 
-# %% ../nbs/1_exactness/06a_roles.ipynb #849a3e66
-def _full_name(cls) -> str: return f"{cls.__module__}.{cls.__qualname__}"
-
-def target_of(cls:type):
-    "Decorator of what makes the target of a model: for models of class `cls`"
-    def entered(make):
-        enter("targets", _full_name(cls), make)
-        return make
-    return entered
-
-target_of(TableLM)(TableTarget)
-_TARGETS:WeakValueDictionary[int, Any] = WeakValueDictionary() # id of a model -> its target
-
-def as_target(model):
-    "The `Target` of a model, the same one while anybody holds it. TypeError if there is none"
-    if isinstance(model, BaseTarget): return model
-    own = hasattr(model, "open") and hasattr(model, "score")
-    target = _TARGETS.get(id(model))
-    if target is None or (target.inner if own else target.model) is not model:
-        target = _TARGETS[id(model)] = _FilledTarget(model) if own else _target(model)
-    return target
-
-class _FilledTarget(Filled, BaseTarget): "Anyone who can open and score, as a target"
-
-def _target(model):
-    for cls in type(model).__mro__:
-        if make := find("targets", _full_name(cls), None): return make(model)
-    if isinstance(model, str):
-        hint = f"load it first: model, tokenizer = specdec_nb.load({model!r})"
-    elif isinstance(model, tuple): hint = "load returns a pair: give the first of the two"
-    else: hint = "it needs open(prompt, asks) and score(pairs), or is a model of transformers"
-    raise TypeError(f"{type(model).__name__} is no target: {hint}")
-
 # %% ../nbs/1_exactness/06a_roles.ipynb #f2f924fb
+#| code-fold: true
+#| code-summary: "Tokens: a text that can be read and not written"
 class Tokens(Sequence):
     "The committed text, read-only, perhaps with another text before it; slices are lists"
     def __init__(self, tokens, before=()): self._tokens, self._before = tokens, before
@@ -204,6 +175,7 @@ class Tokens(Sequence):
         return [*self._before[start:stop], *self._tokens[max(start - n, 0):max(stop - n, 0)]]
     def __repr__(self): return f"Tokens({self[:]})"
 
+# %% ../nbs/1_exactness/06a_roles.ipynb #bb39f30c
 @dataclass
 class Context:
     "What a drafter may look at"
@@ -218,6 +190,9 @@ class Context:
         "All that can be copied from: the source, then the text"
         return Tokens(self.tokens, self.source) if self.source else self.tokens
 
+# %% ../nbs/1_exactness/06a_roles.ipynb #91a8b331
+#| code-fold: true
+#| code-summary: "The protocols in full: Drafting, DrafterLike, Rule"
 class Drafting(Protocol):
     "Who drafts for one request"
     def propose(self, ctx:Context, rng:Any) -> Draft | Generator[tuple[Any, Draft], Any, Draft]:
@@ -234,6 +209,7 @@ class Rule(Protocol):
     "Walks down a draft, `p[1 + i]` behind node i, says what is committed; flags: `said_of`"
     def __call__(self, draft:Draft, p:Any, rng:Any) -> Verdict: ...
 
+# %% ../nbs/1_exactness/06a_roles.ipynb #48fc6f94
 class Drafter:
     """Guesses what the target will say. Subclass it, or write any object with `begin`, `propose`
     and `observe`, of which `begin` may return None for itself.
@@ -272,6 +248,39 @@ def introduce(drafter:Drafter, target):
         raise ValueError(f"{drafter.name or type(drafter).__name__} has a vocabulary of "
                          f"{theirs} tokens, the target of {target.vocab_size}: their ids differ")
     drafter.bind(target)
+
+# %% ../nbs/1_exactness/06a_roles.ipynb #b3c9622e
+def _full_name(cls) -> str: return f"{cls.__module__}.{cls.__qualname__}"
+
+def target_of(cls:type):
+    "Decorator of what makes the target of a model: for models of class `cls`"
+    def entered(make):
+        enter("targets", _full_name(cls), make)
+        return make
+    return entered
+
+target_of(TableLM)(TableTarget)
+_TARGETS:WeakValueDictionary[int, Any] = WeakValueDictionary() # id of a model -> its target
+
+def as_target(model):
+    "The `Target` of a model, the same one while anybody holds it. TypeError if there is none"
+    if isinstance(model, BaseTarget): return model
+    own = hasattr(model, "open") and hasattr(model, "score")
+    target = _TARGETS.get(id(model))
+    if target is None or (target.inner if own else target.model) is not model:
+        target = _TARGETS[id(model)] = _FilledTarget(model) if own else _target(model)
+    return target
+
+class _FilledTarget(Filled, BaseTarget): "Anyone who can open and score, as a target"
+
+def _target(model):
+    for cls in type(model).__mro__:
+        if make := find("targets", _full_name(cls), None): return make(model)
+    if isinstance(model, str):
+        hint = f"load it first: model, tokenizer = specdec_nb.load({model!r})"
+    elif isinstance(model, tuple): hint = "load returns a pair: give the first of the two"
+    else: hint = "it needs open(prompt, asks) and score(pairs), or is a model of transformers"
+    raise TypeError(f"{type(model).__name__} is no target: {hint}")
 
 # %% ../nbs/1_exactness/06a_roles.ipynb #766f0fdd
 def register(name:str):
