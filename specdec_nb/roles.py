@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ScoresLike', 'LawLike', 'State', 'Target', 'BaseState', 'BaseTarget', 'scored_by', 'opened', 'read', 'TableState',
-           'TableTarget', 'Tokens', 'Context', 'Drafting', 'DrafterLike', 'Rule', 'Drafter', 'introduce', 'target_of',
+           'TableTarget', 'Tokens', 'Drafting', 'DrafterLike', 'Rule', 'Context', 'Drafter', 'introduce', 'target_of',
            'as_target', 'register', 'make_drafter', 'NoDrafter']
 
 # %% ../nbs/1_exactness/06a_roles.ipynb #8ce44f7d
@@ -21,7 +21,7 @@ from .verify import Verdict
 
 # %% ../nbs/1_exactness/06a_roles.ipynb #dd876a78
 #| code-fold: true
-#| code-summary: "The protocols in full: ScoresLike, LawLike, State, Target"
+#| code-summary: "The protocols ScoresLike, LawLike, State, Target; what need not be said of them"
 class ScoresLike(Protocol):
     "What a target says of a draft. `Scores` is the usual one, to derive others from"
     seconds: float # inside the model's forward
@@ -73,9 +73,6 @@ class Target(Protocol):
     def score(self, pairs:Sequence[tuple[Any, Draft | None]]) -> Sequence[ScoresLike]:
         "For each the rows of the pending token and every node; of no draft the text is read on"
 
-# %% ../nbs/1_exactness/06a_roles.ipynb #22bdd3b5
-#| code-fold: true
-#| code-summary: "BaseState and BaseTarget: what states and targets need not say of themselves"
 class BaseState:
     "What a state need not say of itself"
     source:Sequence[int] = () # another text that the target reads, which drafters may copy from
@@ -161,7 +158,7 @@ class TableTarget(BaseTarget):
 
 # %% ../nbs/1_exactness/06a_roles.ipynb #f2f924fb
 #| code-fold: true
-#| code-summary: "Tokens: a text that can be read and not written"
+#| code-summary: "Tokens, a text to be read only; the protocols Drafting, DrafterLike, Rule"
 class Tokens(Sequence):
     "The committed text, read-only, perhaps with another text before it; slices are lists"
     def __init__(self, tokens, before=()): self._tokens, self._before = tokens, before
@@ -174,6 +171,22 @@ class Tokens(Sequence):
         if step != 1: return [self[j] for j in range(start, stop, step)]
         return [*self._before[start:stop], *self._tokens[max(start - n, 0):max(stop - n, 0)]]
     def __repr__(self): return f"Tokens({self[:]})"
+
+class Drafting(Protocol):
+    "Who drafts for one request"
+    def propose(self, ctx:"Context", rng:Any) -> Draft | Generator[tuple[Any, Draft], Any, Draft]:
+        "Guesses below the last token of `ctx.tokens`, perhaps after wishes, `(state, draft)`"
+    def observe(self, step:Any) -> None: "Told what came of them: a `Step`"
+
+class DrafterLike(Protocol):
+    "Who drafts, across requests. `Drafter` has all else that may be said of one"
+    def begin(self, ctx:"Context", state:Any) -> Drafting | None: "A new request; None: by itself"
+    def propose(self, ctx:"Context", rng:Any) -> Any: "As `Drafting`, for a request begun by itself"
+    def observe(self, step:Any) -> None: "Likewise"
+
+class Rule(Protocol):
+    "Walks down a draft, `p[1 + i]` behind node i, says what is committed; flags: `said_of`"
+    def __call__(self, draft:Draft, p:Any, rng:Any) -> Verdict: ...
 
 # %% ../nbs/1_exactness/06a_roles.ipynb #bb39f30c
 @dataclass
@@ -190,32 +203,11 @@ class Context:
         "All that can be copied from: the source, then the text"
         return Tokens(self.tokens, self.source) if self.source else self.tokens
 
-# %% ../nbs/1_exactness/06a_roles.ipynb #91a8b331
-#| code-fold: true
-#| code-summary: "The protocols in full: Drafting, DrafterLike, Rule"
-class Drafting(Protocol):
-    "Who drafts for one request"
-    def propose(self, ctx:Context, rng:Any) -> Draft | Generator[tuple[Any, Draft], Any, Draft]:
-        "Guesses below the last token of `ctx.tokens`, perhaps after wishes, `(state, draft)`"
-    def observe(self, step:Any) -> None: "Told what came of them: a `Step`"
-
-class DrafterLike(Protocol):
-    "Who drafts, across requests. `Drafter` has all else that may be said of one"
-    def begin(self, ctx:Context, state:Any) -> Drafting | None: "A new request; None: by itself"
-    def propose(self, ctx:Context, rng:Any) -> Any: "As `Drafting`, for a request begun by itself"
-    def observe(self, step:Any) -> None: "Likewise"
-
-class Rule(Protocol):
-    "Walks down a draft, `p[1 + i]` behind node i, says what is committed; flags: `said_of`"
-    def __call__(self, draft:Draft, p:Any, rng:Any) -> Verdict: ...
-
-# %% ../nbs/1_exactness/06a_roles.ipynb #48fc6f94
 class Drafter:
-    """Guesses what the target will say. Subclass it, or write any object with `begin`, `propose`
-    and `observe`, of which `begin` may return None for itself.
-    `propose` need not mind the budget: what it returns is trimmed to it. `observe` is called when
-    `ctx.tokens` already holds the step's tokens. `vocab_size`, if set, must be the target's. A
-    drafter that keeps what it learns across requests keeps it in itself."""
+    """Guesses what the target will say. Subclass it, or write any object with `begin` (None: by
+    itself), `propose` and `observe`. `propose` need not mind the budget: it is trimmed to it.
+    `observe` is called when `ctx.tokens` holds the step's tokens. `vocab_size`, if set, must be the
+    target's. Who keeps what it learns across requests keeps it in itself, and says `learns`."""
     name:str | None = None
     vocab_size:int | None = None
     asks = Asks() # what it wants of the target beside the logits
@@ -276,8 +268,7 @@ class _FilledTarget(Filled, BaseTarget): "Anyone who can open and score, as a ta
 def _target(model):
     for cls in type(model).__mro__:
         if make := find("targets", _full_name(cls), None): return make(model)
-    if isinstance(model, str):
-        hint = f"load it first: model, tokenizer = specdec_nb.load({model!r})"
+    if isinstance(model, str): hint = f"load it: model, tokenizer = specdec_nb.load({model!r})"
     elif isinstance(model, tuple): hint = "load returns a pair: give the first of the two"
     else: hint = "it needs open(prompt, asks) and score(pairs), or is a model of transformers"
     raise TypeError(f"{type(model).__name__} is no target: {hint}")
