@@ -107,7 +107,7 @@ class Keyed:
         self.seed, self.request, self.base = int(seed) % 2**64, int(request) % 2**64, base
 
     def since(self, position:int) -> "Keyed":
-        "The same noise, its positions counted from `position`"
+        "A round that begins at `position`: places count from there, and guesses and coins are new"
         return Keyed(self.seed, self.request, self.base + position)
 
     def at(self, position:int, purpose:str) -> "_Address":

@@ -18,7 +18,7 @@ from .verify import Step, make_rule, said_of
 from .roles import Context, Tokens, as_target, introduce, make_drafter, opened
 from .stops import DraftRows, Stop, distribution_over, refuse_verdict
 
-# %% ../nbs/1_exactness/07_decode.ipynb #c535a8d0
+# %% ../nbs/1_exactness/07_decode.ipynb #910b56d7
 class Request:
     """One request under way: a draft is proposed, scored by the target, and judged, until it is
     `done`"""
@@ -182,6 +182,9 @@ class Request:
         ctx, same = self.ctx, self.ctx.law is self.law
         ctx.law_state = self.law_state if same else ctx.law.step(ctx.law_state, token, scores, row)
 
+# %% ../nbs/1_exactness/07_decode.ipynb #78204e58
+#| code-fold: true
+#| code-summary: "What a request counts, and what it refuses"
 def _overlaps(draft, verdict, rows):
     "Sum of min(p, q) at every judged node whose first child was drawn"
     if draft.probs is None: return ()

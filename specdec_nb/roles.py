@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ScoresLike', 'LawLike', 'State', 'Target', 'BaseState', 'BaseTarget', 'scored_by', 'opened', 'read', 'TableState',
-           'TableTarget', 'target_of', 'as_target', 'Tokens', 'Context', 'Drafting', 'DrafterLike', 'Rule', 'Drafter',
-           'introduce', 'register', 'make_drafter', 'NoDrafter']
+           'TableTarget', 'Tokens', 'Drafting', 'DrafterLike', 'Rule', 'Context', 'Drafter', 'introduce', 'target_of',
+           'as_target', 'register', 'make_drafter', 'NoDrafter']
 
 # %% ../nbs/1_exactness/06a_roles.ipynb #8ce44f7d
 from collections.abc import Generator, Sequence
@@ -20,6 +20,8 @@ from .draft import Budget, Draft
 from .verify import Verdict
 
 # %% ../nbs/1_exactness/06a_roles.ipynb #dd876a78
+#| code-fold: true
+#| code-summary: "The protocols ScoresLike, LawLike, State, Target; what need not be said of them"
 class ScoresLike(Protocol):
     "What a target says of a draft. `Scores` is the usual one, to derive others from"
     seconds: float # inside the model's forward
@@ -71,9 +73,6 @@ class Target(Protocol):
     def score(self, pairs:Sequence[tuple[Any, Draft | None]]) -> Sequence[ScoresLike]:
         "For each the rows of the pending token and every node; of no draft the text is read on"
 
-# %% ../nbs/1_exactness/06a_roles.ipynb #22bdd3b5
-#| code-fold: true
-#| code-summary: "BaseState and BaseTarget: what states and targets need not say of themselves"
 class BaseState:
     "What a state need not say of itself"
     source:Sequence[int] = () # another text that the target reads, which drafters may copy from
@@ -157,40 +156,9 @@ class TableTarget(BaseTarget):
                  for i in range(-1, len(draft)))
         return Scores(np.array([self.lm.p(text) for text in texts]))
 
-# %% ../nbs/1_exactness/06a_roles.ipynb #849a3e66
-def _full_name(cls) -> str: return f"{cls.__module__}.{cls.__qualname__}"
-
-def target_of(cls:type):
-    "Decorator of what makes the target of a model: for models of class `cls`"
-    def entered(make):
-        enter("targets", _full_name(cls), make)
-        return make
-    return entered
-
-target_of(TableLM)(TableTarget)
-_TARGETS:WeakValueDictionary[int, Any] = WeakValueDictionary() # id of a model -> its target
-
-def as_target(model):
-    "The `Target` of a model, the same one while anybody holds it. TypeError if there is none"
-    if isinstance(model, BaseTarget): return model
-    own = hasattr(model, "open") and hasattr(model, "score")
-    target = _TARGETS.get(id(model))
-    if target is None or (target.inner if own else target.model) is not model:
-        target = _TARGETS[id(model)] = _FilledTarget(model) if own else _target(model)
-    return target
-
-class _FilledTarget(Filled, BaseTarget): "Anyone who can open and score, as a target"
-
-def _target(model):
-    for cls in type(model).__mro__:
-        if make := find("targets", _full_name(cls), None): return make(model)
-    if isinstance(model, str):
-        hint = f"load it first: model, tokenizer = specdec_nb.load({model!r})"
-    elif isinstance(model, tuple): hint = "load returns a pair: give the first of the two"
-    else: hint = "it needs open(prompt, asks) and score(pairs), or is a model of transformers"
-    raise TypeError(f"{type(model).__name__} is no target: {hint}")
-
 # %% ../nbs/1_exactness/06a_roles.ipynb #f2f924fb
+#| code-fold: true
+#| code-summary: "Tokens, a text to be read only; the protocols Drafting, DrafterLike, Rule"
 class Tokens(Sequence):
     "The committed text, read-only, perhaps with another text before it; slices are lists"
     def __init__(self, tokens, before=()): self._tokens, self._before = tokens, before
@@ -204,6 +172,23 @@ class Tokens(Sequence):
         return [*self._before[start:stop], *self._tokens[max(start - n, 0):max(stop - n, 0)]]
     def __repr__(self): return f"Tokens({self[:]})"
 
+class Drafting(Protocol):
+    "Who drafts for one request"
+    def propose(self, ctx:"Context", rng:Any) -> Draft | Generator[tuple[Any, Draft], Any, Draft]:
+        "Guesses below the last token of `ctx.tokens`, perhaps after wishes, `(state, draft)`"
+    def observe(self, step:Any) -> None: "Told what came of them: a `Step`"
+
+class DrafterLike(Protocol):
+    "Who drafts, across requests. `Drafter` has all else that may be said of one"
+    def begin(self, ctx:"Context", state:Any) -> Drafting | None: "A new request; None: by itself"
+    def propose(self, ctx:"Context", rng:Any) -> Any: "As `Drafting`, for a request begun by itself"
+    def observe(self, step:Any) -> None: "Likewise"
+
+class Rule(Protocol):
+    "Walks down a draft, `p[1 + i]` behind node i, says what is committed; flags: `said_of`"
+    def __call__(self, draft:Draft, p:Any, rng:Any) -> Verdict: ...
+
+# %% ../nbs/1_exactness/06a_roles.ipynb #bb39f30c
 @dataclass
 class Context:
     "What a drafter may look at"
@@ -218,28 +203,11 @@ class Context:
         "All that can be copied from: the source, then the text"
         return Tokens(self.tokens, self.source) if self.source else self.tokens
 
-class Drafting(Protocol):
-    "Who drafts for one request"
-    def propose(self, ctx:Context, rng:Any) -> Draft | Generator[tuple[Any, Draft], Any, Draft]:
-        "Guesses below the last token of `ctx.tokens`, perhaps after wishes, `(state, draft)`"
-    def observe(self, step:Any) -> None: "Told what came of them: a `Step`"
-
-class DrafterLike(Protocol):
-    "Who drafts, across requests. `Drafter` has all else that may be said of one"
-    def begin(self, ctx:Context, state:Any) -> Drafting | None: "A new request; None: by itself"
-    def propose(self, ctx:Context, rng:Any) -> Any: "As `Drafting`, for a request begun by itself"
-    def observe(self, step:Any) -> None: "Likewise"
-
-class Rule(Protocol):
-    "Walks down a draft, `p[1 + i]` behind node i, says what is committed; flags: `said_of`"
-    def __call__(self, draft:Draft, p:Any, rng:Any) -> Verdict: ...
-
 class Drafter:
-    """Guesses what the target will say. Subclass it, or write any object with `begin`, `propose`
-    and `observe`, of which `begin` may return None for itself.
-    `propose` need not mind the budget: what it returns is trimmed to it. `observe` is called when
-    `ctx.tokens` already holds the step's tokens. `vocab_size`, if set, must be the target's. A
-    drafter that keeps what it learns across requests keeps it in itself."""
+    """Guesses what the target will say. Subclass it, or write any object with `begin` (None: by
+    itself), `propose` and `observe`. `propose` need not mind the budget: it is trimmed to it.
+    `observe` is called when `ctx.tokens` holds the step's tokens. `vocab_size`, if set, must be the
+    target's. Who keeps what it learns across requests keeps it in itself, and says `learns`."""
     name:str | None = None
     vocab_size:int | None = None
     asks = Asks() # what it wants of the target beside the logits
@@ -272,6 +240,38 @@ def introduce(drafter:Drafter, target):
         raise ValueError(f"{drafter.name or type(drafter).__name__} has a vocabulary of "
                          f"{theirs} tokens, the target of {target.vocab_size}: their ids differ")
     drafter.bind(target)
+
+# %% ../nbs/1_exactness/06a_roles.ipynb #b3c9622e
+def _full_name(cls) -> str: return f"{cls.__module__}.{cls.__qualname__}"
+
+def target_of(cls:type):
+    "Decorator of what makes the target of a model: for models of class `cls`"
+    def entered(make):
+        enter("targets", _full_name(cls), make)
+        return make
+    return entered
+
+target_of(TableLM)(TableTarget)
+_TARGETS:WeakValueDictionary[int, Any] = WeakValueDictionary() # id of a model -> its target
+
+def as_target(model):
+    "The `Target` of a model, the same one while anybody holds it. TypeError if there is none"
+    if isinstance(model, BaseTarget): return model
+    own = hasattr(model, "open") and hasattr(model, "score")
+    target = _TARGETS.get(id(model))
+    if target is None or (target.inner if own else target.model) is not model:
+        target = _TARGETS[id(model)] = _FilledTarget(model) if own else _target(model)
+    return target
+
+class _FilledTarget(Filled, BaseTarget): "Anyone who can open and score, as a target"
+
+def _target(model):
+    for cls in type(model).__mro__:
+        if make := find("targets", _full_name(cls), None): return make(model)
+    if isinstance(model, str): hint = f"load it: model, tokenizer = specdec_nb.load({model!r})"
+    elif isinstance(model, tuple): hint = "load returns a pair: give the first of the two"
+    else: hint = "it needs open(prompt, asks) and score(pairs), or is a model of transformers"
+    raise TypeError(f"{type(model).__name__} is no target: {hint}")
 
 # %% ../nbs/1_exactness/06a_roles.ipynb #766f0fdd
 def register(name:str):

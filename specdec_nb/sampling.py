@@ -196,7 +196,7 @@ class Scores:
     """What a target says of a draft: row 0 follows the pending token, row 1 + i follows the draft's
     node i"""
     elapsed = 0. # seconds that the whole call took, a request's share of them
-    promise = "" # what holds of the same rows in other company, where that was asked
+    promise = "" # are rows the same, computed with others? what the target says (chapter 14k)
     def __init__(self,
         rows:Any, # `[1+n, V]` logits (floats) or exact probabilities (Fractions)
         seconds:float=0., # time spent inside the model's forward, a request's share of it

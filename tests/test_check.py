@@ -1,4 +1,6 @@
 "Chapter 42a: the suite passes what is exact, refuses what is not, and says of files what is wrong with them."
+from fractions import Fraction
+
 import numpy as np
 import pytest
 
@@ -60,17 +62,112 @@ class Scout(Drafter):
 def test_a_drafter_that_is_made_for_each_request_is_asked_everything():
     found = check(lambda: Scout(2), n=2).findings
     assert [f.right for f in found[:-1]] == [True] * 6, found
-    [deep] = [f for f in check(lambda: Scout(2, careful=False), n=2).findings if "budget" in f.question]
-    assert deep.right is None and "drafts 2 levels" in deep.said
+    careless = check(lambda: Scout(2, careful=False), n=1)
+    [deep] = [f for f in careless.findings if "budget" in f.question]
+    assert deep.right is False and "drafts 2 levels" in deep.said and careless.exact, "advice, no proof"
 
 
-def test_dice_of_its_own_are_noticed_and_too_many_outcomes_counted():
+class Habit(Drafter):
+    "Draws by the habits of the text; behind one word there are none yet"
+    def __init__(self, honest): self.honest = honest
+    def propose(self, ctx, rng):
+        if ctx.budget.depth < 1: return Draft()
+        text, n = list(ctx.tokens), [1] * ctx.vocab_size
+        for a, b in zip(text, text[1:]): n[b] += 2 * (a == text[-1])
+        law = [Fraction(x, sum(n)) for x in n]
+        x = rng.at(0, "draft").categorical(law)
+        n[x] = -1
+        tokens, parents, probs = [x, n.index(max(n))], [-1, -1], [law if self.honest else [Fraction(1, 3)] * 3, None]
+        if ctx.budget.depth > 1: tokens, parents, probs = [*tokens, 0], [*parents, 0], [*probs, None]
+        return Draft(tokens, parents, probs)
+
+
+def test_a_law_that_is_wrong_only_behind_a_longer_text_is_refused():
+    assert check(lambda: Habit(True)).exact
+    lied = check(lambda: Habit(False))
+    assert lied.exact is False and "behind 0 0 another law" in lied.findings[0].said
+    assert check(lambda: Habit(False), "walk", 2).exact
+    class Old(Habit): # the same, but only where the last three words were these
+        def propose(self, ctx, rng):
+            self.honest = list(ctx.tokens)[-3:] != [0, 1, 1]
+            return super().propose(ctx, rng)
+    assert check(lambda: Old(True), "rejection", 2).exact is False
+
+
+class Counts(Drafter):
+    "Draws what its requests said before"
+    def __init__(self): self.seen = []
+    def propose(self, ctx, rng):
+        if ctx.budget.depth < 1: return Draft()
+        n = [1 + self.seen.count(t) for t in range(ctx.vocab_size)]
+        law = [Fraction(x, sum(n)) for x in n]
+        return Draft([rng.at(0, "draft").categorical(law)], [-1], [law])
+    def observe(self, step): self.seen += step.verdict.tokens
+
+
+def test_requests_that_meet_show_in_the_drafts_and_not_in_the_texts():
+    class Each(Counts):
+        def begin(self, ctx, state): return Each()
+    class Learns(Counts): learns = True
+    def found(drafter):
+        verdict = check(drafter, n=2)
+        [asked] = [f for f in verdict.findings if "together" in f.question]
+        return verdict.exact, asked.right, asked.said
+    assert found(Each)[:2] == (True, True) and "it learns" in found(Learns)[2]
+    exact, right, said = found(Counts)
+    assert exact and right is False and "request 2 of three, served in turn" in said
+    class Shuffled(Counts): # in turn each is well, together they meet
+        def begin(self, ctx, state): self.seen = []
+    exact, right, said = found(Shuffled)
+    assert exact and right is False and "served together" in said
+
+
+def test_what_cannot_be_enumerated_is_not_known():
     class Own(Drafter):
         gen = np.random.default_rng(0)
         def propose(self, ctx, rng): return Draft.chain(self.gen.integers(0, 3, min(2, ctx.budget.depth)))
-    assert "dice" in check(Own, "walk", 2).findings[0].question and "as far as" in repr(check(Own, "walk", 2))
+    class Lies(Drafter): # with dice of its own, so that nobody can tell
+        def propose(self, ctx, rng):
+            q = [Fraction(2, 3), Fraction(1, 6), Fraction(1, 6)]
+            return Draft([np.random.randint(3)], [-1], [q]) if ctx.budget.depth else Draft()
+    class Shared(Counts): # a memory that outlives the object
+        all = []
+        def __init__(self): self.seen = self.all
+    for drafter in (Own, Lies, Shared):
+        verdict = check(drafter, n=2)
+        assert verdict.exact is None and "same dice" in verdict.findings[0].question and "not known" in repr(verdict)
+    def verify_dice(draft, p, rng): return Verdict.of(draft, [], int(np.random.randint(3)))
+    assert check(rule=verify_dice, n=1).exact is False, "a text is wrong, whoever else is not asked"
     wide = check(lambda: Sampled(TableLM.random(3, 1, 5), (9,), True), "rejection", 2)
-    assert any("outcomes" in f.said and f.right is None for f in wide.findings) and "as far as" in repr(wide)
+    assert wide.exact is None and any("outcomes" in f.said for f in wide.findings)
+    class Wrong(Sampled): # too many outcomes, and a text that is wrong
+        def propose(self, ctx, rng): raise ValueError("never mind")
+    assert check(lambda: Wrong(TableLM.random(3, 1, 5), (9,), True), "rejection", 2).exact is False
+
+
+def test_floats_are_read_for_what_they_are():
+    class Floats(Drafter):
+        def __init__(self, dtype, tilt=0.): self.dtype, self.tilt = dtype, tilt
+        def propose(self, ctx, rng):
+            if ctx.budget.depth < 1: return Draft()
+            q = np.array([.1, .2, .7], self.dtype)
+            drawn = np.array([.1 + self.tilt, .2, .7 - self.tilt], self.dtype)
+            return Draft([rng.at(0, "draft").categorical(drawn)], [-1], [q])
+    for dtype, within, much in ((np.float64, "1e-12", 1e-8), (np.float32, "1e-05", 1e-2)):
+        verdict = check(lambda: Floats(dtype), n=2)
+        assert verdict.exact and within in verdict.findings[0].said and "fractions" not in verdict.findings[0].said
+        assert check(lambda: Floats(dtype, much), "rejection", 2).exact is False
+    def verify_floats(draft, p, rng):
+        path = []
+        while True:
+            token = rng.at(len(path), "target").categorical(np.asarray(p[path[-1] + 1 if path else 0], float))
+            below = draft.child(path[-1] if path else -1, token)
+            if below is None: return Verdict.of(draft, path, token)
+            path.append(below)
+    assert check(rule=verify_floats, n=1).exact
+    class Half(Floats):
+        def propose(self, ctx, rng): return Draft([rng.at(0, "draft").categorical(np.array([.1, .2, .2]))], [-1])
+    assert check(lambda: Half(np.float64), n=1).exact is False, "that is no law"
 
 
 def test_a_rule_that_keeps_a_path_too_long_is_refused():
@@ -93,5 +190,9 @@ def test_from_a_shell(tmp_path, capsys):
     assert main(["check", str(tmp_path/"bad.py"), "--tokens", "2"]) == 2
     told = capsys.readouterr()
     assert "✗" in told.out and "not exact" in told.err and "Traceback" not in told.err
+    (tmp_path/"dice.py").write_text(GOOD.replace("list(ctx.tokens)", "np.random.randint(0, 3, 2)").replace("class", "import numpy as np\nclass"))
+    assert main(["check", str(tmp_path/"dice.py")]) == 3
+    told = capsys.readouterr()
+    assert "dice: not known" in told.out and "is not known" in told.err and "not exact" not in told.err
     assert main(["check", str(tmp_path/"none.py")]) == 2 and main(["check", str(tmp_path/"bad.py"), "--rule", "walk"]) == 2
     assert main(["check", str(tmp_path/"good.py"), "--rule", "no"]) == 2

@@ -102,7 +102,7 @@ class Race:
                 f"{r['speedup']:.2f}×, {same})")
 
     def _repr_html_(self):
-        style = {True: "background:rgba(46,160,67,.30)", False: "background:rgba(128,128,128,.12)"}
+        style = {True: "background:rgba(58,160,80,.35)", False: "background:rgba(200,110,30,.4)"}
         def span(text, drafted):
             return f'<span style="{style[drafted]};white-space:pre-wrap">{escape(text)}</span>'
         text = "".join(span(*piece) for piece in self.pieces)

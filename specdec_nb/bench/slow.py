@@ -42,7 +42,7 @@ def _length(trace, curve, drafted): # too long, too short, or None
         return Symptom("too long", f"{gains[-1]:.2f} tokens for a one-row call's time; "
                        f"{gains[best]:.2f} at depth {best}",
                        "a fixed k, or one from a machine where rows are cheaper",
-                       f"k={best}, or a drafter that goes by prices (chapters 9, 30)")
+                       f"k={best}, or a drafter that goes by prices (chapters 9a, 30)")
     if judged and judged[-1][0] >= .6 * drafted and judged[-1][1] > .8 * judged[-1][0]:
         return Symptom("too short",
                        f"the last level is accepted {judged[-1][1]} times of {judged[-1][0]}",
@@ -51,7 +51,7 @@ def _length(trace, curve, drafted): # too long, too short, or None
 
 def symptoms(
     trace:Trace, # of one request or several, cold or warm
-    curve:CostCurve=None, # what a call costs on the machine; None: a two-core CPU's
+    curve:CostCurve=None, # what a call costs on YOUR machine; None: chapter 8's two-core CPU
     plain:Trace=None, # the same request without drafts: adds what the drafter asks of the prompt
 ) -> list: # of `Symptom`, the first to be looked at first; empty if nothing is found
     "What a trace says of why speculation is slow"

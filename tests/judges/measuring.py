@@ -117,6 +117,24 @@ def check_fickle(c):
     return {"the right answer": lambda numbers: sorted(numbers)[1], "a wrong one": always(0), "nothing": always(None)}
 
 
+def check_refuses(c):
+    def some(*lists, spoiled=True):
+        def check(f):
+            for given in lists:
+                kept = list(given)
+                assert f(kept) == sorted(given)[len(given) // 2] and (not spoiled or kept == given), f"not of {given}"
+            return "right"
+        return check
+    def mute(f):
+        for given in ([3, 1, 2], [1, 9, 2, 8, 7]):
+            kept = list(given)
+            assert f(kept) == sorted(given)[len(given) // 2] and kept == given
+        return "right"
+    def strict(f): raise AssertionError("never")
+    return {"always right": lambda f: "right", "never right": strict, "sorted already": some([1, 2, 3], [1, 2, 7, 8, 9]), "threes only": some([3, 1, 2], [1, 1, 10]),
+            "the list may be sorted": some([3, 1, 2], [1, 9, 2, 8, 7], spoiled=False), "without a word": mute, "says nothing": lambda f: c.solution(f) and None}
+
+
 def check_mended(c):
     Broken, Draft = c.Broken, c.Draft
     class First(c.Solution):
