@@ -42,7 +42,7 @@ def fed(net, layered, pieces=(len(TOKENS) - 1,), draft=TREE):
     state, states, at = target.open(), torch.randn(len(TOKENS), net.fuse.in_features if hasattr(net.fuse, "in_features") else net.settings["d"], generator=gen), 0
     for end in (*pieces, len(TOKENS)):
         state.learn(TOKENS[at:end], states[at:end])
-        at, last = end, state.length
+        at = end
         if end < len(TOKENS): target.score([(state, Draft())])
     rows = target.score([(state, Draft())])[0]
     for depth in sorted(set(draft.depth)):                          # a level a call, as drafting does
