@@ -83,16 +83,17 @@ def test_who_asked_the_network(kind, model):
     "Whatever a trained network predicts while a text is written, the driver has asked for, in `answers`; a drafter that asks by itself is seen"
     asked, behind, target, cls = [], [], as_target(model), KINDS[kind][1]
     def watched(predict):
-        def note(states):
+        def note(*states):
             frame, codes = sys._getframe(1), set()
             while frame: codes, frame = codes | {frame.f_code}, frame.f_back
-            (asked if driver.answers.__code__ in codes else behind).append(len(states))
-            return predict(states)
+            (asked if driver.answers.__code__ in codes else behind).append(len(states[0]))
+            return predict(*states)
         return note
     def written(drafter):
         asked.clear()
         drafter.bind(target)
         drafter.net.predict = watched(drafter.net.predict)
+        if (layer := getattr(drafter.net, "layer", None)) is not None: layer.over = watched(layer.over)
         requests = [Request(target, drafter, p, stop=Stop(12), law=Law(temperature=0)) for p in texts(1, 5, 9)]
         assert [step for _, step in serve(requests)] and asked
     for tree in (6, 0): written(cls(network(kind, model), k=3, tree=tree))

@@ -228,7 +228,7 @@ def check_tally(c):
             "zero": lambda w, n: 0}
 
 
-def check_level(c):
+def check_layers_share(c):
     return {"one level": lambda b: (.3 + b) / 5, "only the bytes": lambda b: 4 * .3 / 5, "only what is between": lambda b: 4 * b / 5, "of the whole round": lambda b: 4 * (.3 + b) / (5 + 4 * (.3 + b)),
             "between the levels": lambda b: (4 * .3 + 3 * b) / 5}
 
