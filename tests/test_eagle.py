@@ -215,8 +215,8 @@ def test_ties_stay_trees(model, net, factor):
     "All words alike, or all certain: a child is worth what its parent is, and never comes without it"
     drafter = EagleDrafter(net, k=3, tree=5, width=2)
     drafting, ctx = begun(as_target(model), drafter, texts(6)[0])
-    layer, predict = drafter.net.layer, drafter.net.predict
-    if layer is None: object.__setattr__(drafter.net, "predict", lambda x: predict(x) * factor)
+    layer = drafter.net.layer
+    if layer is None: drafter.net.predict = lambda x, predict=drafter.net.predict: predict(x) * factor
     else:
         def over(*rows, over=layer.over):
             ranked, made = over(*rows)

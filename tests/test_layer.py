@@ -7,6 +7,7 @@ import torch
 
 from specdec_nb import Draft, Keyed, Law
 from specdec_nb.decode import decode
+from specdec_nb.learned import eagle
 from specdec_nb.learned.eagle import Eagle3, EagleDrafter, EagleTarget
 from specdec_nb.learned.eagle1 import Eagle1, Eagle1Drafter
 from specdec_nb.models.layer import Layer
@@ -36,8 +37,10 @@ def network(cls, name="llama", **options):
 
 def fed(net, layered, pieces=(len(TOKENS) - 1,), draft=TREE):
     "Logits of a draft's nodes below a text that was learnt in pieces, the last of which is pending"
-    packed = net.packed()
-    if not layered: packed.layer = None
+    with pytest.MonkeyPatch.context() as patch:
+        if not layered: patch.setattr(eagle, "why_not_native", lambda: "they are not wanted")
+        packed = net.packed()
+    assert (packed.layer is not None) == layered
     target, gen = EagleTarget(packed), torch.Generator().manual_seed(1)
     state, states, at = target.open(), torch.randn(len(TOKENS), net.fuse.in_features if hasattr(net.fuse, "in_features") else net.settings["d"], generator=gen), 0
     for end in (*pieces, len(TOKENS)):

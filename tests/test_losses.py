@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import torch
 
-from specdec_nb.learned.losses import LOSSES, feature_loss, judge
+from specdec_nb.learned.losses import LOSSES, feature_loss, forward_kl, judge
 
 GEN = np.random.default_rng(2)
 
@@ -46,3 +46,24 @@ def test_states_and_figures():
     assert said["top1"] == pytest.approx(3 / 4) and said["overlap"] == pytest.approx((.8 + .9 + .7 + 1) / 4)
     learnt = torch.cat([logits] * 4).requires_grad_()
     assert judge(learnt, torch.cat([p] * 4)) == dict(top1=1., overlap=pytest.approx(.8)), "of what is learnt from, every eighth"
+
+
+@pytest.mark.parametrize("shape", [(50,), (7, 50), (3, 11, 50), (0, 50), (33, 50)])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_the_gradient_that_is_written_down_is_the_definition_s(shape, dtype):
+    "Row by row, each weighted otherwise; p sums to less than one and is zero in places"
+    gen = torch.Generator().manual_seed(0)
+    p = (3 * torch.randn(shape, generator=gen)).softmax(-1) * .9 * (torch.rand(shape, generator=gen) > .2)
+    z, weights = torch.randn(shape, generator=gen).to(dtype), torch.rand(shape[:-1], generator=gen)
+    p = p.to(torch.promote_types(dtype, torch.float32))
+    def both(loss):
+        logits = z.clone().requires_grad_()
+        made = loss(logits, p)
+        (made * weights).sum().backward()
+        return made.detach(), logits.grad
+    def by_definition(logits, p): return (torch.special.xlogy(p, p) - p * logits.to(p.dtype).log_softmax(-1)).sum(-1)
+    (ours, slope), (due, theirs) = both(forward_kl), both(by_definition)
+    near = dict(atol=1e-2 if dtype == torch.bfloat16 else 1e-5, rtol=1e-2 if dtype == torch.bfloat16 else 1e-5)
+    assert ours.shape == due.shape and torch.allclose(ours, due, atol=1e-5) and slope.dtype == dtype and torch.allclose(slope, theirs, **near)
+    if p.numel(): assert not torch.allclose(both(lambda logits, p: forward_kl(logits, p * .9))[1], theirs, **near), "another gradient is seen"
+    with torch.no_grad(): assert torch.equal(forward_kl(z, p), ours)

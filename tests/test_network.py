@@ -11,6 +11,7 @@ from specdec_nb.decode import Request, decode, serve
 from specdec_nb.learned.eagle import EagleState
 from specdec_nb.learned.hydra import PathState
 from specdec_nb.learned.network import Trained
+from specdec_nb.models.native import Rows
 from specdec_nb.roles import as_target
 from specdec_nb.workshop.registry import find
 
@@ -92,15 +93,18 @@ def test_who_asked_the_network(kind, model):
     def written(drafter):
         asked.clear()
         drafter.bind(target)
-        drafter.net.predict = watched(drafter.net.predict)
         if (layer := getattr(drafter.net, "layer", None)) is not None: layer.over = watched(layer.over)
+        else: drafter.net.predict = watched(drafter.net.predict)
         requests = [Request(target, drafter, p, stop=Stop(12), law=Law(temperature=0)) for p in texts(1, 5, 9)]
         assert [step for _, step in serve(requests)] and asked
     for tree in (6, 0): written(cls(network(kind, model), k=3, tree=tree))
     assert not behind
     class Impatient(cls):
         def begin(self, ctx, state):
-            self.net.predict(torch.zeros(1, self.net.head.shape[1]))
+            net, d = self.net, self.net.head.shape[1]
+            layer, x = getattr(net, "layer", None), torch.zeros(1, d)
+            if layer is None: net.predict(x)
+            else: layer.over([Rows(layer.new_cache(), 0, [0], [-1])], x, torch.zeros(1, layer.depth))
             return super().begin(ctx, state)
     written(Impatient(network(kind, model), k=3, tree=0))
     assert behind

@@ -77,10 +77,11 @@ class EagleLayer(Trained):
         return x + self.down(F.silu(gate) * up)
 
     layer = None # all of this in one compiled call, of a packed network
-    def packed(self):
+    def packed(self, apart=()):
         "The same network for drafting: where the native kernels serve, the layer is one call"
-        twin = super().packed()
-        if self.head.device.type == "cpu" and why_not_native() is None: twin.layer = self._layer()
+        if self.head.device.type != "cpu" or why_not_native(): return super().packed(apart)
+        twin = super().packed(("qkv", "out", "gate_up", "down", "head", *apart))
+        twin.layer = self._layer()
         return twin
 
     def _layer(self):

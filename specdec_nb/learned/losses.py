@@ -21,16 +21,16 @@ class _ForwardKL(torch.autograd.Function):
     "Some rows at a time, loss and gradient, while they are in the processor's cache"
     @staticmethod
     def forward(ctx, logits, p):
-        gradient, made = torch.empty_like(logits), []
-        rows = 16 if p.device.type == "cpu" else 4096
-        parts = (x.flatten(0, -2).split(rows) if x.dim() > 1 else [x]
-                 for x in (logits, p, gradient))
-        for z, p_i, gradient_i in zip(*parts):
+        gradient, made = torch.empty_like(logits, memory_format=torch.contiguous_format), []
+        rows, W = 16 if p.device.type == "cpu" else 4096, p.shape[-1]
+        for z, p_i, gradient_i in zip(*(x.reshape(-1, W).split(rows)
+                                        for x in (logits, p, gradient))):
             log_q = z.to(torch.promote_types(z.dtype, torch.float32)).log_softmax(-1)
             made.append(((p_i.clamp_min(1e-37).log() - log_q) * p_i).sum(-1))
-            gradient_i.copy_(log_q.exp() * p_i.sum(-1, keepdim=True) - p_i)
+            if ctx.needs_input_grad[0]:
+                gradient_i.copy_(log_q.exp() * p_i.sum(-1, keepdim=True) - p_i)
         ctx.save_for_backward(gradient)
-        return torch.cat(made).view(p.shape[:-1]) if p.dim() > 1 else made[0]
+        return torch.cat(made).view(p.shape[:-1])
     @staticmethod
     def backward(ctx, by):
         [gradient] = ctx.saved_tensors

@@ -126,14 +126,16 @@ class Trained(nn.Module):
         rows[..., self.draft_vocab.to(logits.device)] = logits
         return rows
 
-    def packed(self) -> "Trained":
-        "The same network for drafting: linear maps in the processor's favourite layout"
+    def packed(self, apart=()) -> "Trained":
+        """The same network for drafting: linear maps in the processor's favourite layout, without
+        those `apart`, which somebody else has"""
         lent = [x for x in (vars(self).get("embed"), vars(self).get("head")) if x is not None]
         twin = copy.deepcopy(self, {id(x): x for x in lent}).eval().requires_grad_(False)
         for module in list(twin.modules()):
-            for name, child in module.named_children():
-                if isinstance(child, nn.Linear): setattr(module, name, _Packed(child))
-        if "head" in vars(self): twin.predict = swift(self.head)
+            for name, child in list(module.named_children()):
+                if name in apart: delattr(module, name)
+                elif isinstance(child, nn.Linear): setattr(module, name, _Packed(child))
+        if "head" in vars(self) and "head" not in apart: twin.predict = swift(self.head)
         return twin
 
     def save_pretrained(self, folder):

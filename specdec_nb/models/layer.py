@@ -9,11 +9,11 @@ __all__ = ['given', 'Layer']
 from types import SimpleNamespace
 import numpy as np
 import torch
-from .machine import Lent, PANEL, entry, kernel, once
-from .selfattention import Angles, ancestry
-from .team import Team, meet
+from .machine import entry, kernel
+from .selfattention import ancestry
+from .team import meet
 from .maps import smallest
-from .packed import Packed, sizes, weights_of
+from .packed import Packed
 from .forward import (
     _attention, _network, _norms, add, apply, norm, read_out, turn)
 from .native import Native, Rows
@@ -88,27 +88,19 @@ class Layer(Native):
         eps:float=1e-5, # of the norms
         threads:int=None, # None: as many as PyTorch uses
     ):
-        import specdec_nb.models.forward as kernels
-        d, ones = weights["o"].shape[0], torch.ones(weights["o"].shape[0])
+        d, self.plain = weights["o"].shape[0], "norm" not in weights
         config = SimpleNamespace(num_hidden_layers=1, num_attention_heads=heads,
                                  num_key_value_heads=kv_heads, head_dim=head_dim, hidden_size=d,
                                  intermediate_size=len(weights["gate"]), rms_norm_eps=eps,
                                  vocab_size=len(weights["head"]))
-        self.plain = "norm" not in weights
-        parts = _Parts(dict(norm=ones, norm1=ones) | weights)
-        s = sizes(config, PANEL)
-        self.config, self.packed, self.panel, self.kernels = (config, Packed.of(parts, config),
-                                                              PANEL, kernels)
-        self.weights = weights_of(config, self.packed, s)
-        turning = SimpleNamespace(inv_freq=inv_freq, attention_scaling=scale)
-        self.angles = Angles(turning, self.packed, s["hq"] // 2)
-        self.layers, self.threads, self.lent = 1, threads or torch.get_num_threads(), Lent()
-        self.shown, self.width = {}, int(self.weights.maps[-1, 4])
-        self.team = Team(1) # alone while it compiles
-        row = torch.zeros(1, d), torch.zeros(1, weights["q"].shape[1])
-        once("a layer by itself", lambda: self.over([Rows(self.new_cache(), 0, [0], [-1])], *row))
-        self.team = Team(self.threads)
+        self.depth = weights["q"].shape[1]
+        parts = _Parts(dict(norm=torch.ones(d), norm1=torch.ones(d)) | weights)
+        super().__init__(config, Packed.of(parts, config), threads,
+                         rotary=SimpleNamespace(inv_freq=inv_freq, attention_scaling=scale))
 
+    said = "a layer by itself"
+    def _first(self, parts):
+        self.over(parts, torch.zeros(1, self.weights.d), torch.zeros(1, self.depth))
     def _known(self, tokens): "Words are the business of whoever gives the rows"
 
     def over(self,

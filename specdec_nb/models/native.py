@@ -89,6 +89,7 @@ class Native(Llama):
     "A Llama-type decoder as one compiled call. Scores rows of many requests; keeps nothing"
     activations = "float32" # in a product: see chapter 14l
     words:list = [] # matrices that were laid anew for it
+    said = "the forward" # what is compiled
     def __init__(self, config, packed:Packed, threads:int=None, generation_config=None,
                  rotary=None):
         from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
@@ -102,13 +103,12 @@ class Native(Llama):
         self.weights = weights_of(config, packed, s)
         self.angles = Angles(rotary or LlamaRotaryEmbedding(config), packed, s["hq"] // 2)
         self.dtype, self.device = torch.float32, torch.device("cpu")
-        self.vocab_size = config.vocab_size
-        self.heads, self.kv_heads = s["heads"], s["kv"]
-        self.head_dim, self.layers = s["hd"], s["layers"]
+        self.vocab_size, self.layers = config.vocab_size, s["layers"]
+        self.heads, self.kv_heads, self.head_dim = s["heads"], s["kv"], s["hd"]
         self.threads, self.lent = threads or torch.get_num_threads(), Lent()
         self.shown:dict = {}
         self.width, self.team = int(self.weights.maps[-1, 4]), Team(1) # alone while it compiles
-        once("the forward", lambda: self.forward([Rows(self.new_cache(), 0, [0], [-1])]))
+        once(self.said, lambda: self._first([Rows(self.new_cache(), 0, [0], [-1])]))
         self.team = Team(self.threads)
 
     @classmethod
@@ -170,6 +170,7 @@ class Native(Llama):
         logits, best = (x.reshape(max(m, 1), -1) for x in (batch.logits, batch.best))
         return Ranked(logits[:, :w.vocab], best) if m else None, states
 
+    def _first(self, parts): self.forward(parts)
     def _known(self, tokens):
         "Compiled code would read whatever lies where a word is none"
         if not tokens or 0 <= min(tokens) <= max(tokens) < self.vocab_size: return
