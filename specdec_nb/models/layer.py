@@ -16,7 +16,7 @@ from .maps import smallest
 from .packed import Packed
 from .forward import (
     _attention, _network, _norms, add, apply, norm, read_out, turn)
-from .native import Native, Rows
+from .native import Native
 
 # %% ../../nbs/2_models/14m_layer.ipynb #114f7fe9
 @kernel
