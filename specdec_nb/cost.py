@@ -22,7 +22,7 @@ from .draft import Draft
 from .roles import as_target
 from .speedup import CostCurve, processor_name, this_machine
 
-# %% ../nbs/1_exactness/08a_cost.ipynb #6ff27ab3
+# %% ../nbs/1_exactness/08a_cost.ipynb #4f208fa3
 def _seconds(target, state, draft) -> float:
     """The time of one call: the thread's own where only one computes, which no neighbour disturbs;
     else what the target reports, or by our own clock"""
@@ -35,7 +35,8 @@ def measure_cost(
     target, # a target, or a model that `as_target` knows
     context:int=256, # tokens before the draft, the pending one included
     rows=(1, 2, 4, 8, 16, 32, 64), # numbers of rows, increasing from 1
-    repeats:int=5, # measurements of each; the median counts
+    repeats:int=3, # turns of each; the median of what they measured counts
+    turn:float=.1, # seconds of a turn, unless twenty calls are over before; at least two calls
     seed:int=0, # for the tokens, which are random
     progress=None, # called as `progress(rounds done, rounds in all)`
 ) -> CostCurve:
@@ -50,16 +51,20 @@ def measure_cost(
     text = np.random.default_rng(seed).integers(0, target.vocab_size, context + max(rows)).tolist()
     state = target.open(text[:context])
     times:dict[int, list[float]] = {n: [] for n in rows}
-    for round_ in range(repeats + 1):
-        for n in rows:
-            state.rewind(context)
-            times[n].append(_seconds(target, state, Draft.chain(text[context:context + n - 1])))
-        if progress: progress(round_, repeats)
-    kept = [times[n][1:] for n in rows]                               # without the warm-up round
-    settings = dict(target=type(target).__name__, context=context, repeats=repeats, seed=seed)
-    return CostCurve(rows, np.median(kept, axis=1).tolist(),
+    for round_ in range(repeats):
+        for n in reversed(rows):                          # short calls among short ones
+            draft, taken = Draft.chain(text[context:context + n - 1]), []
+            began = time.perf_counter()
+            while len(taken) < 2 or len(taken) < 20 and time.perf_counter() < began + turn:
+                state.rewind(context)
+                taken.append(_seconds(target, state, draft))
+            times[n] += taken[len(taken) // 2:]
+        if progress: progress(round_ + 1, repeats)
+    settings = dict(target=type(target).__name__, context=context, repeats=repeats, seed=seed,
+                    turn=turn)
+    return CostCurve(rows, [float(np.median(times[n])) for n in rows],
                      dict(kind="measured", statistic="median", **settings, **this_machine(),
-                          times=kept))
+                          times=[times[n] for n in rows]))
 
 # %% ../nbs/1_exactness/08a_cost.ipynb #4d32c52e
 #| code-fold: true

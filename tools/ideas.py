@@ -9,6 +9,7 @@
     python tools/ideas.py whole         four-bit weights by factors and by digits (chapter 14d), with and without the next panel fetched meanwhile
     python tools/ideas.py overhead      a step of `none` and of `auto` outside the kernel
     python tools/ideas.py prompt        reading a prompt in chunks of several lengths
+    python tools/ideas.py prices        what guesses in vain add to a call, by price lists of short and of long turns (chapter 08a), and in decoding
     python tools/ideas.py auto FILE…    `auto` with other settings, replayed on written answers by the price list of this machine
 
 One thread, its own clock, what is compared in turns; medians.
@@ -51,6 +52,32 @@ def overhead(tokens=48, rounds=9):
     for _ in range(rounds):
         for name, pairs in told.items(): pairs.append(once(make_drafter(name)))
     for name, pairs in told.items(): print("{}: {:.3f} ms outside the kernel, {:.2f} inside".format(name, *1e3 * np.median(pairs, 0)))
+
+
+def prices(tokens=100, rounds=6):
+    from specdec_nb import Drafter, generate
+    from specdec_nb.cost import measure_cost
+    from specdec_nb.draft import Draft
+    from specdec_nb.models.hub import chat
+    class Vain(Drafter):
+        "So many guesses a call, all of them wrong"
+        def __init__(self, nodes): self.nodes = nodes
+        def propose(self, ctx, rng): return Draft.chain([model.vocab_size - 1] * min(self.nodes, ctx.budget.depth))
+    model, tokenizer = loaded()
+    prompt, nodes = chat(tokenizer, "Write a short story about a fox that learns to swim.")[0].tolist(), (0, 1, 3, 7)
+    for turn in (0., .1):
+        curve = measure_cost(model, rows=tuple(n + 1 for n in nodes) + (16, 32), turn=turn)
+        told = ", ".join(f"{n} {curve.relative(n + 1) - 1:.2f}" for n in nodes[1:])
+        print(f"added by a list of turns of {turn} s, one row {1e3 * curve(1):.1f} ms: {told}")
+    def spent(drafter, limit):
+        began = time.thread_time()
+        generate(model, prompt, drafter=drafter, max_new_tokens=limit)
+        return time.thread_time() - began
+    calls = {n: [] for n in nodes}
+    for _ in range(rounds):
+        for n in nodes: calls[n].append((spent(Vain(n), tokens) - spent(Vain(n), 1)) / (tokens - 1))
+    plain, *vain = (float(np.median(calls[n])) for n in nodes)
+    print(f"added in decoding, one row {1e3 * plain:.1f} ms:", ", ".join(f"{n} {v / plain - 1:.2f}" for n, v in zip(nodes[1:], vain)))
 
 
 def prompt(length=384):
@@ -123,7 +150,7 @@ def auto(*files, n=3, tokens=64):
 
 
 IDEAS = dict(peaks=peaks, fetch=fetches, tiles=tiles, masks=masks, chains=chains, floats=floats, whole=whole,
-             overhead=overhead, prompt=prompt, auto=auto)
+             overhead=overhead, prompt=prompt, prices=prices, auto=auto)
 
 if __name__ == "__main__":
     if len(sys.argv) < 2 or sys.argv[1] not in IDEAS: raise SystemExit(__doc__)

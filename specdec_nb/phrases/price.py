@@ -65,9 +65,9 @@ def cost_of(
     if key not in _CURVES:
         try:
             room = (target.window or 1 << 20) - rows[-1] - 1
-            curve = cached_cost(target, key, context=max(16, min(256, room)), rows=rows, repeats=9)
-            _CURVES[key] = CostCurve(curve.rows,
-                                     np.quantile(curve.provenance["times"], .25, axis=1),
+            curve = cached_cost(target, key, context=max(16, min(256, room)), rows=rows)
+            _CURVES[key] = CostCurve(curve.rows, [float(np.quantile(times, .25))
+                                                  for times in curve.provenance["times"]],
                                      curve.provenance)
         # the target is too small to be timed
         except ValueError: _CURVES[key] = three_machines()["CPU (measured)"]
