@@ -53,8 +53,8 @@ def measure_cost(
     times:dict[int, list[float]] = {n: [] for n in rows}
     for round_ in range(repeats):
         for n in reversed(rows):                          # short calls among short ones
-            draft, taken = Draft.chain(text[context:context + n - 1]), []
-            began = time.perf_counter()
+            draft, began = Draft.chain(text[context:context + n - 1]), time.perf_counter()
+            taken:list[float] = []
             while len(taken) < 2 or len(taken) < 20 and time.perf_counter() < began + turn:
                 state.rewind(context)
                 taken.append(_seconds(target, state, draft))

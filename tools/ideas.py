@@ -36,7 +36,7 @@ def overhead(tokens=48, rounds=9):
     from specdec_nb.sampling import Law
     from specdec_nb.verify import Trace
     model, tokenizer = loaded()
-    ids, inside, compiled = chat(tokenizer, "Why do leaves change their colour in autumn?")[0].tolist(), [], model._run
+    ids, inside, compiled = chat(tokenizer, "Why do leaves change their colour in autumn?")[0].tolist(), [], model.team.work
     def run(*args):
         began = time.thread_time()
         compiled(*args)
@@ -48,7 +48,7 @@ def overhead(tokens=48, rounds=9):
         began = time.thread_time()
         for step in steps: trace.add(step)
         return (time.thread_time() - began - sum(inside)) / len(inside), sum(inside) / len(inside)
-    model._run, told = run, {"none": [], "auto": []}
+    model.team.work, told = run, {"none": [], "auto": []}
     for _ in range(rounds):
         for name, pairs in told.items(): pairs.append(once(make_drafter(name)))
     for name, pairs in told.items(): print("{}: {:.3f} ms outside the kernel, {:.2f} inside".format(name, *1e3 * np.median(pairs, 0)))

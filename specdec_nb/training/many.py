@@ -288,12 +288,13 @@ def hired(o, loader:Loader, stop=None) -> tuple: # `(run, model or loader)`
     crew.stop = stop
     return crew.run, loader
 
-def run_data(o, loader:Loader, tick, stop=None) -> Corpus: # what lies in `o.out` then
-    "specdec train data"
-    shards, documents = (1, 24) if o.smoke else (o.shards or 8, 512)
-    def told(before, n, tokens):
-        figures = dict(tokens=tokens / n) if n else {}
-        tick("writing documents", before + n, shards * documents, figures)
+def run_data(o, loader:Loader, tick, stop=None, plan=None) -> Corpus: # what lies in `o.out` then
+    "specdec train data; `plan` as `plan_shard` takes it"
+    whole = len(o.prompts or ()) or 512 * (o.shards or 8)
+    shards, documents = (1, 24) if o.smoke else (n := -(-whole // 512), -(-whole // n))
+    def told(before, n, read):
+        tick("writing documents", before + n, shards * documents, {"tokens": read / n} if n else {})
     run, model = hired(o, loader, stop)
-    write_corpus(model, loader.tokenizer(), o.out, shards, documents, told, run, seed=o.seed)
+    write_corpus(model, loader.tokenizer(), o.out, shards, documents, told, run, seed=o.seed,
+                 plan=plan)
     return Corpus(o.out, apart=4 if o.smoke else 40)

@@ -89,6 +89,9 @@ def _train_options(t):
     add("--shards", type=number(least=1),
         help="data: write this many files of 512 documents, about 125 000 tokens each (default: "
         "8); else: train on the first so many (default: all)")
+    add("--prompts", type=Path, metavar="FILE",
+        help="data: answers to these, and nothing else: JSON Lines with prompt, turns or messages, "
+        "or a text with a prompt a line")
     _recipe_options(add)
     add("--features", type=Path, help="where the model's hidden states are kept, to share "
         "them between runs (default: in OUT)")
