@@ -97,8 +97,8 @@ def _turns(line, is_json, where):
                              "used, so put yours into the first question, or into the template")
         said = [m["content"] for m, role in zip(said, roles) if role == "user"]
     if not said or fault(said, [str]) or not all(map(str.strip, said)):
-        raise ValueError(f'{where}: {line:.60} is no prompt; a line is {{"prompt": "…"}}, {{"turns": '
-                         '["…", "…"]} or {"messages": [{"role": "user", "content": "…"}]}')
+        raise ValueError(f'{where}: {line:.60} is no prompt; a line is {{"prompt": "…"}}, '
+                         '{"turns": ["…"]} or {"messages": [{"role": "user", "content": "…"}]}')
     return said
 
 def answering(prompts:list): # a plan of documents, for `plan_shard`
