@@ -192,13 +192,30 @@ def fours(typing, s, x, i, stride, w):
         return _row_by_row(builder, s, sums, row)
     return s(s, x, types.intp, types.intp, w), emit
 
+_MOVES = "gfni" in features() and _BEST in ("avx512vnni", "avxvnni")
+
+def _moved(builder, words):
+    "The upper half of each byte, by an instruction that multiplies its bits by a matrix of bits"
+    n = 4 * words.type.count
+    bytes_ = ir.VectorType(_I8, n)
+    kind = ir.FunctionType(bytes_, [bytes_, bytes_, _I8])
+    name = f"llvm.x86.vgf2p8affineqb.{8 * n}"
+    multiply = cgutils.get_or_insert_function(builder.module, kind, name)
+    # a row a byte, the lowest bit's last: four bits move down, four are forgotten
+    matrix = ir.Constant(bytes_, [0, 0, 0, 0, 128, 64, 32, 16] * (n // 8))
+    given = builder.bitcast(words, bytes_), matrix, ir.Constant(_I8, 0)
+    return builder.bitcast(builder.call(multiply, given), words.type)
+
 @intrinsic(prefer_literal=True)
 def half_bytes(typing, v, upper):
     "The lower or the upper half of each byte"
     def emit(context, builder, sig, args):
         def const(n): return ir.Constant(v.ll, [n] * v.lanes)
-        w = builder.lshr(args[0], const(4)) if upper.literal_value else args[0]
-        return builder.and_(w, const(0x0F0F0F0F))
+        if not upper.literal_value: return builder.and_(args[0], const(0x0F0F0F0F))
+        if _MOVES:
+            parts = _cut(builder, args[0], min(_WORDS, v.lanes))
+            return _sewn(builder, [_moved(builder, part) for part in parts])
+        return builder.and_(builder.lshr(args[0], const(4)), const(0x0F0F0F0F))
     return v(v, upper), emit
 
 @intrinsic
