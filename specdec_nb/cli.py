@@ -215,7 +215,7 @@ VERBS = {"race": run_race, "bench": _bench, "report": _report, "train": _train,
 
 def main(
     argv=None,
-) -> int: # the exit code: 0, 2 for bad input, 130 interrupted, 141 nobody listens; `check` has its own
+) -> int: # 0, 2 for bad input, 130 interrupted, 141 nobody listens; `check` has its own
     "The command `specdec`"
     argv = sys.argv[1:] if argv is None else argv
     speakable()
