@@ -194,5 +194,15 @@ def test_from_a_shell(tmp_path, capsys):
     assert main(["check", str(tmp_path/"dice.py")]) == 3
     told = capsys.readouterr()
     assert "dice: not known" in told.out and "is not known" in told.err and "not exact" not in told.err
-    assert main(["check", str(tmp_path/"none.py")]) == 2 and main(["check", str(tmp_path/"bad.py"), "--rule", "walk"]) == 2
-    assert main(["check", str(tmp_path/"good.py"), "--rule", "no"]) == 2
+
+
+def test_what_is_no_verdict_is_told_from_one(tmp_path, capsys):
+    "A mistyped file, rule, option or number: one line, and a 1; elsewhere bad input stays a 2"
+    (tmp_path/"good.py").write_text(GOOD)
+    (tmp_path/"bad.py").write_text(BAD)
+    (tmp_path/"empty.py").write_text("x = 1")
+    for argv in (["none.py"], ["empty.py"], ["bad.py", "--rule", "walk"], ["good.py", "--rule", "no"], ["good.py", "--tokens", "none"], ["good.py", "--tockens", "2"]):
+        assert main(["check", str(tmp_path/argv[0]), *argv[1:]]) == 1, argv
+        told = capsys.readouterr()
+        assert not told.out and told.err.count("\n") == 1 and "exact" not in told.err and "not known" not in told.err
+    assert main(["race", "--file", str(tmp_path/"none.py")]) == main(["race", "--tokens"]) == 2

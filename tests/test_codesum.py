@@ -150,6 +150,24 @@ def test_what_was_measured():
     assert "std.json" in report["provenance"]["data"]["held_packages"] and not {*report["provenance"]["data"]["packages"]} <= {*report["provenance"]["data"]["held_packages"]}
 
 
+def test_two_drafters_in_one_tree():
+    "Half of the nodes for each; the text is plain decoding's; and without either there is less in the tree"
+    import codesum as tool
+    model, vocabulary = load_summariser()
+    model, rates = model.double(), {}
+    functions = [f'def {verb}_{noun}(self, {noun}):\n    "?"\n    del self.{noun}s[{noun}]' for verb in ("remove", "add", "get") for noun in ("node", "edge", "name")]
+    for name in ("pointing:nodes=4", "recycling:nodes=4", "pointing + recycling", "recycling, cold"):
+        made, calls, tokens = tool.drafter_of(name), 0, 0
+        for code in functions:
+            ids = torch.tensor([vocabulary.read(documented(code)[0][0])[0]])
+            if "cold" in name: made = tool.drafter_of(name)
+            plain, out = (generate(model, ids, drafter=d, max_new_tokens=12, do_sample=False, return_dict_in_generate=True) for d in ("none", made))
+            assert torch.equal(plain.sequences, out.sequences) and max(len(draft) for draft, _ in out.trace.steps) <= 8
+            calls, tokens = calls + out.trace.calls, tokens + len(out.trace.tokens)
+        rates[name] = tokens / calls
+    assert rates["pointing + recycling"] > max(rates["pointing:nodes=4"], rates["recycling:nodes=4"]) and rates["recycling, cold"] < rates["recycling:nodes=4"], rates
+
+
 def test_the_tool_s_batches_and_scores(monkeypatch):
     "What is judged is what is said: a network that repeats the truth gets all points, an empty one none"
     import codesum as tool

@@ -5,9 +5,10 @@ import pytest
 
 from conftest import ROOT
 from specdec_nb.bench.report import history
-from specdec_nb.bench.slow import IDEA, cut_short, symptoms, tried
+from specdec_nb.bench.slow import IDEA, cut_short, own_prices, symptoms, tried
 from specdec_nb.draft import Draft
 from specdec_nb.speedup import CostCurve
+from specdec_nb.sampling import Scores
 from specdec_nb.verify import Step, Trace, Verdict
 
 FREE, DEAR = CostCurve((1, 2), (1., 1.001)), CostCurve((1, 2), (1., 1.3))
@@ -41,6 +42,18 @@ def test_a_cut_counts_tokens_over_price():
     trace = made((2, 2), (2, 0))
     assert cut_short(trace, 2, DEAR) == pytest.approx(4 / 3.2) and cut_short(trace, 1, DEAR) == pytest.approx(3 / 2.6)
     assert cut_short(trace, 0, DEAR) == 1
+
+
+def test_calls_write_their_own_price_list():
+    "A quiet call's price, whatever a few loud ones took; without calls of one row there is nothing to compare with"
+    def steps(*calls): return [Step(Draft.chain([1] * (n - 1)), None, Scores([[0]] * n, s)) for n, s in calls]
+    quiet = [*[(1, 2.)] * 8, *[(8, 5.)] * 8]
+    curve = own_prices(steps(*quiet, (1, 90.), (8, 70.), (3, .1)))
+    assert curve.rows == (1, 8) and curve.relative(8) == 2.5
+    assert own_prices(steps(*quiet, *[(1, 9.)] * 30)).relative(8) != 2.5, "most calls loud: the list cannot know"
+    assert own_prices(steps(*quiet, (3, 3.)), least=1).rows == (1, 3, 8)
+    for few in (quiet[:8], quiet[8:], [*quiet[:4], *quiet[8:]], []):
+        with pytest.raises(ValueError, match="5 calls of one row"): own_prices(steps(*few))
 
 
 def test_the_ledger_of_ideas():

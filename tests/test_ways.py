@@ -5,6 +5,8 @@ from conftest import ROOT
 from decoders import MODELS, told
 from drafters import Wild
 from specdec_nb import Law
+from specdec_nb.decoding.beams import beam_search
+from specdec_nb.roles import as_target
 
 
 def test_what_was_measured_of_all_ways():
@@ -20,3 +22,22 @@ def test_what_was_measured_of_all_ways():
     counted = tool.Counting(MODELS["own"])
     told(counted, Law(temperature=0), Wild(0), n=4)
     assert counted.calls <= 4 < counted.rows
+
+
+def test_rows_are_those_that_a_model_is_fed():
+    "A tree that grows on the last one is fed its new nodes; whoever counts whole trees counts several times as many"
+    import ways as tool
+    report = json.loads((ROOT/"results/ways.json").read_text())
+    assert report["provenance"]["columns"] == tool.COLUMNS and all(r["calls"] <= r["rows"] <= r["nodes"] for r in report["rows"])
+    fed, target = [], as_target(MODELS["own"])
+    class Fed:
+        def __getattr__(self, name): return getattr(target, name)
+        def score(self, pairs):
+            feeds = [target._feed(s, d) for s, d in pairs if d is not None]
+            fed.append(sum(len(f.tokens) - f.unread for f in feeds))
+            return target.score(pairs)
+    for drafter in ("none", Wild(0)):
+        counted = tool.Counting(Fed())
+        beam_search(counted, (5, 9, 7, 9, 5), 12, drafter=drafter, width=3)
+        assert counted.rows == sum(fed) and counted.nodes > 2 * sum(fed)
+        fed.clear()

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import save_file
+from specdec_nb.draft import Draft, trim
 from specdec_nb.models.generate import generate
-from specdec_nb.roles import make_drafter
+from specdec_nb.roles import Drafter, introduce, make_drafter
 from specdec_nb.decoding.codesum import Summariser, SummariserConfig, load_summariser
 from specdec_nb.decoding.copylaw import PAD, Vocabulary, documented
 from specdec_nb.workshop.files import read_json, write_json
@@ -24,7 +25,7 @@ PACKAGES = dict(sympy="sympy", sklearn="scikit-learn", numba="numba", matplotlib
 HELD = {"networkx", "rich", "std.email", "std.asyncio", "std.logging", "std.http", "std.statistics", "std.pathlib", "std.zipfile", "std.json", "std.shutil"}
 SIZES = dict(words=3000, slots=32, width=96, heads=4, inner=256, encoder_layers=2, decoder_layers=2, clip=16, reads=72, writes=18)
 VARIANTS = [dict(positions=p, copies=c) for p in ("absolute", "distance", "directed") for c in (False, True)]
-DRAFTERS = ("none", "lookup:shortest=1", "suffix:shortest=1", "recycling", "pointing")
+DRAFTERS = ("none", "lookup:shortest=1", "suffix:shortest=1", "recycling", "recycling, cold", "pointing", "pointing + recycling")
 
 
 def roots():
@@ -112,15 +113,41 @@ def loss_on(model, vocabulary, pairs):
     return sum(x * n for x, n in scored)/sum(n for _, n in scored)
 
 
+class Both(Drafter):
+    "Two drafters, one tree, with half of the nodes for each"
+    learns = True
+    def __init__(self, names, nodes=8): self.two = [make_drafter(f"{name}:nodes={nodes // 2}") for name in names]
+    def bind(self, target):
+        for one in self.two: introduce(one, target)
+        self.asks = self.two[0].asks | self.two[1].asks
+    def begin(self, ctx, state): return Side([one.begin(ctx, state) or one for one in self.two])
+
+
+class Side:
+    "One request of `Both`"
+    def __init__(self, two): self.two = two
+    def propose(self, ctx, rng):
+        made = [one.propose(ctx, rng) for one in self.two]
+        return trim(Draft.merge([[d.tokens[j] for j in d.path(i)] for d in made for i in range(len(d))])[0], ctx.budget)
+    def observe(self, step):
+        for one in self.two: one.observe(step)
+
+
+def drafter_of(name):
+    "By its name in `DRAFTERS`"
+    return Both(name.split(" + ")) if " + " in name else make_drafter(name.split(",")[0])
+
+
 def speculated(model, vocabulary, pairs):
-    "Each drafter on single functions: words a call, and whether every text is plain decoding's, greedily and sampled"
+    "Each drafter on single functions: words a call, and whether every text is plain decoding's, greedily and sampled. One that is cold knows nothing of the functions before"
     model, rows = model.double(), []
     for drafter in DRAFTERS:
         for sampled in (False, True):
-            made, tokens, calls, same = make_drafter(drafter), 0, 0, 0
+            made, tokens, calls, same = drafter_of(drafter), 0, 0, 0
             for i, (code, _) in enumerate(pairs):
                 ids = torch.tensor([vocabulary.read(code[:SIZES["reads"]])[0]])
                 call = dict(max_new_tokens=SIZES["writes"] - 1, do_sample=sampled, return_dict_in_generate=True, **(dict(seed=i, temperature=.7, top_k=0) if sampled else {}))
+                if "cold" in drafter: made = drafter_of(drafter)
                 plain, out = (generate(model, ids, drafter=d, **call) for d in ("none", made))
                 same += torch.equal(plain.sequences, out.sequences)
                 tokens, calls = tokens + len(out.trace.tokens), calls + out.trace.calls

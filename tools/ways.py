@@ -2,7 +2,8 @@
 
     nice python tools/ways.py --out results/ways.json [--tokens 20]
 
-Each way writes the same answers plainly and with drafters, which must be equal word for word; the model's calls and rows are counted inside every composed target, and the seconds are the processor's.
+Each way writes the same answers plainly and with drafters, which must be equal word for word; the model's calls and rows are counted inside every composed target, and the seconds are the processor's. A row is one that is computed: of a draft that grows on the last one,
+only the new nodes are; `nodes` are those of whole drafts, a text's pending word among them.
 A run that was stopped goes on with --resume.
 """
 import argparse, time, warnings
@@ -35,15 +36,18 @@ QUESTIONS = {f"What is {a} + {b}?": str(a + b) for a, b in SUMS} | {
     "What colour is the sky on a clear day?": "blue", "Which animal says meow?": "cat", "Which animal barks?": "dog",
     "What do bees make?": "honey", "What is the first month of the year?": "january"}
 DRAFTERS = ("lookup", "recycling")
+COLUMNS = dict(calls="of the model, the reading of prompts apart", rows="that these calls computed: of a draft that grew on the last one, its new nodes",
+               nodes="of whole drafts, each with the pending word, computed now or before", seconds="of the processor")
 
 
 class Counting:
-    "A target that counts the calls that are no reading of a prompt, and their rows"
-    def __init__(self, model): self.inner, self.calls, self.rows = as_target(model), 0, 0
+    "A target that counts the calls that are no reading of a prompt, the rows that they compute, and the nodes of their drafts"
+    def __init__(self, model): self.inner, self.calls, self.rows, self.nodes = as_target(model), 0, 0, 0
     def __getattr__(self, name): return getattr(self.inner, name)
     def score(self, pairs):
-        drafts = [draft for _, draft in pairs if draft is not None]
-        self.calls, self.rows = self.calls + bool(drafts), self.rows + sum(1 + len(d) for d in drafts)
+        asked = [(state.scored, draft) for state, draft in pairs if draft is not None]
+        self.calls, self.nodes = self.calls + bool(asked), self.nodes + sum(1 + len(draft) for _, draft in asked)
+        self.rows += sum(len(draft) - len(old) if old is not None and draft.extends(old) else 1 + len(draft) for old, draft in asked)
         return self.inner.score(pairs)
 
 
@@ -108,7 +112,7 @@ class Ways:
             model, texts, began = Counting(self.target), [], time.process_time()
             for task in TASKS: texts += self.ways[name](model, [task], self.stop(tokens), drafter)
             seconds, plain = time.process_time() - began, texts if plain is None else plain
-            rows.append(dict(way=name, drafter=drafter, n=len(TASKS), identical=sum(a == b for a, b in zip(texts, plain)), tokens=sum(map(len, texts)), calls=model.calls, rows=model.rows, seconds=seconds))
+            rows.append(dict(way=name, drafter=drafter, n=len(TASKS), identical=sum(a == b for a, b in zip(texts, plain)), tokens=sum(map(len, texts)), calls=model.calls, rows=model.rows, nodes=model.nodes, seconds=seconds))
         answers = self.ways[name](self.target, [*QUESTIONS], self.stop(8), "none")
         return rows, dict(way=name, asked=len(QUESTIONS), right=sum(right(self.text(a), w) for a, w in zip(answers, QUESTIONS.values())))
 
@@ -121,7 +125,7 @@ def main():
     a = p.parse_args()
     warnings.simplefilter("ignore")
     ledger, (model, tokenizer) = Ledger(a.out, resume=a.resume, force=a.force), load_default()
-    ways, source = Ways(model, tokenizer), dict(provenance(model), tokens=a.tokens)
+    ways, source = Ways(model, tokenizer), dict(provenance(model), tokens=a.tokens, columns=COLUMNS)
     ledger.begin(source)
     for name in [*ways.ways][len(ledger.records):]:
         rows, record = ways.measured(name, a.tokens, (*DRAFTERS, *["amateur:k=3"] * (name == "contrastive decoding"), *["siblings"] * name.startswith("best")))

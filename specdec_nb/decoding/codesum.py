@@ -157,6 +157,8 @@ class _Writer(nn.Module):
         return *states[:-1], self.norm(states[-1])
 
 # %% ../../nbs/8_decoding/39b_codesum.ipynb #317b878c
+#| code-fold: true
+#| code-summary: "Summariser: the law of the next word, as logits, in transformers' clothes"
 class Summariser(PreTrainedModel, GenerationMixin):
     "Says in words what a program does, and may copy the program's (Ahmad et al. 2020)"
     config_class, base_model_prefix, main_input_name = SummariserConfig, "", "input_ids"

@@ -73,31 +73,15 @@ class Said:
         return () if child is None else (child,)
 
 # %% ../../nbs/6_phrases/30a_trained.ipynb #b500ed61
-class Thinking(Listening):
-    """One request of an `Advised`: a draft of what is known; if that is little, one of what it is
-    told"""
+#| code-fold: true
+#| code-summary: "What asking brought, trees as deep as it pays, hits by depth"
+class _Asking(Listening):
+    "What a request needs to ask, and to know what that brought"
+    # tokens whose phrases are known; what was asked this call, in one-row calls
+    read, beside = 0, 0.
     inner:Any = None # the learned drafter's part in this request
     said:Any = None # what it said last
     without:tuple | None = None # the occasion on which it was asked, and the draft without it
-    def __init__(self, drafter, ctx, state):
-        super().__init__(drafter, ctx)
-        d, self.read = drafter, len(self.text)
-        if d.lengthen:
-            d.phrases.add_text(self.text, "history")
-            self.sources.append(Lengthened(d.rates["lengthened"], d.phrases, self.text))
-        if d.learned is None: return
-        self.inner, self.said = d.learned.begin(ctx, state) or d.learned, Said(d.rates["learned"])
-        self.sources.append(self.said)
-
-    def propose(self, ctx, rng): # a generator
-        d, self.beside, self.without = self.drafter, 0., None
-        draft, room = super().propose(ctx, rng), min(ctx.budget.depth, ctx.budget.nodes, d.k)
-        best = self.values[0] if self.values else 0.
-        if self.inner is None or room < 1 or not d.wanted(best): return draft
-        self.without = int(10 * best), draft
-        yield from self.think(ctx, rng)
-        self.collect()                                           # there is more to be heard now
-        return super().propose(ctx, rng)
 
     def weigh(self, tokens, sent:int):
         "What asking brought, now that the text is known: tokens less price times cost"
@@ -106,17 +90,6 @@ class Thinking(Listening):
         more = len(tokens) - 1 - len(draft.follow(tokens))
         dearer = float(d.pace.cost[sent] - d.pace.cost[len(draft)]) + self.beside
         d.note(d.worth[occasion], more - d.pace.price * dearer)
-
-    def think(self, ctx, rng): # a generator
-        "Ask the learned drafter, by the clock"
-        d, inner, at = self.drafter, self.inner, len(self.text)
-        grows = type(inner).propose is TreeDrafting.propose and inner.drafter.target.branches
-        asking = self.grown(ctx) if grows else self.made(ctx, rng)
-        (draft, sure), forwards, seconds = yield from clocked(asking)
-        if forwards: d.clock["forward"].append(seconds / forwards)
-        d.asked, d.forwards = d.asked + 1, d.forwards + forwards
-        self.beside = forwards * d.price
-        self.said.hear(at, draft, sure)
 
     def grown(self, ctx): # a generator; what it returns is `(draft, how sure it is of each node)`
         "A dynamic tree, as deep as it pays"
@@ -143,19 +116,6 @@ class Thinking(Listening):
         paths = ([draft.tokens[j] for j in draft.path(i)] for i in range(len(draft)))
         return Draft.merge(paths)[0], None
 
-    def observe(self, step):
-        d = self.drafter
-        before = self.text[-d.phrases.key:]
-        cost = d.pace.cost[min(len(step.draft), len(d.pace.cost) - 1)]
-        d.clock["call"].append(step.scores.elapsed / float(cost))
-        if self.inner is not None:
-            # who lives on states misses none
-            if d.asks.hidden or self.without: self.inner.observe(step)
-            self.count(step.verdict.tokens)
-            self.weigh(step.verdict.tokens, len(step.draft))
-        super().observe(step)
-        if d.lengthen: self.remember(step, before)
-
     def remember(self, step, before):
         "Phrases of the text, and of what was rejected"
         pool, best = self.drafter.phrases, step.scores.best
@@ -171,6 +131,54 @@ class Thinking(Listening):
             if not state or not (below := draft.children(state[0])): return
             d.note(d.hits(draft.depth[below[0]]), draft.tokens[below[0]] == token)
             state = self.said.move(state, None, None, token)
+
+# %% ../../nbs/6_phrases/30a_trained.ipynb #5a2ae12d
+class Thinking(_Asking):
+    """One request of an `Advised`: a draft of what is known; if that is little, one of what it is
+    told"""
+    def __init__(self, drafter, ctx, state):
+        super().__init__(drafter, ctx)
+        d, self.read = drafter, len(self.text)
+        if d.lengthen:
+            d.phrases.add_text(self.text, "history")
+            self.sources.append(Lengthened(d.rates["lengthened"], d.phrases, self.text))
+        if d.learned is None: return
+        self.inner, self.said = d.learned.begin(ctx, state) or d.learned, Said(d.rates["learned"])
+        self.sources.append(self.said)
+
+    def propose(self, ctx, rng): # a generator
+        d, self.beside, self.without = self.drafter, 0., None
+        draft, room = super().propose(ctx, rng), min(ctx.budget.depth, ctx.budget.nodes, d.k)
+        best = self.values[0] if self.values else 0.
+        if self.inner is None or room < 1 or not d.wanted(best): return draft
+        self.without = int(10 * best), draft
+        yield from self.think(ctx, rng)
+        self.collect()                                           # there is more to be heard now
+        return super().propose(ctx, rng)
+
+    def think(self, ctx, rng): # a generator
+        "Ask the learned drafter, by the clock"
+        d, inner, at = self.drafter, self.inner, len(self.text)
+        grows = type(inner).propose is TreeDrafting.propose and inner.drafter.target.branches
+        asking = self.grown(ctx) if grows else self.made(ctx, rng)
+        (draft, sure), forwards, seconds = yield from clocked(asking)
+        if forwards: d.clock["forward"].append(seconds / forwards)
+        d.asked, d.forwards = d.asked + 1, d.forwards + forwards
+        self.beside = forwards * d.price
+        self.said.hear(at, draft, sure)
+
+    def observe(self, step):
+        d = self.drafter
+        before = self.text[-d.phrases.key:]
+        cost = d.pace.cost[min(len(step.draft), len(d.pace.cost) - 1)]
+        d.clock["call"].append(step.scores.elapsed / float(cost))
+        if self.inner is not None:
+            # who lives on states misses none
+            if d.asks.hidden or self.without: self.inner.observe(step)
+            self.count(step.verdict.tokens)
+            self.weigh(step.verdict.tokens, len(step.draft))
+        super().observe(step)
+        if d.lengthen: self.remember(step, before)
 
 def clocked(asking): # a generator; what it returns is `(what the other returns, wishes, seconds)`
     "Another generator of wishes, with its time and that of what it wished"
