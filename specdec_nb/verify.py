@@ -110,6 +110,8 @@ def make_rule(rule, rng):
     return rule
 
 # %% ../nbs/1_exactness/06_verify.ipynb #c6da2a44
+#| code-fold: true
+#| code-summary: "rounds"
 _DRAFTED, _OWN = "rgba(58,160,80,.35)", "rgba(200,110,30,.4)"
 
 def rounds(
@@ -164,6 +166,8 @@ class Step:
     def _repr_html_(self): return self.show().html
 
 # %% ../nbs/1_exactness/06_verify.ipynb #23517352
+#| code-fold: true
+#| code-summary: "Trace"
 class Trace:
     "Summaries of a generation's steps; a notebook shows them as rounds to step through"
     def __init__(self,

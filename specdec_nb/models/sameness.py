@@ -61,7 +61,7 @@ class NearTies:
                       f"{self.flips[0][1]:.2g})"))
         return (f"{self.positions} rows: {said}"
                 + ("" if self.excused
-                   else f": NOT rounding, which is at most {self.within:g} here"))
+                   else f": NOT rounding, which flips margins of at most {self.within:g} here"))
 
 def near_ties_of(
     one, other, # `[n, V]` logits of the same text

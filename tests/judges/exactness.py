@@ -1,5 +1,6 @@
 "Wrong answers to the exercises of Part I"
 from fractions import Fraction
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -111,12 +112,17 @@ def check_mixture(c):
                 one, two = (t.score([(pair.states[i], draft) for pair, draft in pairs]) for i, t in enumerate(self.both))
                 return [c.Scores(rows(x.rows, y.rows)) for x, y in zip(one, two)][:None if both else 1]
         return Wrong
+    class Silent(c.Solution):
+        def open(self, prompt, asks=None):
+            pair = super().open(prompt, c.Asks())
+            return SimpleNamespace(states=pair.states, keep=pair.keep)
     def half(x, y): return (x + y) / 2
     def pending_alone(x, y): return c.np.concatenate([half(x, y)[:1], x[1:]])
     class Singly(c.Solution):
         def score(self, pairs): return [scores for pair in pairs for scores in super(Singly, self).score([pair])]
     return {"the first": of(lambda x, y: x), "the second": of(lambda x, y: y), "not halved": of(lambda x, y: x + y), "nothing kept": of(half, kept=False),
-            "one state's answer": of(half, both=False), "the pending token's row alone": of(pending_alone), "state by state": Singly}
+            "one state's answer": of(half, both=False), "the pending token's row alone": of(pending_alone), "state by state": Singly,
+            "says nothing of what is unread": Silent}
 
 
 def check_echo(c):
