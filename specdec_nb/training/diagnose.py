@@ -146,8 +146,8 @@ def _other_questions(f):
     "Whether the network is right on answers to its data's beginnings and not on these"
     a, b, n = f.get("learned", 0.), f["right"]["given"], f["places"]
     if a - b > max(.1, 3 * math.sqrt((a * (1 - a) + b * (1 - b)) / n)):
-        yield "other questions", (f"first guess right {b:.2f} on {n} words, {a:.2f} after the data's "
-                                  "beginnings")
+        yield "other questions", (f"first guess right {b:.2f} on {n} words, {a:.2f} after the "
+                                  "data's beginnings")
 
 # %% ../../nbs/4_learning/24a_diagnose.ipynb #4569b15e
 @dataclass(frozen=True)
