@@ -144,8 +144,8 @@ def _training_faults(f):
 # %% ../../nbs/4_learning/24a_diagnose.ipynb #f26502ee
 def _other_questions(f):
     "Whether the network is right on answers to its data's beginnings and not on these"
-    a, b, n = f.get("learned", 0.), f["right"]["given"], f["places"]
-    if a - b > max(.1, 3 * math.sqrt((a * (1 - a) + b * (1 - b)) / n)):
+    a, m, b, n = f.get("learned", 0.), f.get("words", 1), f["right"]["given"], f["places"]
+    if a - b > max(.1, 3 * math.sqrt(a * (1 - a) / m + b * (1 - b) / n)):
         yield "other questions", (f"first guess right {b:.2f} on {n} words, {a:.2f} after the "
                                   "data's beginnings")
 
@@ -238,6 +238,7 @@ def diagnose(
         texts = [drafted(target, copy(chain), a, limit, k=k, ends=ends)[1] for a in asked]
         f["learned"] = float(np.mean([Case(target, network, a, text).right(0)
                                       for a, text in zip(asked, texts)]))
+        f["words"] = sum(map(len, texts)) - sum(map(len, asked))
     if begin := list(begin) or opening(documents):
         alike = float(np.mean([list(p[:len(begin)]) == begin for p in prompts]))
         f["opening"] = dict(tokens=len(begin), prompts=alike)
