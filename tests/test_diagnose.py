@@ -192,6 +192,27 @@ def test_a_draft_model_has_no_states_and_is_diagnosed_all_the_same(trial):
     assert names(trial, ill) == ["stale"]
 
 
+def about(some):
+    "Stories in which only these people and things occur"
+    strange = {i for i, word in enumerate(STORY_WORDS) if 6 <= i < 16 and word not in some.split()}
+    def tells(rng, length=48):
+        text = story(rng, length)
+        return tells(rng, length) if strange & {*text} else text
+    return tells
+
+
+def test_other_questions_are_named_and_like_ones_are_not():
+    kinds, rng = {"near": about("ann bob cid cat dog"), "far": about("dora eve finn bird tree")}, np.random.default_rng(1)
+    near = Trial(tells=kinds["near"])
+    drafter = MedusaDrafter(near.fit(Medusa, heads=4), tree=0)
+    given = dict(limit=20, documents=near.held.documents, begins=[6] * len(near.held.documents))
+    found = {kind: diagnose(near.target, drafter, [tells(rng, 9) for _ in range(20)], **given) for kind, tells in kinds.items()}
+    assert [[x.name for x in d.faults] for d in found.values()] == [[], ["other questions"]]
+    assert "learned" not in diagnose(near.target, drafter, near.prompts[:2], limit=8).figures          # without documents nobody can tell
+    framed = diagnose(near.target, drafter, [kinds["far"](rng, 9) for _ in range(20)], **given | dict(begin=[0, 1]))
+    assert [x.name for x in framed.faults] == ["other frame"]                                          # what stands higher up comes first
+
+
 def test_what_cannot_be_diagnosed_is_said(trial):
     with pytest.raises(ValueError, match="lookup has no trained network.*symptoms"): diagnose(trial.target, make_drafter("lookup"), [[1, 2, 3]])
     with pytest.raises(ValueError, match="no guess was made"): diagnose(trial.target, MedusaDrafter(network(trial, "medusa")), [[1, 2, 3]], limit=1)

@@ -116,8 +116,8 @@ class MtpTarget(RowTarget):
 
 @register("mtp")
 class MtpDrafter(Drafter):
-    """The MTP head that the target's checkpoint ships (DeepSeek-V3, GLM-4.5, Qwen3-Next): a chain,
-    or the best part of a dynamic tree"""
+    """The MTP head that the target's checkpoint ships (DeepSeek-V3, GLM-4.5; Qwen3-Next's is read
+    only): a chain, or the best part of a dynamic tree"""
     def __init__(self,
         folder=None, # the checkpoint; None: where the target was loaded from
         k:int=3, # levels at most

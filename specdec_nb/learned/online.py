@@ -79,7 +79,7 @@ def _what_is_due(logits, p):
 
 @register("online")
 class Online(Drafter):
-    """A trained drafter that goes on learning while it serves (Liu et al. 2023, OSD).
+    """A trained drafter that goes on learning while it serves (Liu et al. 2024, OSD).
 
     A request drafts with the weights that it began with. What is learnt is in `network`, the
     drafter's own, and can be saved.

@@ -20,7 +20,7 @@ from ..drafters.model import shipped
 from ..learned.network import Trained
 from ..learned.fingerprint import apart, fingerprint
 from .features import opening, surprise
-from .foretold import in_four_ways
+from .foretold import Case, drafted, in_four_ways
 
 # %% ../../nbs/4_learning/24a_diagnose.ipynb #f36488a7
 def _remapped(pairs) -> float: # of `(foretold, said)`
@@ -83,7 +83,10 @@ FAULTS = { # name: (symptom, cause, cure)
     "other frame": ("prompts do not begin as the data does",
                     "no chat template, or another; no BOS token",
                     "apply the tokenizer's template to both"),
-    "weak": ("as foretold, and seldom right",
+    "other questions": ("as foretold, and less often right than on the data",
+                        "prompts of another kind, or data that was learnt by heart",
+                        "train on answers to such prompts, or while serving: chapter 24b"),
+    "weak": ("as foretold, and of twenty first guesses not one right",
              "little training, little data, or too small a network",
              "train on (--resume); more data; look at the card's curve"),
 }
@@ -138,6 +141,14 @@ def _training_faults(f):
         yield "other frame", (f"{o['prompts']:.0%} of the prompts begin with the {o['tokens']} "
                               "tokens that the data begins with")
 
+# %% ../../nbs/4_learning/24a_diagnose.ipynb #f26502ee
+def _other_questions(f):
+    "Whether the network is right on answers to its data's beginnings and not on these"
+    a, m, b, n = f.get("learned", 0.), f.get("words", 1), f["right"]["given"], f["places"]
+    if a - b > max(.1, 3 * math.sqrt(a * (1 - a) / m + b * (1 - b) / n)):
+        yield "other questions", (f"first guess right {b:.2f} on {n} words, {a:.2f} after the "
+                                  "data's beginnings")
+
 # %% ../../nbs/4_learning/24a_diagnose.ipynb #4569b15e
 @dataclass(frozen=True)
 class Diagnosis:
@@ -160,7 +171,8 @@ class Diagnosis:
                  "as foretold   " + ", ".join(f"{w} {a}/{n}" for w, (a, n) in f["ways"].items()),
                  f"accepted      {' '.join(f'{v:.2f}' for v in f['accepted'])} in use, by depth",
                  "at all places first guess right "
-                 + ", ".join(f"{k} {v:.2f}" for k, v in f["right"].items()),
+                 + ", ".join(f"{k} {v:.2f}" for k, v in f["right"].items())
+                 + (f"; after the data's beginnings {f['learned']:.2f}" if "learned" in f else ""),
                  f"words         {f['covered']:.2f} of the target's are the drafter's"]
         if s := f.get("surprise"):
             lines.append(f"data          {s['nats']:+.2f} nats a word beyond the expected, z = "
@@ -221,10 +233,16 @@ def diagnose(
     f["begun"] = float(np.mean(np.concatenate([_as_begun(c) for c in cases])))
     f["covered"] = float(np.isin(said, network.draft_vocab.cpu().numpy()).mean())
     if len(documents): f["surprise"] = surprise(target, documents, begins or None)
+    if len(documents) and len(begins):
+        asked = [[*map(int, d[:n])] for d, n in zip(documents, begins)][:len(prompts)]
+        texts = [drafted(target, copy(chain), a, limit, k=k, ends=ends)[1] for a in asked]
+        f["learned"] = float(np.mean([Case(target, network, a, text).right(0)
+                                      for a, text in zip(asked, texts)]))
+        f["words"] = sum(map(len, texts)) - sum(map(len, asked))
     if begin := list(begin) or opening(documents):
         alike = float(np.mean([list(p[:len(begin)]) == begin for p in prompts]))
         f["opening"] = dict(tokens=len(begin), prompts=alike)
-    faults = [*_serving_fault(f), *_training_faults(f)]
+    faults = [*_serving_fault(f), *_training_faults(f)] or [*_other_questions(f)]
     made = [Fault(name, FAULTS[name][0], measured, *FAULTS[name][1:]) for name, measured in faults]
     return Diagnosis(chain.name or type(chain).__name__, f, made)
 
