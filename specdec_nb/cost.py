@@ -24,8 +24,8 @@ from .speedup import CostCurve, processor_name, this_machine
 
 # %% ../nbs/1_exactness/08a_cost.ipynb #4f208fa3
 def _seconds(target, state, draft) -> float:
-    """The time of one call: the thread's own where only one computes, which no neighbour disturbs;
-    else what the target reports, or by our own clock"""
+    """The time of one call: the thread's own where only one computes, so that nobody's turn at the
+    processor counts; else what the target reports, or by our own clock"""
     began, spent = time.perf_counter(), time.thread_time()
     [scores] = target.score([(state, draft)])
     if getattr(target, "threads", None) == 1: return time.thread_time() - spent

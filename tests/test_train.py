@@ -45,6 +45,8 @@ def test_begun_with_another_run(model, data, tmp_path):
     second = trained(model, data, tmp_path / "second", steps=1, lr=1e-9, begin=tmp_path / "first")
     assert all((a - b).abs().max() < 1e-3 for a, b in zip(first.state_dict().values(), second.state_dict().values()))
     assert second.record["begun_with"]["tokens"] == first.record["tokens"] < second.record["tokens"]
+    again = trained(model, data, tmp_path / "second", steps=2, lr=1e-9, begin=tmp_path / "second", resume=True)
+    assert again.record["begun_with"] == second.record["begun_with"], "another drafter stands in the place where it began"
     with pytest.raises(ValueError, match="holds a medusa drafter: a eagle3 drafter cannot begin with it"):
         train("eagle3", data, tmp_path / "third", model, begin=tmp_path / "first", apart=8)
 

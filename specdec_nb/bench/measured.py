@@ -109,9 +109,9 @@ def run_bench(o):
         raise ValueError("--resume needs --json OUT: the file that the interrupted run was writing")
     check_names(o.peers)
     if o.hf is None: o.hf = o.temperature == 0
+    settings = setting_of(o)
     questions = (read_questions(o.questions, o.categories, o.n) if o.questions
                  else selected(SAMPLE, o.categories, o.n))
-    settings = setting_of(o)
     ledger = Ledger(o.json, None, o.resume, o.force, RECORD) if o.json else None
     try: _measure(o, questions, settings, ledger)
     finally:

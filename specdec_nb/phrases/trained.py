@@ -125,7 +125,7 @@ class _Asking(Listening):
         self.read = len(self.text)
 
     def count(self, tokens):
-        "Its hits by depth: was its first guess right, once all before it were?"
+        "Its hits by depth: was its first guess right, where the words before it stood in its tree?"
         d, state, draft = self.drafter, self.said.root(self.text), self.said.draft
         for token in tokens:
             if not state or not (below := draft.children(state[0])): return

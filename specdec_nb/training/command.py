@@ -17,13 +17,10 @@ from ..workshop.registry import find
 # %% ../../nbs/4_learning/24e_command.ipynb #27d5d2df
 def run_train(o):
     "specdec train"
-    from specdec_nb.learned.losses import LOSSES
     if o.kind != "data" and not o.data:
         raise ValueError("--data is missing: the corpus to train on; write one with: specdec "
                          "train data --out FOLDER")
     if o.kind not in ("data", "all", "sweep"): find("networks", o.kind)
-    if o.objective not in LOSSES:
-        raise ValueError(f"unknown loss {o.objective!r}; known: {', '.join(LOSSES)}")
     near = next(p for p in (o.out, *o.out.absolute().parents) if p.exists())
     if not near.is_dir(): raise ValueError(f"--out {o.out}: {near} is a file, no folder")
     for name in ("data", "by", "begin"):
@@ -31,6 +28,9 @@ def run_train(o):
             raise ValueError(f"--{name} {given}: there is no such folder")
     if o.kind == "all": _check_recipe(o)
     _check_many(o)
+    from specdec_nb.learned.losses import LOSSES                 # from here on PyTorch is there
+    if o.objective not in LOSSES:
+        raise ValueError(f"unknown loss {o.objective!r}; known: {', '.join(LOSSES)}")
     if o.prompts: o.prompts = _checked_prompts(o)
     o.device = _device(o.device)
     with telling(quiet := bool(int(os.environ.get("RANK", 0)))) as tell, terminable() as stop:

@@ -62,6 +62,9 @@ def train(
     if model is None: model = _default_model()
     known = draft_vocab_of(out / "training.pt") if begun else corpus.commonest(draft_vocab_size)
     network = _network(cls, model, known, begin, seed, options)
+    if begun and (out / "config.json").exists():       # whatever stands in the folder `begin` now
+        first = Trained.from_pretrained(out).record.get("begun_with")
+        network.record = {"begun_with": first} if first else {}
     read = _features(model, corpus, network.layers, Path(features or out / "features"), tick, stop)
     batches = Batches(read["train"], network, size, seed)
     held = Batches(read["held"], network, size, seed, begins=corpus.begins["held"])
