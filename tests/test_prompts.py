@@ -1,5 +1,5 @@
 """Questions of one's own: each is answered, turn by turn, and what is no question is named."""
-import json
+import copy, json
 
 import numpy as np
 import pytest
@@ -70,6 +70,13 @@ def test_the_template_stands_around_each_turn(default):
     assert heats == {0, .7, 1}
 
 
+def test_a_model_without_a_template_goes_on_from_each_turn(default):
+    bare = copy.deepcopy(default[1])
+    bare.chat_template = None
+    _, parts = answering([("Say A.", "Say B.")])(np.random.default_rng(0), bare, 0)
+    assert [bare.decode(p.given) for p in parts] == ["Say A.", "Say B."] and parts[0].ends == {bare.eos_token_id}
+
+
 def test_they_are_answered(default):
     model, tokenizer = default
     shard = plan_shard(tokenizer, 0, 2, plan=answering([["Say A.", "Say B."], ["Say C."]]))
@@ -90,7 +97,7 @@ def test_what_can_be_known_before_the_night(capsys, tmp_path, monkeypatch):
     from specdec_nb.models import hub
     def loaded(*_): raise AssertionError("a model was loaded")
     monkeypatch.setattr(hub, "load_hf", loaded)
-    (path := tmp_path/"q.jsonl").write_text('"Who?"\n' * 39)
+    (path := tmp_path/"q.jsonl").write_text("".join(f'"Who is {i}?"\n' * 2 for i in range(39)))                # each counts once
     data = ("train", "data", "--out", tmp_path/"out", "--prompts")
     assert "39 prompts" in told(capsys, *data, path)
     assert "--shards does not" in told(capsys, *data, path, "--shards", 2)

@@ -107,20 +107,18 @@ def answering(prompts:list): # a plan of documents, for `plan_shard`
     def plan(rng, tokenizer, place):
         heat, turns = float(rng.choice(**HEATS)), prompts[place % len(prompts)]
         def encode(text): return tokenizer(text, add_special_tokens=False).input_ids
-        end = frozenset([tokenizer.eos_token_id])
-        if tokenizer.chat_template is None:
-            return "prompt", [Part(encode(turns[0]), 224, heat, end)]
-        before, between, onward = around(tokenizer)
-        end |= {encode(onward)[0]}
+        before, between, onward = around(tokenizer) if tokenizer.chat_template else ("", "", "")
+        ends = frozenset([tokenizer.eos_token_id, *encode(onward)[:1]])
         asked = [before + turns[0], *(onward + turn for turn in turns[1:])]
-        return "prompt", [Part(encode(turn + between), 224, heat, end) for turn in asked]
+        return "prompt", [Part(encode(turn + between), 224, heat, ends) for turn in asked]
     return plan
 
 def _checked_prompts(o):
     if o.kind != "data" or o.shards:
         raise ValueError("--prompts is for specdec train data, and says how much there is to write"
                          + ", so --shards does not" * bool(o.shards))
-    if len(prompts := read_prompts(o.prompts)) < 40 and not o.smoke:
+    prompts = [*dict.fromkeys(map(tuple, read_prompts(o.prompts)))]      # a corpus has each once
+    if len(prompts) < 40 and not o.smoke:
         raise ValueError(f"{o.prompts} holds {len(prompts)} prompts, and one of forty is kept "
                          "apart to judge by: give some hundred")
     return prompts
